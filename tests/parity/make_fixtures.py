@@ -1,0 +1,68 @@
+"""Writes the trainer's parity fixtures from the reference stack named in requirements.txt.
+
+    python tests/parity/make_fixtures.py             writes trainer/tests/fixtures
+    python tests/parity/make_fixtures.py --check     makes them again elsewhere and compares
+
+Must be deterministic: what `--check` compares was made on another machine. README.md of the fixtures is written by hand.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+# peft keeps module names in sets, whose order depends on this seed.
+if os.environ.get("PYTHONHASHSEED") != "0":
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1"})
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+import lora  # noqa: E402
+import tiny  # noqa: E402
+from compare import compare  # noqa: E402
+
+FIXTURES = Path(__file__).resolve().parents[2] / "trainer/tests/fixtures"
+LIMIT_BYTES = 3_000_000
+
+STEPS = [
+    tiny.write_models,
+    lora.write_adapters,
+    lora.write_expected,
+    lora.write_mutations,
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the committed fixtures, write nothing")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "fixtures"
+        out.mkdir()
+        for step in STEPS:
+            print(f"{step.__module__}.{step.__name__}", flush=True)
+            step(out)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        print(f"{size} bytes")
+        if size > LIMIT_BYTES:
+            sys.exit(f"the fixtures have {size} bytes, expected at most {LIMIT_BYTES}")
+        if arguments.check:
+            faults = compare(out, FIXTURES)
+            sys.exit("\n".join(faults) if faults else 0)
+        for old in FIXTURES.iterdir() if FIXTURES.exists() else ():
+            if old.is_dir():
+                shutil.rmtree(old)
+        shutil.copytree(out, FIXTURES, dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    main()
