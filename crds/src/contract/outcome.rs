@@ -1,0 +1,188 @@
+//! How a stage of a job ended: `outcome.json` in the job's folder and, the same bytes, the pod's termination message.
+
+use serde::{Deserialize, Serialize};
+
+use crate::fine_tune_job::{BaseModelStatus, DatasetStatus, PlanStatus};
+
+use super::progress::Progress;
+
+/// The most bytes of a termination message that carries an outcome. The kubelet shares 12 KiB among all containers of a
+/// pod.
+pub const MAX_TERMINATION_MESSAGE: usize = 1536;
+
+/// The stage that ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Stage {
+    /// Checking and tokenising the data.
+    Prepare,
+    /// Training and publishing.
+    Train,
+}
+
+/// Why it ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum OutcomeReason {
+    /// All done.
+    Succeeded,
+    /// The manifest, the data or the base is at fault.
+    InvalidInput,
+    /// A Secret or one of its keys is missing or refused.
+    Credentials,
+    /// An object or bucket is missing.
+    NotFound,
+    /// The store or the network failed.
+    Unavailable,
+    /// Stopped from outside after a checkpoint.
+    Preempted,
+    /// The device's memory does not suffice.
+    OutOfMemory,
+    /// The loss is no longer a number.
+    Diverged,
+    /// A newer attempt has claimed the job.
+    Superseded,
+    /// A fault of the trainer itself.
+    Internal,
+}
+
+impl OutcomeReason {
+    /// The word that conditions and Events carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::InvalidInput => "InvalidInput",
+            Self::Credentials => "Credentials",
+            Self::NotFound => "NotFound",
+            Self::Unavailable => "Unavailable",
+            Self::Preempted => "Preempted",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::Diverged => "Diverged",
+            Self::Superseded => "Superseded",
+            Self::Internal => "Internal",
+        }
+    }
+}
+
+/// What was published.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Published {
+    /// The folder's URI, ending in `/`.
+    pub uri: String,
+    /// `sha256:` and 64 hexadecimal digits of the bytes of `manifest.json`.
+    pub digest: String,
+}
+
+/// How a stage ended. Essentials come first, so that a message cut by a reader still says them.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// The stage.
+    pub stage: Stage,
+    /// Why it ended.
+    pub reason: OutcomeReason,
+    /// One or two sentences for a person: the field or file and line, the value, what was expected, the cure.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The FineTuneJob's UID.
+    #[serde(default)]
+    pub uid: String,
+    /// The digest of the manifest's `spec`: a folder that holds the outcome of another spec is refused.
+    #[serde(default)]
+    pub spec_digest: String,
+    /// The attempt, from 1; 0 for `prepare`.
+    #[serde(default)]
+    pub attempt: u32,
+    /// The adapter that was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Published>,
+    /// The whole model that was published (method `full`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Published>,
+    /// What the data is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetStatus>,
+    /// What the base is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<BaseModelStatus>,
+    /// What was decided for the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// The last progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+}
+
+impl Outcome {
+    /// The outcome as a termination message: JSON of at most [`MAX_TERMINATION_MESSAGE`] bytes. What does not fit goes
+    /// from the end: first the message is cut, then the optional parts are left out.
+    pub fn termination_message(&self) -> String {
+        let mut outcome = self.clone();
+        let fits = |outcome: &Self| {
+            serde_json::to_string(outcome)
+                .ok()
+                .filter(|text| text.len() <= MAX_TERMINATION_MESSAGE)
+        };
+        if let Some(text) = fits(&outcome) {
+            return text;
+        }
+        outcome.message = cut(&outcome.message, 700);
+        if let Some(text) = fits(&outcome) {
+            return text;
+        }
+        outcome.progress = None;
+        outcome.plan = None;
+        if let Some(text) = fits(&outcome) {
+            return text;
+        }
+        outcome.dataset = None;
+        outcome.base_model = None;
+        outcome.message = cut(&outcome.message, 300);
+        fits(&outcome).unwrap_or_default()
+    }
+}
+
+/// At most `bytes` bytes of `text`, on a character's border.
+fn cut(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let mut end = bytes;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_and_the_digest_stays() {
+        let outcome = Outcome {
+            stage: Stage::Train,
+            reason: OutcomeReason::Succeeded,
+            message: "é\"".repeat(4000),
+            uid: "u".into(),
+            spec_digest: "sha256:0".into(),
+            attempt: 1,
+            adapter: Some(Published {
+                uri: "s3://a/".into(),
+                digest: format!("sha256:{}", "0".repeat(64)),
+            }),
+            model: None,
+            dataset: None,
+            base_model: None,
+            plan: None,
+            progress: None,
+        };
+        let text = outcome.termination_message();
+        assert!(
+            text.len() <= MAX_TERMINATION_MESSAGE,
+            "{} bytes",
+            text.len()
+        );
+        let read: Outcome = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.adapter, outcome.adapter);
+    }
+}

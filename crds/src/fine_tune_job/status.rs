@@ -1,0 +1,229 @@
+//! What a FineTuneJob says of itself. Numbers that are not whole are strings of fixed precision, never NaN.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a FineTuneJob says of itself.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FineTuneJobStatus {
+    /// The generation that the rest speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the job is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<JobPhase>,
+    /// DatasetValid, PodsRunning, ProgressReported, Published, Complete, Failed, Stalled, Reconciling.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// What the data is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetStatus>,
+    /// What the base is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<BaseModelStatus>,
+    /// What was decided for the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// How far it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
+    /// The newest complete checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointStatus>,
+    /// The last ten pods that trained.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub attempts: Vec<Attempt>,
+    /// What came out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<ResultStatus>,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum JobPhase {
+    /// Seen; nothing started.
+    #[default]
+    Pending,
+    /// Data and base are being checked.
+    Preparing,
+    /// The train pod waits for a node or a queue.
+    Queued,
+    /// In the training loop, or loading weights for it.
+    Training,
+    /// Computing the last losses.
+    Evaluating,
+    /// Uploading.
+    Publishing,
+    /// Ended well.
+    Succeeded,
+    /// Ended badly.
+    Failed,
+}
+
+impl JobPhase {
+    /// Whether the job has ended.
+    pub const fn is_finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+
+    /// The word that the column shows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Preparing => "Preparing",
+            Self::Queued => "Queued",
+            Self::Training => "Training",
+            Self::Evaluating => "Evaluating",
+            Self::Publishing => "Publishing",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// What the data is.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DatasetStatus {
+    /// `sha256:` and 64 hexadecimal digits over the names and digests of all files.
+    pub digest: String,
+    /// The form of the rows, as found or as told.
+    pub format: String,
+    /// Rows to train on.
+    pub rows: i64,
+    /// Their tokens.
+    pub tokens: i64,
+    /// Those that carry loss.
+    pub trainable_tokens: i64,
+    /// Rows that were cut.
+    pub truncated_rows: i64,
+    /// Rows whose content was there before.
+    pub duplicate_rows: i64,
+    /// Rows held back.
+    pub validation_rows: i64,
+}
+
+/// What the base is.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BaseModelStatus {
+    /// What the store said of its files before they were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The digest of its files, known once they were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Such as `LlamaForCausalLM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// The number of weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<i64>,
+}
+
+/// What was decided for the run.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlanStatus {
+    /// full, lora or qlora.
+    pub method: String,
+    /// The peak learning rate.
+    pub learning_rate: String,
+    /// Rows a forward pass.
+    pub micro_batch_size: i64,
+    /// Forward passes an optimiser step.
+    pub gradient_accumulation: i64,
+    /// The number of weights that are trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trainable_parameters: Option<i64>,
+    /// Optimiser steps.
+    pub total_steps: i64,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProgressStatus {
+    /// Optimiser steps done.
+    pub step: i64,
+    /// Optimiser steps of the whole run.
+    pub total_steps: i64,
+    /// Such as `42%`.
+    pub percent: String,
+    /// Epochs done, to two places.
+    pub epoch: String,
+    /// The loss of the last step, to four places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
+    /// The last validation loss, to four places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<String>,
+    /// The learning rate of the last step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<String>,
+    /// Tokens a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<String>,
+    /// Tokens seen in all.
+    pub tokens: i64,
+    /// Time to the last step, such as `12m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<String>,
+    /// Such as `6.9Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<String>,
+}
+
+/// The newest complete checkpoint.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckpointStatus {
+    /// Its step.
+    pub step: i64,
+    /// When it was completed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+}
+
+/// One pod that trained.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Attempt {
+    /// The pod's name.
+    pub pod: String,
+    /// How it ended; absent while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The last step that it reported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<i64>,
+    /// When its container started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Time>,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResultStatus {
+    /// The adapter's digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter_digest: Option<String>,
+    /// The whole model's digest (method `full`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_digest: Option<String>,
+    /// Where the adapter or the model lies.
+    pub uri: String,
+    /// The Adapter that got it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter_name: Option<String>,
+    /// Where the job's own files lie: plan, metrics, outcome.
+    pub job_uri: String,
+}

@@ -1,0 +1,125 @@
+//! How long, in what batches and how fast a FineTuneJob trains, and when it saves.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How long, in what batches, how fast.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!(has(self.epochs) && has(self.maxSteps))",
+        "message": "training.epochs and training.maxSteps are both set, expected at most one",
+    },
+    {
+        "rule": "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
+        "message": "training.microBatchSize is greater than training.batchSize, expected at most that",
+    },
+]))]
+pub struct Training {
+    /// Passes over the data. Absent, and `maxSteps` too: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub epochs: Option<i64>,
+    /// Optimiser steps; the data wraps round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_steps: Option<i64>,
+    /// Rows an optimiser step. The last batch of an epoch is kept, however small.
+    #[schemars(range(min = 1, max = 65536))]
+    pub batch_size: i64,
+    /// Rows a forward pass. Absent: 8, or `batchSize` where that is less. The result does not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub micro_batch_size: Option<i64>,
+    /// The peak learning rate. Absent: 2e-4 for lora and qlora, 2e-5 for full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.000_000_000_1, max = 10.0))]
+    pub learning_rate: Option<f64>,
+    /// How the learning rate moves after the warm-up, as Hugging Face computes it.
+    pub schedule: Schedule,
+    /// The share of the steps, rounded up, over which the learning rate rises from 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warmup_fraction: f64,
+    /// AdamW's decoupled weight decay; not on biases and norms.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub weight_decay: f64,
+    /// The norm to which the gradient of a step is clipped; 0 clips nothing.
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub max_gradient_norm: f64,
+    /// The type of activations and of a dense base.
+    pub compute_type: ComputeType,
+    /// Whether rows are shuffled anew each epoch.
+    pub shuffle: bool,
+    /// The seed of the adapter's start and of the shuffling.
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
+    pub seed: i64,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            max_steps: None,
+            batch_size: 16,
+            micro_batch_size: None,
+            learning_rate: None,
+            schedule: Schedule::Cosine,
+            warmup_fraction: 0.03,
+            weight_decay: 0.0,
+            max_gradient_norm: 1.0,
+            compute_type: ComputeType::Auto,
+            shuffle: true,
+            seed: 42,
+        }
+    }
+}
+
+/// How the learning rate moves after the warm-up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Schedule {
+    /// Half a cosine, to 0.
+    #[default]
+    Cosine,
+    /// A straight line, to 0.
+    Linear,
+    /// Not at all.
+    Constant,
+}
+
+/// The type of activations and of a dense base.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ComputeType {
+    /// BFloat16 where the device multiplies it faster than Float32, else Float32.
+    #[default]
+    Auto,
+    /// 16-bit brain floating point.
+    BFloat16,
+    /// 32-bit floating point.
+    Float32,
+}
+
+/// When state is saved.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Checkpoint {
+    /// Steps between checkpoints.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub every_steps: i64,
+    /// Seconds after which one is made even if the steps have not come round.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub every_seconds: i64,
+    /// How many complete ones are kept.
+    #[schemars(range(min = 1, max = 100))]
+    pub keep: i64,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self {
+            every_steps: 100,
+            every_seconds: 600,
+            keep: 2,
+        }
+    }
+}
