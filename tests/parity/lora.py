@@ -119,7 +119,8 @@ def write_expected(out):
     for name, (base, _) in ADAPTERS.items():
         model = load_adapter(out, name)
         tensors = expected(model, adapter_parameters(model), *batch(base))
-        tensors |= ragged(model, base)
+        if name != "tiny-llama-rslora":
+            tensors |= ragged(model, base)
         save(tensors, out / "expected" / f"lora-{name}.safetensors")
     for name in ("tiny-llama", "tiny-llama-bias"):
         model = tiny.load(out, name)

@@ -3,6 +3,7 @@
     python tests/parity/make_fixtures.py             writes trainer/tests/fixtures
     python tests/parity/make_fixtures.py --check     makes them again elsewhere and compares
 
+The environment variable FINETUNE_SMOLLM2_GGUF names SmolLM2-135M-Instruct.Q4_1.gguf; without it, that part is kept.
 Must be deterministic: what `--check` compares was made on another machine. README.md of the fixtures is written by hand.
 """
 
@@ -21,8 +22,12 @@ if os.environ.get("PYTHONHASHSEED") != "0":
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+import chat  # noqa: E402
+import gguf_files  # noqa: E402
 import lora  # noqa: E402
+import nf4  # noqa: E402
 import tiny  # noqa: E402
+import training  # noqa: E402
 from compare import compare  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "trainer/tests/fixtures"
@@ -33,6 +38,14 @@ STEPS = [
     lora.write_adapters,
     lora.write_expected,
     lora.write_mutations,
+    training.write_trajectories,
+    training.write_schedules,
+    training.write_rope,
+    nf4.write_matrices,
+    nf4.write_model,
+    gguf_files.write_gguf,
+    chat.write_tiny,
+    chat.write_smollm2,
 ]
 
 

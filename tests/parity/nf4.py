@@ -1,0 +1,110 @@
+"""NF4 as bitsandbytes computes it on a CPU: single matrices, and a whole model on a base of 4 bits.
+
+The base of the model is dequantised to fp32 by bitsandbytes' own functions and put into the fp32 model: its Linear4bit
+would round activations to bf16.
+"""
+
+import numpy as np
+import torch
+from bitsandbytes import functional
+from bitsandbytes.backends.default.ops import _get_4bit_quantize_bounds
+
+import lora
+import tiny
+
+BLOCK = 64
+
+
+def cases():
+    """Name to matrix (out, in)."""
+    normal = lambda name, *shape: tiny.normal(shape, 0.3, "nf4", name)  # noqa: E731
+    return {
+        "fp32": normal("fp32", 24, 128),
+        "bf16": normal("bf16", 24, 128).bfloat16(),
+        # 288 blocks: the second block of 256 scales is a partial one.
+        "layer_bf16": (normal("layer", 72, 256) * (1 + normal("row scale", 72, 1).abs())).bfloat16(),
+        "edges": edges(),
+        # 150 values: the last block is a partial one.
+        "partial": normal("partial", 3, 50),
+    }
+
+
+def edges():
+    """One block per row: zeros, ties, code values, extreme scales."""
+    bounds, code = bounds_and_code()
+    block = lambda *values: torch.cat([torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in values] + [torch.zeros(BLOCK)])[:BLOCK]  # noqa: E731
+    below = torch.from_numpy(np.nextafter(bounds.numpy(), np.float32(-2)))
+    above = torch.from_numpy(np.nextafter(bounds.numpy(), np.float32(2)))
+    random = tiny.normal((BLOCK,), 1.0, "nf4", "edges")
+    outlier = random.clone() * 1e-3
+    outlier[17] = 100.0
+    return torch.stack([
+        torch.zeros(BLOCK),
+        -torch.zeros(BLOCK),
+        block([1.0], bounds, below, above),
+        block([-1.0], bounds, -bounds),
+        block([0.25], bounds / 4, below / 4, above / 4),
+        block([3.0], bounds * 3, code * 3),
+        block(code, -code),
+        random * 1e-30,
+        random * 1e30,
+        outlier,
+        torch.full((BLOCK,), -0.7),
+        block([1e-6]),
+    ])
+
+
+def bounds_and_code():
+    bounds, _ = _get_4bit_quantize_bounds("nf4", torch.device("cpu"))
+    return bounds, functional.get_4bit_type("nf4", device="cpu")
+
+
+def quantise(matrix):
+    """Codes, scales and values of a matrix, plain and with double quantisation."""
+    codes, state = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type="nf4", compress_statistics=False)
+    same, double = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
+    if not codes.equal(same):
+        raise SystemExit("double quantisation changed the codes")
+    scales = functional.dequantize_blockwise(double.absmax, double.state2) + double.offset
+    return {
+        "codes": codes.reshape(-1),
+        "absmax": state.absmax,
+        "dequantised": functional.dequantize_4bit(codes, state),
+        "double.absmax_codes": double.absmax,
+        "double.nested_absmax": double.state2.absmax,
+        "double.offset": double.offset.reshape(1),
+        "double.absmax": scales,
+        "double.dequantised": functional.dequantize_4bit(codes, double),
+    }
+
+
+def write_matrices(out):
+    bounds, code = bounds_and_code()
+    tensors = {"code": code, "bounds": bounds, "dynamic_map": functional.create_dynamic_map(signed=True)}
+    for name, matrix in cases().items():
+        tensors[f"{name}.input"] = matrix
+        tensors |= {f"{name}.{key}": value.clone() for key, value in quantise(matrix).items()}
+    lora.save(tensors, out / "expected" / "nf4.safetensors")
+
+
+def write_model(out):
+    """tiny-llama-64 with every linear but the head in NF4, plus its adapter: loss and gradients."""
+    name = "tiny-llama-64"
+    tokens, labels = lora.batch(name)
+    tensors = {"tokens": tokens, "labels": labels}
+    for kind, values in (("plain", "dequantised"), ("double", "double.dequantised")):
+        model = lora.load_adapter(out, name)
+        weights = {k.replace("base_model.model.", "").replace(".base_layer", ""): v for k, v in model.named_parameters()}
+        for key, weight in weights.items():
+            if not key.endswith("_proj.weight"):
+                continue
+            parts = quantise(weight.detach())
+            weight.data = parts.pop(values).clone()
+            if kind == "double":
+                stored = ("codes", "absmax", "double.absmax_codes", "double.nested_absmax", "double.offset")
+                tensors |= {f"{part}.{key}": parts[part].clone() for part in stored}
+        result = lora.expected(model, lora.adapter_parameters(model), tokens, labels)
+        tensors |= {f"{kind}.{key}": value for key, value in result.items() if key == "loss" or key.startswith("grad.")}
+        if kind == "plain":
+            tensors |= {f"plain.{key}": value for key, value in result.items() if key in ("logits", "hidden.1", "hidden.2")}
+    lora.save(tensors, out / "expected" / "nf4-lora-tiny-llama-64.safetensors")
