@@ -52,20 +52,27 @@ def write_trajectories(out):
     losses, norms = run(model, list(model.parameters()), learning_rate=1e-3)
     tensors |= {"full.losses": losses, "full.grad_norms": norms}
     lora.save(tensors, out / "expected" / "trajectory-tiny-llama.safetensors")
-    prove(out, tensors["losses"])
+    prove(out, tensors["losses"], {k.removeprefix("final."): v for k, v in tensors.items() if k.startswith("final.")})
 
 
-def prove(out, right):
-    """Wrong training rules must show in the losses of the steps, or the trajectory proves nothing."""
-    wrong = {"no_clipping": {"clip": float("inf")}, "other_beta2": {"betas": (0.9, 0.99)}, "weight_decay": {"weight_decay": 0.1}}
+def prove(out, right, final):
+    """Wrong training rules must show in the losses or in the final adapter, or the trajectory proves nothing."""
+    wrong = {
+        "no_clipping": {"clip": float("inf")},
+        "other_beta1": {"betas": (0.8, 0.999)},
+        "other_beta2": {"betas": (0.9, 0.99)},
+        "weight_decay": {"weight_decay": 0.1},
+    }
     report = {}
     for name, arguments in wrong.items():
         model = lora.load_adapter(out, "tiny-llama")
-        losses, _ = run(model, list(lora.adapter_parameters(model).values()), **arguments)
+        parameters = lora.adapter_parameters(model)
+        losses, _ = run(model, list(parameters.values()), **arguments)
         moved = float(((losses - right).abs() / right).max())
-        if moved <= 1e-3:
-            raise SystemExit(f"training with {name} moves the losses by {moved:.1e} only, expected more than 1e-3")
-        report[name] = {"losses": losses.tolist(), "relative": moved}
+        distances = [float((parameters[key].detach() - final[key]).abs().max() / final[key].abs().max()) for key in final]
+        if max(distances) <= 4e-4:
+            raise SystemExit(f"training with {name} moves the adapter by {max(distances):.1e} only, expected more than 4e-4")
+        report[name] = {"losses": losses.tolist(), "losses_relative": moved, "final_relative": max(distances)}
     tiny.write_json(out / "expected" / "trajectory-mutations.json", report)
 
 
