@@ -1,0 +1,8 @@
+//! What is trained and how the base is held: all weights (`full`), a low-rank adapter (`lora`), a 4-bit base (`nf4`).
+
+pub mod full;
+mod lora;
+mod nf4;
+
+pub use lora::Lora;
+pub use nf4::{Nf4Matrix, Scales};

@@ -1,0 +1,21 @@
+//! The operations of a language model, each with its forward and its own backward over what the forward saved.
+//!
+//! No automatic differentiation anywhere: what is kept between the passes, and in which type, is decided here by hand.
+//! Nothing in here knows of models, files or jobs. Shapes: `M` rows (batch x tokens), `B` batch, `T` tokens, `S` keys,
+//! `H` hidden, `D` head size, `V` vocabulary, `r` rank.
+
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+mod error;
+pub mod linear;
+mod memory;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+pub use error::Error;
+pub(crate) use memory::{bfloat16_slice_mut, float_slice, float_slice_mut};
+
+/// What every operation returns.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,126 @@
+//! All trained parameters and their gradients in two flat fp32 buffers.
+//!
+//! One buffer makes the optimiser one loop, the gradient norm one sum and a checkpoint one write. The tensors that the
+//! model computes with are views of it.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::ops::{Error, Result, float_slice, float_slice_mut};
+
+/// One tensor within the buffers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name in the file that it will be saved to.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// The index of its first element.
+    pub offset: usize,
+    /// Whether weight decay acts on it: on matrices, not on biases and norms.
+    pub decay: bool,
+}
+
+impl Parameter {
+    /// The number of its elements.
+    pub fn length(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+}
+
+/// Trained parameters and their gradients.
+#[derive(Debug)]
+pub struct Parameters {
+    list: Vec<Parameter>,
+    values: Tensor,
+    gradients: Tensor,
+}
+
+impl Parameters {
+    /// Parameters of these names and shapes, one after the other, all zero.
+    pub fn zeros(names_and_shapes: Vec<(String, Vec<i64>)>) -> Result<Self> {
+        let mut list = Vec::with_capacity(names_and_shapes.len());
+        let mut offset = 0;
+        for (name, shape) in names_and_shapes {
+            let decay = shape.len() > 1;
+            let parameter = Parameter {
+                name,
+                shape,
+                offset,
+                decay,
+            };
+            offset += parameter.length();
+            list.push(parameter);
+        }
+        if offset == 0 {
+            return Err(Error::Configuration(
+                "nothing to train: no parameter has any element".to_owned(),
+            ));
+        }
+        let zeros = || Tensor::f_zeros([offset as i64], (Kind::Float, Device::Cpu));
+        Ok(Self {
+            list,
+            values: zeros()?,
+            gradients: zeros()?,
+        })
+    }
+
+    /// The tensors, in the order of the buffers.
+    pub fn list(&self) -> &[Parameter] {
+        &self.list
+    }
+
+    /// The number of trained numbers.
+    pub fn count(&self) -> usize {
+        self.values.numel()
+    }
+
+    /// All values, flat.
+    pub fn values(&self) -> Result<&[f32]> {
+        float_slice(&self.values)
+    }
+
+    /// All values, flat, to be written: for resuming and for the optimiser.
+    pub fn values_mut(&mut self) -> Result<&mut [f32]> {
+        float_slice_mut(&mut self.values)
+    }
+
+    /// All gradients, flat.
+    pub fn gradients(&self) -> Result<&[f32]> {
+        float_slice(&self.gradients)
+    }
+
+    /// Values and gradients, flat, to be written.
+    pub fn both_mut(&mut self) -> Result<(&mut [f32], &mut [f32])> {
+        Ok((
+            float_slice_mut(&mut self.values)?,
+            float_slice_mut(&mut self.gradients)?,
+        ))
+    }
+
+    /// Sets all gradients to zero: the start of a step.
+    pub fn zero_gradients(&mut self) -> Result<()> {
+        let _ = self.gradients.f_zero_()?;
+        Ok(())
+    }
+
+    /// The value of a tensor, as a view.
+    pub fn value(&self, parameter: &Parameter) -> Result<Tensor> {
+        view(&self.values, parameter)
+    }
+
+    /// The gradient of a tensor, as a view.
+    pub fn gradient(&self, parameter: &Parameter) -> Result<Tensor> {
+        view(&self.gradients, parameter)
+    }
+
+    /// The tensor of this name.
+    pub fn find(&self, name: &str) -> Option<&Parameter> {
+        self.list.iter().find(|parameter| parameter.name == name)
+    }
+}
+
+fn view(flat: &Tensor, parameter: &Parameter) -> Result<Tensor> {
+    Ok(flat
+        .f_narrow(0, parameter.offset as i64, parameter.length() as i64)?
+        .f_view(&parameter.shape[..])?)
+}
