@@ -14,31 +14,36 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ "$(id -u)" = 0 ] || die "build.sh runs as uid $(id -u), expected root: use sudo"
 binaries=${CARGO_TARGET_DIR:-$here/../target}/release
 
-# Makes a base image like debian:SUITE-slim, with certificate authorities. The suite is this machine's, because the
-# binaries were linked against its C library.
+# Makes a small base image from this machine's Debian release, because the binaries were linked against its C library.
+# Its packages are only unpacked, not configured, which takes seconds; of their configuration it needs one file.
 local_base() {
   local suite started=$SECONDS context tag
   # shellcheck source=/dev/null
   suite=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:?}")
-  tag=localhost/debian:$suite-slim
+  tag=localhost/debian:$suite-$(declare -f local_base | sha256sum | cut -c1-8) # follows the lines below
   if ! buildah inspect --type image "$tag" >/dev/null 2>&1; then
-    context=$(mktemp --directory)
-    SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant essential --include ca-certificates,libstdc++6,netbase \
+    context=$work/base
+    mkdir "$context"
+    # shellcheck disable=SC2016 # the hook's $1 is the new root
+    SOURCE_DATE_EPOCH=0 mmdebstrap --variant extract \
+      --include base-files,libc6,libgcc-s1,libstdc++6,netbase,ca-certificates,dash,coreutils \
       --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-      --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$context/base.tar" >&2
+      --dpkgopt='path-exclude=/usr/share/locale/*' \
+      --extract-hook='cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"' \
+      "$suite" "$context/base.tar" >"$context/log" 2>&1 ||
+      { tail -n 20 "$context/log" >&2; die "mmdebstrap could not make a base image of Debian $suite: see above"; }
     printf 'FROM scratch\nADD base.tar /\n' >"$context/Containerfile"
-    buildah bud --isolation chroot --timestamp 0 --tag "$tag" "$context" >/dev/null 2>&1
-    rm -rf "$context"
+    buildah bud --isolation chroot --timestamp 0 --tag "$tag" "$context" >"$context/log" 2>&1 ||
+      { tail -n 20 "$context/log" >&2; die "buildah could not make the image $tag: see above"; }
     say "built the base image $tag in $((SECONDS - started)) s"
   fi
   printf '%s' "$tag"
 }
 
 build() { # operator|trainer
-  local context
+  local context=$work/$1 tag libtorch
   [ -x "$binaries/$1" ] || die "$binaries/$1 does not exist: run \`cargo build --release -p $1\`"
-  mkdir -p "$cache"
-  context=$(mktemp --directory "$cache/context.XXXXXX")
+  mkdir "$context"
   cp "$binaries/$1" "$context/"
   strip "$context/$1"
   case $1 in
@@ -50,10 +55,12 @@ build() { # operator|trainer
       ln "$libtorch"/lib/{libtorch_cpu.so,libc10.so,libgomp.so.1,libcudart.so.13,libcupti.so.13} "$context/lib/" ;;
   esac
   image_archive "$tag" "$here/$1.Containerfile" "$context" --build-arg "BASE=$base"
-  rm -rf "$context"
 }
 
 [ $# -gt 0 ] || set -- operator trainer
+mkdir -p "$cache"
+# In the cache, so that libraries can be linked into a context instead of copied.
+work=$(mktemp --directory "$cache/context.XXXXXX") && trap 'rm -rf "$work"' EXIT
 base=${BASE:-$(local_base)}
 for image in "$@"; do
   case $image in

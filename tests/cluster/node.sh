@@ -64,15 +64,18 @@ start_proxy() {
 }
 
 start_dns() {
-  # Other names do not exist, at once: there is no other network to ask.
   cat >"$state/Corefile" <<CONF
-. {
+cluster.local in-addr.arpa {
   bind $node_ip
   errors
   cache 5
-  kubernetes cluster.local in-addr.arpa {
+  kubernetes {
     kubeconfig $state/coredns.kubeconfig finetune-$name
   }
+}
+# Other names do not exist, at once: there is no other network to ask.
+. {
+  bind $node_ip
   template ANY ANY {
     rcode NXDOMAIN
   }
