@@ -19,7 +19,7 @@ image_archive() {
   shift 3
   short=$(basename "${tag%%:*}")
   key=$({
-    printf '%s\n' "$tag" "$@" | grep -v '^--volume'
+    printf '%s\n' "$tag" "$@"
     cat "$containerfile"
     (cd "$context" && find . -type f -printf '%m ' -exec sha256sum {} + | LC_ALL=C sort)
   } | sha256sum | cut -c1-16)

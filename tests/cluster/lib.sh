@@ -51,11 +51,12 @@ holder() {
 # Whether the process is one of this cluster's daemons. Process ids are used again, so the environment decides.
 is_daemon() { grep -qzxF "FINETUNE_CLUSTER_DAEMON=$state" "/proc/$1/environ" 2>/dev/null; }
 
+require_cluster() { [ -n "$(holder)" ] || die "the cluster \`$name\` is not up: run tests/cluster/up.sh"; }
+
 # Runs a command in the cluster's network and mount namespaces, in the same working directory.
 inside() {
-  local pid
-  pid=$(holder) || die "the cluster \`$name\` is not up: run tests/cluster/up.sh"
-  nsenter --target "$pid" --net --mount -- env -C "$PWD" "$@"
+  require_cluster
+  nsenter --target "$(holder)" --net --mount -- env -C "$PWD" "$@"
 }
 
 kubectl() {

@@ -8,6 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" != --help ] || { usage; exit; }
 require_root
+require_cluster
 
 if [ $# -eq 0 ]; then
   archives=$("$here/../../images/build.sh")

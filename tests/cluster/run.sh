@@ -8,8 +8,8 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ $# -gt 0 ] && [ "$1" != --help ] || { usage; exit; }
 require_root
-pid=$(holder) || die "the cluster \`$name\` is not up: run tests/cluster/up.sh"
-exec nsenter --target "$pid" --net --mount -- env -C "$PWD" \
+require_cluster
+exec nsenter --target "$(holder)" --net --mount -- env -C "$PWD" \
   KUBECONFIG="$kubeconfig" KUBECACHEDIR="$state/kubectl-cache" \
   HELM_CACHE_HOME="$state/helm/cache" HELM_CONFIG_HOME="$state/helm/config" HELM_DATA_HOME="$state/helm/data" \
   PATH="$(tool_path)$PATH" "$@"

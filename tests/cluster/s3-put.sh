@@ -7,6 +7,7 @@ set -euo pipefail
 [ $# -gt 0 ] && [ "$1" != --help ] || { usage; exit; }
 . "$here/s3-client.sh"
 require_root
+require_cluster
 
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || die "\`$1\` has no file, expected pairs of BUCKET/KEY and FILE"

@@ -9,6 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" != --help ] || { usage; exit; }
 require_root
+require_cluster
 . "$here/s3-client.sh"
 
 make_root_key() {

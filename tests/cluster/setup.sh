@@ -14,14 +14,15 @@ packages=(
   prometheus                                  # the demo's metrics
 )
 
-is_installed() { [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
   die "this machine has no apt-get, expected Debian 12 or newer: install by hand: ${packages[*]}"
 fi
+installed=$(dpkg-query --show --showformat '${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null || true)
 missing=()
-for package in "${packages[@]}"; do is_installed "$package" || missing+=("$package"); done
-python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+for package in "${packages[@]}"; do
+  grep -qx "$package installed" <<<"$installed" || missing+=("$package")
+done
+python3 -c 'import pip' 2>/dev/null || missing+=(python3-pip)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
 require_root
