@@ -41,7 +41,7 @@ local_base() {
 }
 
 build() { # operator|trainer
-  local context=$work/$1 tag libtorch
+  local context=$work/$1 tag libtorch absent
   [ -x "$binaries/$1" ] || die "$binaries/$1 does not exist: run \`cargo build --release -p $1\`"
   mkdir "$context"
   cp "$binaries/$1" "$context/"
@@ -54,6 +54,8 @@ build() { # operator|trainer
       mkdir "$context/lib"
       ln "$libtorch"/lib/{libtorch_cpu.so,libc10.so,libgomp.so.1,libcudart.so.13,libcupti.so.13} "$context/lib/" ;;
   esac
+  absent=$(LD_LIBRARY_PATH=$context/lib ldd "$context/$1" | awk '/not found/ {print $1}')
+  [ -z "$absent" ] || die "$binaries/$1 needs libraries that its image would not have: ${absent//$'\n'/ }"
   image_archive "$tag" "$here/$1.Containerfile" "$context" --build-arg "BASE=$base"
 }
 

@@ -24,8 +24,9 @@ image_archive() {
     (cd "$context" && find . -type f -printf '%m ' -exec sha256sum {} + | LC_ALL=C sort)
   } | sha256sum | cut -c1-16)
   archive=$cache/images/$short-$key.tar
+  mkdir -p "$cache/images"
+  exec 8<"$cache/images" && flock 8 # held until the script ends: another tree may be building the same image
   if [ ! -e "$archive" ]; then
-    mkdir -p "$cache/images"
     # A fixed timestamp gives unchanged layers the same digest, so that only changed ones are unpacked again.
     # Layers stay uncompressed: the archive is read once, on the machine that wrote it.
     { buildah bud --isolation chroot --layers --timestamp 0 --file "$containerfile" --tag "$tag" "$@" "$context" &&
