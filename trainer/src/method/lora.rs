@@ -81,7 +81,7 @@ impl Lora {
             )));
         };
         let rank = tensors[&names(&projection.module(layer))[0]]
-            .f_size()?
+            .size()
             .first()
             .copied()
             .unwrap_or(0);
@@ -97,10 +97,10 @@ impl Lora {
         }
         for parameter in lora.parameters.list() {
             let tensor = &tensors[&parameter.name];
-            if tensor.f_size()? != parameter.shape {
+            if tensor.size() != parameter.shape {
                 return Err(Error::Shape {
                     name: parameter.name.clone(),
-                    found: tensor.f_size()?,
+                    found: tensor.size(),
                     expected: parameter.shape.clone(),
                 });
             }

@@ -2,7 +2,6 @@
 
 pub mod full;
 mod lora;
-mod nf4;
+pub mod nf4;
 
 pub use lora::Lora;
-pub use nf4::{Nf4Matrix, Scales};

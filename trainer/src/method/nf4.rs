@@ -65,6 +65,7 @@ impl Nf4Matrix {
         let (rows, columns) = weight.size2()?;
         let weight = weight.f_to_kind(Kind::Float)?.f_contiguous()?;
         let values = float_slice(&weight)?;
+        let bounds = bounds();
         let mut codes = Vec::with_capacity(values.len().div_ceil(2));
         let mut scales = Vec::with_capacity(values.len().div_ceil(BLOCK));
         for block in values.chunks(BLOCK) {
@@ -73,8 +74,10 @@ impl Nf4Matrix {
                 .fold(0.0_f32, |largest, value| largest.max(value.abs()));
             let inverse = 1.0 / scale;
             for pair in block.chunks(2) {
-                let high = nearest(pair[0] * inverse);
-                let low = pair.get(1).map_or(0, |value| nearest(value * inverse));
+                let high = nearest(pair[0] * inverse, &bounds);
+                let low = pair
+                    .get(1)
+                    .map_or(0, |value| nearest(value * inverse, &bounds));
                 codes.push(high << 4 | low);
             }
             scales.push(scale);
@@ -112,7 +115,7 @@ impl Nf4Matrix {
         if dense.numel() as i64 != self.rows * self.columns {
             return Err(Error::Shape {
                 name: "dense".to_owned(),
-                found: dense.f_size()?,
+                found: dense.size(),
                 expected: vec![self.rows, self.columns],
             });
         }
@@ -194,13 +197,14 @@ impl Scales {
     }
 }
 
-/// The code of value / scale: the number of midpoints between neighbouring codes that lie below it (a tie goes down).
-fn nearest(value: f32) -> u8 {
-    let mut code = 0;
-    for pair in CODE.windows(2) {
-        code += u8::from(value > f32::midpoint(pair[0], pair[1]));
-    }
-    code
+/// The midpoints between neighbouring codes.
+pub fn bounds() -> [f32; 15] {
+    std::array::from_fn(|index| f32::midpoint(CODE[index], CODE[index + 1]))
+}
+
+/// The code of value / scale: the number of midpoints below it (a tie goes down).
+fn nearest(value: f32, bounds: &[f32; 15]) -> u8 {
+    bounds.iter().map(|&bound| u8::from(value > bound)).sum()
 }
 
 /// The signed 8-bit dynamic map of bitsandbytes, sorted: seven decades, each with twice the values of the one below, 0, and 1

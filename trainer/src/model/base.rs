@@ -7,7 +7,8 @@ use tch::{Device, Kind, Tensor};
 use super::config::{EMBEDDING, FINAL_NORM, HEAD, norm_names};
 use super::layer::{Layer, NO_ADAPTERS, Pass, Saved};
 use super::{Batch, KeyValueCache, ModelConfig, Projection, WeightSource};
-use crate::method::{Lora, Nf4Matrix, full};
+use crate::method::nf4::Nf4Matrix;
+use crate::method::{Lora, full};
 use crate::ops::cross_entropy::{self, LossSum};
 use crate::ops::linear::{Dense, Linear, Scratch, Weight};
 use crate::ops::rope::Rotation;
@@ -201,7 +202,7 @@ impl Base {
         tokens: &Tensor,
         cache: &mut KeyValueCache,
     ) -> Result<Tensor> {
-        let length = tokens.f_size()?[1];
+        let length = tokens.size()[1];
         cache.reserve(length)?;
         let mut scratch = self.scratch.borrow_mut();
         let mut pass = self.pass(tokens, cache.length(), &mut scratch)?;
@@ -283,7 +284,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn layer(&self, config: &ModelConfig, layer: i64) -> Result<Layer> {
-        let linear = |projection: Projection| {
+        let linear = |projection: Projection| -> Result<Linear> {
             let (output, input) = projection.shape(config);
             let module = projection.module(layer);
             let bias = match projection.has_bias(config) {
@@ -347,10 +348,10 @@ impl Loader<'_> {
             });
         }
         let tensor = self.source.tensor(name)?;
-        if tensor.f_size()? != shape {
+        if tensor.size() != shape {
             return Err(Error::Shape {
                 name: name.to_owned(),
-                found: tensor.f_size()?,
+                found: tensor.size(),
                 expected: shape.to_vec(),
             });
         }

@@ -80,7 +80,7 @@ impl LayerCache {
         keys: &Tensor,
         values: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        let length = keys.f_size()?[2];
+        let length = keys.size()[2];
         let write = |whole: &Tensor, part: &Tensor| -> Result<Tensor> {
             whole.f_narrow(2, start, length)?.f_copy_(part)?;
             Ok(whole.f_narrow(2, 0, start + length)?)

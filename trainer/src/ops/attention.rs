@@ -45,7 +45,7 @@ pub fn forward(queries: Tensor, keys: Tensor, values: Tensor) -> Result<(Tensor,
         .f_view([batch, key_heads, groups, length, head_dim])?
         .f_permute([0, 3, 1, 2, 4])?
         .f_reshape([batch * length, key_heads * groups * head_dim])?;
-    let keep = keys.f_size()?[2] < KEEP_PROBABILITIES_BELOW;
+    let keep = keys.size()[2] < KEEP_PROBABILITIES_BELOW;
     let probabilities = keep.then_some(probabilities);
     Ok((
         output,
@@ -93,7 +93,7 @@ pub fn backward(saved: &Saved, d_output: &Tensor) -> Result<Gradients> {
 /// softmax(q·kᵀ / sqrt(D) + mask), (B·K, G·T, S). libtorch sums the softmax of bf16 scores in fp32.
 fn probabilities(queries: &Tensor, keys: &Tensor) -> Result<Tensor> {
     let (batch, key_heads, groups, length, head_dim) = queries.size5()?;
-    let keys_seen = keys.f_size()?[2];
+    let keys_seen = keys.size()[2];
     let mask = Tensor::f_full(
         [length, keys_seen],
         f64::NEG_INFINITY,
@@ -118,6 +118,6 @@ fn scale(head_dim: i64) -> f64 {
 
 /// (B, K, …, D) as (B·K, rows, D).
 fn flat(tensor: &Tensor) -> Result<Tensor> {
-    let size = tensor.f_size()?;
+    let size = tensor.size();
     Ok(tensor.f_reshape([size[0] * size[1], -1, size[size.len() - 1]])?)
 }

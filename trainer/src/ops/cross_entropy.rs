@@ -101,13 +101,13 @@ impl Rows {
         Ok(Self {
             hidden: hidden.f_index_select(0, &index)?,
             targets: targets.f_index_select(0, &index)?,
-            count: index.f_size()?[0],
+            count: index.size()[0],
             index,
         })
     }
 
     fn chunks(&self, head: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-        let length = (CHUNK_LOGITS / head.f_size()?[0]).max(1);
+        let length = (CHUNK_LOGITS / head.size()[0]).max(1);
         let mut chunks = Vec::new();
         let mut start = 0;
         while start < self.count {

@@ -13,7 +13,7 @@ pub fn forward(table: &Tensor, tokens: &Tensor, kind: Kind) -> Result<Tensor> {
 
 /// Adds the gradient `dy` (B·T, H) of the looked-up rows to that of the table, `gradient` (V, H) in fp32.
 pub fn backward(dy: &Tensor, tokens: &Tensor, gradient: &Tensor) -> Result<()> {
-    let rows = gradient.f_size()?[0];
+    let rows = gradient.size()[0];
     let dy = dy.f_to_kind(Kind::Float)?;
     // Not index_add: with repeated tokens its order of summation is not promised.
     let sum = Tensor::f_embedding_dense_backward(&dy, &tokens.f_reshape([-1])?, rows, -1, false)?;

@@ -7,7 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Result;
-use crate::method::Nf4Matrix;
+use crate::method::nf4::Nf4Matrix;
 
 /// A dense matrix or vector and, where it is trained, its gradient.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Dense {
         if self.value.f_kind()? == scratch.kind {
             return Ok(self.value.shallow_clone());
         }
-        let mut cast = scratch.take(&self.value.f_size()?)?;
+        let mut cast = scratch.take(&self.value.size())?;
         cast.f_copy_(&self.value)?;
         Ok(cast)
     }

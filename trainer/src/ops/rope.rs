@@ -42,7 +42,7 @@ impl Rotation {
 }
 
 fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = x.f_size()?[x.dim() - 1] / 2;
+    let half = x.size()[x.dim() - 1] / 2;
     let (first, second) = (x.f_narrow(-1, 0, half)?, x.f_narrow(-1, half, half)?);
     let turned = [
         first.f_mul(cos)?.f_sub(&second.f_mul(sin)?)?,

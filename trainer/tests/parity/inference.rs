@@ -1,0 +1,85 @@
+//! Serving's passes against the one that training uses: with a cache, token by token, and over a given text.
+
+use rstest::rstest;
+use tch::{Kind, Tensor};
+use trainer::model::{LogitRows, Storage};
+
+use crate::fixture::{TOLERANCE, adapter, assert_close, assert_near, base, tensors};
+
+#[rstest]
+#[case("tiny-llama", 12)]
+#[case("tiny-llama-bias", 1)]
+#[case("tiny-llama-bias", 5)]
+fn a_cache_changes_no_logit(#[case] name: &str, #[case] at_once: usize) {
+    let expected = tensors(&format!("expected/lora-{name}.safetensors"));
+    let base = base(name, Kind::Float, Storage::Frozen);
+    let lora = adapter(name, name);
+    let row = expected["tokens"].get(0);
+    let tokens = Vec::<i64>::try_from(&row).unwrap();
+    let mut cache = base.new_cache(12).unwrap();
+    let mut rows = Vec::new();
+    for chunk in tokens.chunks(at_once) {
+        rows.push(
+            base.forward_cached(Some(&lora), chunk, &mut cache, LogitRows::All)
+                .unwrap(),
+        );
+    }
+    assert_eq!(cache.length(), 12);
+    assert_close(
+        "logits",
+        &Tensor::cat(&rows, 0),
+        &expected["logits"].get(0),
+        TOLERANCE,
+    );
+
+    let mut cache = base.new_cache(12).unwrap();
+    let last = base
+        .forward_cached(Some(&lora), &tokens, &mut cache, LogitRows::Last)
+        .unwrap();
+    assert_close(
+        "last logits",
+        &last,
+        &expected["logits"].get(0).narrow(0, 11, 1),
+        TOLERANCE,
+    );
+    let error = base
+        .forward_cached(Some(&lora), &[1], &mut cache, LogitRows::Last)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("13 tokens"), "{error}");
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_reference_logits() {
+    let expected = tensors("expected/lora-tiny-llama.safetensors");
+    let base = base("tiny-llama", Kind::Float, Storage::Frozen);
+    let lora = adapter("tiny-llama", "tiny-llama");
+    let tokens = Vec::<i64>::try_from(expected["tokens"].get(1)).unwrap();
+    let ours = base.log_probabilities(Some(&lora), &tokens).unwrap();
+    let reference = expected["logits"].get(1).log_softmax(-1, Kind::Double);
+    assert_eq!(ours.len(), tokens.len() - 1);
+    for (position, ours) in ours.iter().enumerate() {
+        let right = reference.double_value(&[position as i64, tokens[position + 1]]);
+        assert_near(
+            &format!("log-probability {position}"),
+            *ours,
+            right,
+            TOLERANCE,
+        );
+    }
+}
+
+#[test]
+fn tokens_of_another_vocabulary_are_refused() {
+    let base = base("tiny-llama", Kind::Float, Storage::Frozen);
+    for token in [320, -1] {
+        let error = base
+            .log_probabilities(None, &[1, token])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&token.to_string()) && error.contains("319"),
+            "{error}"
+        );
+    }
+}

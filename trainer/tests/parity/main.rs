@@ -1,0 +1,13 @@
+//! The numeric core against transformers, peft and bitsandbytes.
+//!
+//! The expected numbers lie in `tests/fixtures`, whose README says how `tests/parity/make_fixtures.py` made them. Nothing in
+//! here is made lenient: a difference is a bug, or a line in the README that says why it cannot be one.
+
+mod fixture;
+mod full;
+mod inference;
+mod lora;
+mod mutations;
+mod nf4;
+mod schedules;
+mod trajectory;

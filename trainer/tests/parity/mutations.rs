@@ -1,0 +1,194 @@
+//! The proof that the parity tests can fail: models that are wrong in one way, made by changing what goes in, must leave the tolerance,
+//! and by as much as the reference does when it is wrong in that way.
+
+use tch::Kind;
+use trainer::method::Lora;
+use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage};
+
+use crate::fixture::{
+    TOLERANCE, Tensors, adapter_tensors, assert_near, batch, config, distance, json, scaling,
+    tensors, trained, weights,
+};
+
+/// The reference's loss when it is wrong in the way of this name.
+fn mutated(name: &str) -> f64 {
+    json("expected/mutations.json")["mutations"][name]["loss"]
+        .as_f64()
+        .unwrap()
+}
+
+struct Setting {
+    config: ModelConfig,
+    weights: Tensors,
+    scaling: f64,
+    expected: Tensors,
+    batch: Batch,
+}
+
+impl Setting {
+    fn right() -> Self {
+        let expected = tensors("expected/lora-tiny-llama.safetensors");
+        Self {
+            config: config("tiny-llama"),
+            weights: weights("tiny-llama"),
+            scaling: scaling("tiny-llama"),
+            batch: batch(&expected["tokens"], &expected["labels"]),
+            expected,
+        }
+    }
+
+    fn base(&self) -> Base {
+        let options = LoadOptions {
+            compute: Kind::Float,
+            storage: Storage::Frozen,
+        };
+        Base::load(&self.config, &self.weights, &options).unwrap()
+    }
+
+    /// The mean loss; the logits must have left the tolerance a thousand times over.
+    #[track_caller]
+    fn wrong_loss(&self) -> f64 {
+        let base = self.base();
+        let lora =
+            Lora::from_tensors(&self.config, self.scaling, &adapter_tensors("tiny-llama")).unwrap();
+        let logits = base.logits(Some(&lora), &self.batch.tokens).unwrap();
+        let distance = distance(&logits, &self.expected["logits"]);
+        assert!(
+            distance > 1000.0 * TOLERANCE,
+            "the logits moved by {distance:.1e} only"
+        );
+        base.loss(Some(&lora), &self.batch).unwrap().loss / trained(&self.batch)
+    }
+}
+
+/// Every frequency but the first becomes 0.
+#[test]
+fn almost_without_rotation_the_logits_leave_the_tolerance() {
+    let mut setting = Setting::right();
+    setting.config.rope_theta = 1e30;
+    let _ = setting.wrong_loss();
+}
+
+#[test]
+fn another_rotation_base_leaves_the_tolerance() {
+    let mut setting = Setting::right();
+    setting.config.rope_theta = 500.0;
+    let _ = setting.wrong_loss();
+}
+
+#[test]
+fn a_wrong_scale_gives_the_wrong_loss_of_the_reference() {
+    let mut setting = Setting::right();
+    setting.scaling = scaling("tiny-llama-rslora");
+    assert_near(
+        "loss",
+        setting.wrong_loss(),
+        mutated("lora_scale_of_rslora"),
+        TOLERANCE,
+    );
+    setting.scaling = 1.0 / 4.0;
+    assert_near(
+        "loss",
+        setting.wrong_loss(),
+        mutated("lora_scale_without_alpha"),
+        TOLERANCE,
+    );
+}
+
+#[test]
+fn without_the_adapter_the_loss_is_the_wrong_one_of_the_reference() {
+    let setting = Setting::right();
+    let loss = setting.base().loss(None, &setting.batch).unwrap().loss / trained(&setting.batch);
+    assert_near("loss", loss, mutated("no_lora"), TOLERANCE);
+}
+
+#[test]
+fn norm_weights_of_one_give_the_wrong_loss_of_the_reference() {
+    let mut setting = Setting::right();
+    for (name, weight) in &mut setting.weights {
+        if name.contains("norm") {
+            *weight = weight.ones_like();
+        }
+    }
+    assert_near(
+        "loss",
+        setting.wrong_loss(),
+        mutated("no_norm_weight"),
+        TOLERANCE,
+    );
+}
+
+#[test]
+fn scores_without_their_scale_give_the_wrong_loss_of_the_reference() {
+    let mut setting = Setting::right();
+    let root = (setting.config.head_dim as f64).sqrt();
+    let mut adapter = adapter_tensors("tiny-llama");
+    for (name, weight) in setting.weights.iter_mut().chain(&mut adapter) {
+        if name.ends_with("q_proj.weight") || name.ends_with("q_proj.lora_B.weight") {
+            *weight = &*weight * root;
+        }
+    }
+    let lora = Lora::from_tensors(&setting.config, setting.scaling, &adapter).unwrap();
+    let loss = setting
+        .base()
+        .loss(Some(&lora), &setting.batch)
+        .unwrap()
+        .loss
+        / trained(&setting.batch);
+    assert_near("loss", loss, mutated("unscaled_attention"), TOLERANCE);
+}
+
+#[test]
+fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
+    let setting = Setting::right();
+    let base = setting.base();
+    let lora = Lora::from_tensors(
+        &setting.config,
+        setting.scaling,
+        &adapter_tensors("tiny-llama"),
+    )
+    .unwrap();
+    let loss = |batch: &Batch| base.loss(Some(&lora), batch).unwrap();
+    let (tokens, labels) = (&setting.expected["tokens"], &setting.expected["labels"]);
+
+    let unmasked = loss(&batch(tokens, tokens));
+    assert_near(
+        "loss",
+        unmasked.loss / unmasked.tokens as f64,
+        mutated("prompt_not_masked"),
+        TOLERANCE,
+    );
+    let unshifted = loss(&Batch {
+        tokens: tokens.shallow_clone(),
+        targets: labels.shallow_clone(),
+    });
+    assert_near(
+        "loss",
+        unshifted.loss / unshifted.tokens as f64,
+        mutated("labels_not_shifted"),
+        TOLERANCE,
+    );
+    let all = labels.narrow(1, 1, labels.size()[1] - 1).numel() as f64;
+    assert_near(
+        "loss",
+        loss(&setting.batch).loss / all,
+        mutated("divided_by_all_tokens"),
+        TOLERANCE,
+    );
+}
+
+/// The mask: with later tokens changed, earlier logits must stay. A model without it gives `non_causal_mask`.
+#[test]
+fn no_token_sees_what_comes_after_it() {
+    let setting = Setting::right();
+    let base = setting.base();
+    let tokens = &setting.expected["tokens"];
+    let logits = base.logits(None, tokens).unwrap();
+    let changed = tokens.copy();
+    let _ = changed.narrow(1, 6, 6).fill_(3);
+    let after = base.logits(None, &changed).unwrap();
+    assert!(distance(&after.narrow(1, 0, 6), &logits.narrow(1, 0, 6)) < 1e-6);
+    assert!(distance(&after.narrow(1, 6, 6), &logits.narrow(1, 6, 6)) > 0.1);
+    let right = json("expected/mutations.json")["loss"].as_f64().unwrap();
+    assert!((mutated("non_causal_mask") / right - 1.0).abs() > 1000.0 * TOLERANCE);
+}

@@ -1,0 +1,228 @@
+//! NF4 against bitsandbytes: codes, scales and values to the bit; double-quantised scales within one code; a whole model on it.
+
+use rstest::rstest;
+use tch::{Device, Kind, Tensor};
+use trainer::method::nf4::{self, Nf4Matrix, Scales};
+use trainer::model::{LoadOptions, Storage};
+
+use crate::fixture::{
+    TOLERANCE, adapter, assert_close, assert_equal, assert_gradients, assert_near, base, batch,
+    scalar, tensors, trained, weights,
+};
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn expected_bits(tensor: &Tensor) -> Vec<u32> {
+    bits(&Vec::<f32>::try_from(tensor.reshape([-1]).to_kind(Kind::Float)).unwrap())
+}
+
+fn decoded(matrix: &Nf4Matrix, kind: Kind) -> Tensor {
+    let (rows, columns) = matrix.shape();
+    let mut dense = Tensor::zeros([rows, columns], (kind, Device::Cpu));
+    matrix.decode_into(&mut dense).unwrap();
+    dense
+}
+
+#[test]
+fn tables_equal_those_of_bitsandbytes() {
+    let expected = tensors("expected/nf4.safetensors");
+    assert_eq!(bits(&nf4::CODE), expected_bits(&expected["code"]));
+    assert_eq!(bits(&nf4::bounds()), expected_bits(&expected["bounds"]));
+    assert_eq!(
+        bits(&nf4::dynamic_map()),
+        expected_bits(&expected["dynamic_map"])
+    );
+}
+
+#[rstest]
+#[case("fp32")]
+#[case("bf16")]
+#[case("layer_bf16")]
+#[case("edges")]
+#[case("partial")]
+fn codes_scales_and_values_equal_bitsandbytes_to_the_bit(#[case] case: &str) {
+    let expected = tensors("expected/nf4.safetensors");
+    let of = |name: &str| &expected[&format!("{case}.{name}")];
+    let input = of("input");
+    let matrix = Nf4Matrix::quantise(input, false).unwrap();
+    assert_equal("codes", matrix.codes(), of("codes"));
+    let scales: Vec<f32> = matrix.scales().iter().collect();
+    assert_eq!(bits(&scales), expected_bits(of("absmax")));
+    assert_eq!(
+        expected_bits(&decoded(&matrix, input.kind())),
+        expected_bits(of("dequantised"))
+    );
+}
+
+/// bitsandbytes looks the nearest 8-bit code up in a table of 16 bits, so that one code in some hundred is a neighbour. What
+/// follows from the codes is exact.
+#[rstest]
+#[case("fp32")]
+#[case("bf16")]
+#[case("layer_bf16")]
+#[case("edges")]
+#[case("partial")]
+fn double_quantised_scales_are_within_one_code_of_bitsandbytes(#[case] case: &str) {
+    let expected = tensors("expected/nf4.safetensors");
+    let of = |name: &str| &expected[&format!("{case}.{name}")];
+    let input = of("input");
+    let matrix = Nf4Matrix::quantise(input, true).unwrap();
+    assert_equal("codes", matrix.codes(), of("codes"));
+    let Scales::Double {
+        codes,
+        nested,
+        offset,
+    } = matrix.scales()
+    else {
+        panic!("the scales are not quantised")
+    };
+    assert_near(
+        "offset",
+        f64::from(*offset),
+        of("double.offset").double_value(&[0]),
+        1e-6,
+    );
+    assert_close(
+        "nested",
+        &Tensor::from_slice(nested),
+        of("double.nested_absmax"),
+        1e-6,
+    );
+    let theirs = Vec::<u8>::try_from(of("double.absmax_codes")).unwrap();
+    let far = codes
+        .iter()
+        .zip(&theirs)
+        .filter(|(ours, theirs)| ours.abs_diff(**theirs) > 1)
+        .count();
+    assert_eq!(
+        far,
+        0,
+        "{far} of {} scales are more than one code away",
+        codes.len()
+    );
+    let same = codes
+        .iter()
+        .zip(&theirs)
+        .filter(|(ours, theirs)| ours == theirs)
+        .count();
+    assert!(
+        same * 100 >= codes.len() * 90,
+        "{same} of {} scales have the same code",
+        codes.len()
+    );
+
+    let given = Scales::Double {
+        codes: theirs,
+        nested: Vec::<f32>::try_from(of("double.nested_absmax")).unwrap(),
+        offset: of("double.offset").double_value(&[0]) as f32,
+    };
+    let scales: Vec<f32> = given.iter().collect();
+    assert_eq!(bits(&scales), expected_bits(of("double.absmax")));
+
+    // The values follow from the scales as they do without double quantisation, where they are compared to the bit.
+    let values = Vec::<f32>::try_from(decoded(&matrix, Kind::Float).reshape([-1])).unwrap();
+    let scales: Vec<f32> = matrix.scales().iter().collect();
+    for (index, value) in values.iter().enumerate() {
+        let byte = matrix.codes()[index / 2];
+        let code = if index % 2 == 0 {
+            byte >> 4
+        } else {
+            byte & 0xf
+        };
+        assert_eq!(
+            *value,
+            nf4::CODE[usize::from(code)] * scales[index / 64],
+            "value {index}"
+        );
+    }
+}
+
+#[rstest]
+#[case("plain", false, TOLERANCE)]
+// Some scales are one code away from the reference's.
+#[case("double", true, 3e-2)]
+fn adapter_on_a_4_bit_base_equals_the_reference(
+    #[case] kind: &str,
+    #[case] double_quantization: bool,
+    #[case] tolerance: f64,
+) {
+    let name = "tiny-llama-64";
+    let expected = tensors(&format!("expected/nf4-lora-{name}.safetensors"));
+    let mut base = base(
+        name,
+        Kind::Float,
+        Storage::Nf4 {
+            double_quantization,
+        },
+    );
+    let mut lora = adapter(name, name);
+    let batch = batch(&expected["tokens"], &expected["labels"]);
+    let tokens = trained(&batch);
+    let sum = base
+        .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+        .unwrap();
+    assert_near(
+        "loss",
+        sum.loss / tokens,
+        scalar(&expected, &format!("{kind}.loss")),
+        tolerance,
+    );
+    if kind == "plain" {
+        assert_gradients(lora.parameters(), &expected, "plain.grad.");
+        let logits = base.logits(Some(&lora), &batch.tokens).unwrap();
+        assert_close("logits", &logits, &expected["plain.logits"], TOLERANCE);
+        let states = base.hidden_states(Some(&lora), &batch.tokens).unwrap();
+        assert_close(
+            "hidden.1",
+            &states[1],
+            &expected["plain.hidden.1"],
+            TOLERANCE,
+        );
+        assert_close(
+            "hidden.2",
+            &states[2],
+            &expected["plain.hidden.2"],
+            TOLERANCE,
+        );
+    }
+    // Without 4 bits the loss is another one, or this would show nothing.
+    let dense = trainer::model::Base::load(
+        base.config(),
+        &weights(name),
+        &LoadOptions {
+            compute: Kind::Float,
+            storage: Storage::Frozen,
+        },
+    );
+    let dense = dense.unwrap().loss(Some(&lora), &batch).unwrap().loss / tokens;
+    assert!((dense / scalar(&expected, "plain.loss") - 1.0).abs() > 100.0 * TOLERANCE);
+}
+
+#[test]
+fn weights_of_the_model_have_the_codes_of_bitsandbytes() {
+    let expected = tensors("expected/nf4-lora-tiny-llama-64.safetensors");
+    let weights = weights("tiny-llama-64");
+    let mut seen = 0;
+    for (key, codes) in &expected {
+        if let Some(name) = key.strip_prefix("codes.") {
+            let matrix = Nf4Matrix::quantise(&weights[name], true).unwrap();
+            assert_equal(name, matrix.codes(), codes);
+            let Scales::Double { codes, .. } = matrix.scales() else {
+                panic!("the scales are not quantised")
+            };
+            let theirs =
+                Vec::<u8>::try_from(&expected[&format!("double.absmax_codes.{name}")]).unwrap();
+            assert!(
+                codes
+                    .iter()
+                    .zip(&theirs)
+                    .all(|(ours, theirs)| ours.abs_diff(*theirs) <= 1),
+                "{name}"
+            );
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 14);
+}
