@@ -1,0 +1,213 @@
+//! Downloads kept between runs, by URI and by what the store says of the content. `file://` is used where it lies.
+//!
+//! Several processes may share a cache: each entry is made under a lock, in a folder of its own, and renamed when it is
+//! whole. A file that is in the cache is never written again.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::credentials::Credentials;
+use crate::digest;
+use crate::error::{Error, Result};
+use crate::publish::blocking;
+use crate::store::{Entry, Store, sync_folder};
+
+/// A folder of downloads.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+/// What the store says of some objects, as a digest over their paths, sizes and entity tags. It changes when one of them
+/// does, but it is not a digest of their content.
+pub fn identity(entries: &[Entry]) -> String {
+    let mut lines: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let etag = entry.etag.as_deref().unwrap_or("");
+            format!("{:?} {} {etag:?}\n", entry.path, entry.size)
+        })
+        .collect();
+    lines.sort();
+    digest::of_bytes(lines.concat().as_bytes())
+}
+
+impl Cache {
+    /// A cache in `folder`, which is made when it is first needed.
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// A local copy of one object, with its own name.
+    pub async fn file(&self, uri: &str, credentials: &Credentials) -> Result<PathBuf> {
+        let (store, name) = Store::open_object(uri, credentials)?;
+        if let Some(path) = store.local_path(&name) {
+            return if path.is_file() {
+                Ok(path)
+            } else {
+                Err(Error::ObjectNotFound {
+                    uri: uri.to_owned(),
+                })
+            };
+        }
+        let entries = [store.entry(&name).await?];
+        let folder = self.fill(&store, &entries).await?;
+        Ok(folder.join(name))
+    }
+
+    /// A local copy of the objects below a folder whose paths pass `filter`. None is an error.
+    pub async fn directory(
+        &self,
+        uri: &str,
+        credentials: &Credentials,
+        filter: impl Fn(&str) -> bool,
+    ) -> Result<PathBuf> {
+        let store = Store::open(uri, credentials)?;
+        let mut entries = store.list("").await?;
+        entries.retain(|entry| filter(&entry.path));
+        if entries.is_empty() {
+            return Err(Error::ObjectNotFound { uri: store.uri() });
+        }
+        if let Some(folder) = store.local_path("") {
+            return Ok(folder);
+        }
+        self.fill(&store, &entries).await
+    }
+
+    /// Makes the entry of these objects, or finds it.
+    async fn fill(&self, store: &Store, entries: &[Entry]) -> Result<PathBuf> {
+        let key = digest::of_bytes(format!("{} {}", store.uri(), identity(entries)).as_bytes());
+        let key = key.replacen(':', "-", 1);
+        let ready = self.folder.join(&key);
+        if ready.is_dir() {
+            return Ok(ready);
+        }
+        std::fs::create_dir_all(&self.folder)
+            .map_err(|source| Error::local("create the cache", &self.folder, source))?;
+        let _lock = lock(self.folder.join(format!("{key}.lock"))).await?;
+        // Whoever held the lock may have finished meanwhile.
+        if ready.is_dir() {
+            return Ok(ready);
+        }
+        // What an interrupted run left whole stays; `download` shows no half file.
+        let partial = self.folder.join(format!("{key}.partial"));
+        for entry in entries {
+            let dest = partial.join(&entry.path);
+            if std::fs::metadata(&dest).is_ok_and(|found| found.len() == entry.size) {
+                continue;
+            }
+            tracing::info!(
+                uri = store.uri_of(&entry.path),
+                bytes = entry.size,
+                "downloading"
+            );
+            store
+                .download_sized(&entry.path, &dest, None, Some(entry.size), &|_, _| {})
+                .await?;
+        }
+        std::fs::rename(&partial, &ready)
+            .map_err(|source| Error::local("rename a download to", &ready, source))?;
+        sync_folder(&self.folder)?;
+        Ok(ready)
+    }
+}
+
+/// Waits for a lock between processes; closing the file frees it.
+async fn lock(path: PathBuf) -> Result<File> {
+    blocking(move || {
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(|source| Error::local("lock", &path, source))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    fn entry(path: &str, etag: &str) -> Entry {
+        Entry {
+            path: path.to_owned(),
+            size: 1,
+            etag: Some(etag.to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_identity_changes_with_content_and_not_with_order() {
+        let one = identity(&[entry("a", "1"), entry("b", "2")]);
+        assert_eq!(one, identity(&[entry("b", "2"), entry("a", "1")]));
+        assert_ne!(one, identity(&[entry("a", "1"), entry("b", "3")]));
+        assert_ne!(one, identity(&[entry("a", "1")]));
+    }
+
+    #[tokio::test]
+    async fn a_local_file_is_used_where_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, "{}").unwrap();
+        let cache = Cache::new(&folder.path().join("cache"));
+        let uri = format!("file://{}", path.display());
+        let credentials = Credentials::default();
+        assert_eq!(cache.file(&uri, &credentials).await.unwrap(), path);
+        assert!(!folder.path().join("cache").exists());
+        assert!(
+            cache
+                .file(&format!("{uri}.absent"), &credentials)
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn processes_that_want_the_same_share_one_download_and_a_change_makes_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path());
+        let store = Store::for_test(Arc::new(InMemory::new()), "s3://models/base/");
+        store.write("config.json", "{}".into()).await.unwrap();
+        store.write("sub/weights", "old".into()).await.unwrap();
+        let entries = store.list("").await.unwrap();
+        let (one, two) = tokio::join!(cache.fill(&store, &entries), cache.fill(&store, &entries));
+        let one = one.unwrap();
+        assert_eq!(one, two.unwrap());
+        assert_eq!(
+            std::fs::read_to_string(one.join("sub/weights")).unwrap(),
+            "old"
+        );
+
+        store.write("sub/weights", "new".into()).await.unwrap();
+        let entries = store.list("").await.unwrap();
+        let changed = cache.fill(&store, &entries).await.unwrap();
+        assert_ne!(one, changed);
+        assert_eq!(
+            std::fs::read_to_string(changed.join("sub/weights")).unwrap(),
+            "new"
+        );
+        assert_eq!(
+            std::fs::read_to_string(one.join("sub/weights")).unwrap(),
+            "old"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_there_needs_no_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path());
+        let store = Store::for_test(Arc::new(InMemory::new()), "s3://models/base/");
+        store.write("a", "1".into()).await.unwrap();
+        let entries = store.list("").await.unwrap();
+        let first = cache.fill(&store, &entries).await.unwrap();
+        store.delete_below("").await.unwrap();
+        assert_eq!(cache.fill(&store, &entries).await.unwrap(), first);
+    }
+}
