@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs or upgrades the chart on the running test bed, with the images built from this tree.
+#   tests/cluster/run.sh tests/install.sh [HELM FLAGS…]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kubectl get namespace finetune-system >/dev/null 2>&1 || kubectl create namespace finetune-system >/dev/null
+kubectl label --overwrite namespace finetune-system pod-security.kubernetes.io/enforce=restricted >/dev/null
+helm upgrade --install finetune-operator charts/finetune-operator --namespace finetune-system \
+    --set image.tag=dev --set trainerImage.tag=dev --wait --timeout 3m "$@" >/dev/null
+# The tag stays `dev` while the image behind it changes: pods of an older image make way.
+image=$(cat "${FINETUNE_CACHE:-$HOME/.cache/finetune-operator}/images/operator.digest" 2>/dev/null || echo unknown)
+kubectl --namespace finetune-system patch deployment finetune-operator --type merge \
+    --patch "{\"spec\":{\"template\":{\"metadata\":{\"annotations\":{\"test-bed/image\":\"$image\"}}}}}" >/dev/null
+kubectl --namespace finetune-system rollout status deployment/finetune-operator --timeout 3m >/dev/null
