@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# The example from start to finish on the running test bed: installs the chart, uploads model and data, trains, serves,
+# and asks base and adapter the same questions that neither has seen. Leaves the cluster up. `make demo` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -z "${FINETUNE_IN_CLUSTER:-}" ]; then exec env FINETUNE_IN_CLUSTER=1 tests/cluster/run.sh "$0" "$@"; fi
+
+cache="${FINETUNE_CACHE:-$HOME/.cache/finetune-operator}"
+model="$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+namespace=demo
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+k() { kubectl --namespace "$namespace" "$@"; }
+
+say "1. Install the chart"
+tests/install.sh
+helm list --namespace finetune-system
+
+say "2. Buckets, model and data"
+kubectl get namespace "$namespace" >/dev/null 2>&1 || kubectl create namespace "$namespace"
+kubectl label --overwrite namespace "$namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
+s3="http://$(kubectl get service s3 --namespace s3 --output 'jsonpath={.spec.clusterIP}'):7070"
+put() { curl --silent --show-error --fail-with-body --output /dev/null --aws-sigv4 aws:amz:us-east-1:s3 --user finetune-demo:finetune-demo-only "$@"; }
+for bucket in models data adapters; do put --request PUT "$s3/$bucket" || true; done
+put --upload-file "$model" "$s3/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
+put --upload-file examples/support/train.jsonl "$s3/data/support/train.jsonl"
+put --upload-file examples/support/glossary/train.jsonl "$s3/data/support/glossary/train.jsonl"
+k apply --filename examples/support/secret.yaml
+
+say "3. Serve the base, and name the adapters that shall join it"
+k apply --filename examples/support/inference.yaml --filename examples/support/adapters.yaml
+
+say "4. Prometheus, from Debian, reads the operator, the trainer and the agents"
+tests/prometheus.sh
+
+say "5. Fine-tune: kubectl apply, then watch"
+k delete finetunejob support --ignore-not-found >/dev/null
+k apply --filename examples/support/job.yaml
+last=""
+while :; do
+    line=$(k get finetunejob support --no-headers)
+    [ "$line" = "$last" ] || { [ -n "$last" ] || k get finetunejob support | head -1; echo "$line"; }
+    last="$line"
+    phase=$(k get finetunejob support --output 'jsonpath={.status.phase}')
+    case "$phase" in
+        Succeeded) break ;;
+        Failed) k get finetunejob support --output 'jsonpath={.status.conditions}' | jq . >&2; exit 1 ;;
+        Training) tests/prometheus.sh query finetune_training_loss || true ;;
+    esac
+    sleep 5
+done
+k get finetunejob support --output wide
+
+say "6. The adapter is verified, loaded and served; no pod restarts"
+k wait adapter/support --for=condition=Ready --timeout=300s
+k get adapters --output wide
+k get pods
+
+say "7. The same questions to base and adapter, through the Service"
+url="http://$(k get service support-model --output 'jsonpath={.spec.clusterIP}')"
+examples/support/ask.sh "$url" smollm2 support examples/support/held-out.jsonl
+
+say "8. The training loss, as Prometheus has it"
+tests/prometheus.sh query 'finetune_training_loss' range
+
+say "What to look at next"
+cat <<TXT
+  Every kubectl command runs through tests/cluster/run.sh:
+    tests/cluster/run.sh kubectl --namespace $namespace describe finetunejob support
+    tests/cluster/run.sh kubectl --namespace $namespace apply --filename examples/support/job-glossary.yaml
+    tests/cluster/run.sh examples/support/ask.sh $url smollm2 glossary examples/support/glossary/held-out.jsonl
+  Stop everything: make cluster-down
+TXT
