@@ -6,6 +6,8 @@
 
 pub mod cluster;
 pub mod command;
+pub mod fine_tune_job;
 pub mod job;
+pub mod process;
 pub mod store;
 pub mod wait;

@@ -1,0 +1,173 @@
+//! Jobs from start to end on the real cluster, and what may happen to them in between.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use finetune_crds::fine_tune_job::JobPhase;
+use finetune_crds::names::{condition, label};
+use finetune_crds::{Adapter, FineTuneJob};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use system_tests::cluster::{Namespace, OPERATOR_NAMESPACE, background};
+use system_tests::{command, fine_tune_job, job, process, wait};
+
+/// A job that runs for a while: slow enough to be hit, fast enough to be waited for.
+fn long(name: &str) -> Value {
+    job::tiny(
+        name,
+        json!({"training": {"maxSteps": 1500, "batchSize": 32}, "checkpoint": {"everySteps": 100}, "dataset": {"validation": null}}),
+    )
+}
+
+/// The train pods of a job.
+async fn train_pods(namespace: &Namespace, name: &str) -> Result<Vec<Pod>> {
+    let selector = format!("{}={name},{}=train", label::FINE_TUNE_JOB, label::STAGE);
+    Ok(namespace.api::<Pod>().list(&ListParams::default().labels(&selector)).await?.items)
+}
+
+/// Step and loss of each row of the metrics.
+fn losses(metrics: &[Value]) -> Vec<(u64, u64)> {
+    metrics.iter().filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?.to_bits()))).collect()
+}
+
+#[tokio::test]
+async fn each_method_ends_with_a_published_result() -> Result<()> {
+    let namespace = Namespace::create("methods").await?;
+    job::tiny_world().await?;
+    for (name, method) in [
+        ("lora", json!({"lora": {"rank": 4, "alpha": 8}})),
+        ("qlora", json!({"lora": null, "qlora": {"rank": 4, "alpha": 8}})),
+        ("full", json!({"lora": null, "full": {}})),
+    ] {
+        namespace.apply(&job::tiny(name, json!({"method": method})).to_string())?;
+    }
+    for name in ["lora", "qlora", "full"] {
+        let done = fine_tune_job::succeeded(&namespace, name, 240).await?;
+        let result = fine_tune_job::result(&done)?;
+        let folder = if name == "full" { "model" } else { "sha256-" };
+        ensure!(result.uri.contains(folder), "{name}: {}", result.uri);
+        ensure!(result.adapter_digest.is_some() == (name != "full"), "{name}: {result:?}");
+        ensure!(result.model_digest.is_some() == (name == "full"), "{name}: {result:?}");
+        let progress = done.status.as_ref().and_then(|s| s.progress.clone()).context("no progress")?;
+        ensure!(progress.step == 8 && progress.percent == "100%", "{name}: {progress:?}");
+    }
+    let adapter = namespace.api::<Adapter>().get("lora").await?;
+    ensure!(adapter.spec.source.is_some() && adapter.owner_references().is_empty(), "{adapter:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dry_run_checks_the_data_and_starts_no_training() -> Result<()> {
+    let namespace = Namespace::create("dry").await?;
+    job::tiny_world().await?;
+    namespace.apply(&job::tiny("dry", json!({"dryRun": true})).to_string())?;
+    let done = fine_tune_job::succeeded(&namespace, "dry", 120).await?;
+    let published = fine_tune_job::condition(&done, condition::PUBLISHED).context("no condition Published")?;
+    ensure!(published.status == "False" && published.reason == "DryRun", "{published:?}");
+    let status = done.status.as_ref().context("no status")?;
+    ensure!(status.dataset.as_ref().is_some_and(|data| data.rows + data.validation_rows == 64), "{status:?}");
+    ensure!(train_pods(&namespace, "dry").await?.is_empty(), "a dry run trained");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_the_last_bit() -> Result<()> {
+    let namespace = Namespace::create("kill").await?;
+    job::tiny_world().await?;
+    namespace.apply(&long("whole").to_string())?;
+    let whole = fine_tune_job::succeeded(&namespace, "whole", 300).await?;
+    namespace.apply(&long("killed").to_string())?;
+    fine_tune_job::at_step(&namespace, "killed", 250, 180).await?;
+    let pod = train_pods(&namespace, "killed").await?.into_iter().next().context("no train pod")?;
+    process::kill(&pod.uid().context("no UID")?, "train")?;
+    let killed = fine_tune_job::succeeded(&namespace, "killed", 300).await?;
+    ensure!(train_pods(&namespace, "killed").await?.len() == 2, "expected one pod that was killed and one that went on");
+    let (expected, got) = (losses(&fine_tune_job::metrics(&whole).await?), losses(&fine_tune_job::metrics(&killed).await?));
+    ensure!(expected.len() == 1500, "{} rows", expected.len());
+    ensure!(expected == got, "first difference at {:?}", expected.iter().zip(&got).find(|(a, b)| a != b));
+    let weights = |job: &FineTuneJob| fine_tune_job::result(job).map(|result| result.adapter_digest.clone());
+    ensure!(weights(&whole)?.is_some(), "no digest");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_that_is_killed_starts_no_second_train_job_and_loses_no_result() -> Result<()> {
+    let namespace = Namespace::create("operator").await?;
+    job::tiny_world().await?;
+    namespace.apply(&long("steady").to_string())?;
+    fine_tune_job::at_step(&namespace, "steady", 50, 180).await?;
+    let before = namespace.api::<Job>().get("steady-train").await?.uid();
+    command::kubectl(&format!("--namespace {OPERATOR_NAMESPACE} delete pods --all --force --grace-period=0"))?;
+    fine_tune_job::succeeded(&namespace, "steady", 300).await?;
+    let after = namespace.api::<Job>().get("steady-train").await?.uid();
+    ensure!(before == after, "the train Job was replaced");
+    ensure!(train_pods(&namespace, "steady").await?.len() == 1, "a second train pod was started");
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleting_a_job_at_any_phase_leaves_no_pod() -> Result<()> {
+    let namespace = Namespace::create("delete").await?;
+    job::tiny_world().await?;
+    for phase in [JobPhase::Preparing, JobPhase::Training, JobPhase::Succeeded] {
+        let name = phase.as_str().to_lowercase();
+        let manifest = if phase == JobPhase::Training { long(&name) } else { job::tiny(&name, json!({})) };
+        namespace.apply(&manifest.to_string())?;
+        wait::object(&namespace.api::<FineTuneJob>(), &name, phase.as_str(), 240, |job| fine_tune_job::phase(job) == Some(phase)).await?;
+        namespace.api::<FineTuneJob>().delete(&name, &background()).await?;
+        wait::until("no pod and no Job is left", 90, || async {
+            let selector = ListParams::default().labels(&format!("{}={name}", label::FINE_TUNE_JOB));
+            let pods = namespace.api::<Pod>().list(&selector).await?.items.len();
+            let jobs = namespace.api::<Job>().list(&selector).await?.items.len();
+            Ok((pods + jobs == 0).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleted_children_come_back_while_the_job_runs_and_stay_away_when_it_has_ended() -> Result<()> {
+    let namespace = Namespace::create("children").await?;
+    job::tiny_world().await?;
+    namespace.apply(&long("parent").to_string())?;
+    fine_tune_job::at_step(&namespace, "parent", 20, 180).await?;
+    namespace.api::<Job>().delete("parent-train", &background()).await?;
+    let done = fine_tune_job::succeeded(&namespace, "parent", 300).await?;
+    namespace.api::<Job>().delete("parent-train", &background()).await?;
+    namespace.api::<Job>().delete("parent-prepare", &background()).await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ensure!(namespace.api::<Job>().list(&ListParams::default()).await?.items.is_empty(), "a finished job ran again");
+    let after = namespace.api::<FineTuneJob>().get("parent").await?;
+    ensure!(after.resource_version() == done.resource_version(), "a finished job's status still changes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_older_job_never_undoes_a_newer_digest_and_a_deleted_adapter_stays_deleted() -> Result<()> {
+    let namespace = Namespace::create("order").await?;
+    job::tiny_world().await?;
+    let shared = |seed: i64| json!({"training": {"seed": seed}, "output": {"adapter": {"name": "shared"}}});
+    let (older, newer) = (job::tiny("older", shared(1)), job::tiny("newer", shared(2)));
+    namespace.apply(&older.to_string())?;
+    fine_tune_job::succeeded(&namespace, "older", 180).await?;
+    namespace.apply(&newer.to_string())?;
+    let second = fine_tune_job::succeeded(&namespace, "newer", 180).await?;
+    let digest = fine_tune_job::result(&second)?.adapter_digest.clone();
+    // Applied again, and the operator started again: both make the older job be looked at once more.
+    namespace.apply(&older.to_string())?;
+    namespace.kubectl("annotate finetunejob older looked-at=again")?;
+    command::kubectl(&format!("--namespace {OPERATOR_NAMESPACE} rollout restart deployment/finetune-operator"))?;
+    command::kubectl(&format!("--namespace {OPERATOR_NAMESPACE} rollout status deployment/finetune-operator --timeout=120s"))?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let adapter = namespace.api::<Adapter>().get("shared").await?;
+    ensure!(adapter.spec.source.map(|source| source.digest) == digest, "the older job undid the newer digest");
+    namespace.api::<Adapter>().delete("shared", &background()).await?;
+    namespace.kubectl("annotate finetunejob newer looked-at=again")?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ensure!(namespace.api::<Adapter>().get_opt("shared").await?.is_none(), "a job brought a deleted Adapter back");
+    Ok(())
+}
