@@ -57,7 +57,8 @@ test-unit: setup ## The tests that need no cluster
 .PHONY: test-system
 test-system: images cluster-up ## The tests that need the cluster
 	@cargo test --release --locked -p system-tests --no-run
-	$(IN_CLUSTER) cargo test --release --locked -p system-tests -- --test-threads=1
+	$(IN_CLUSTER) tests/install.sh
+	$(IN_CLUSTER) cargo test --release --locked -p system-tests -- --test-threads=1 --nocapture
 
 .PHONY: images
 images: setup ## Build the images of operator and trainer

@@ -4,10 +4,12 @@
 //! The tests themselves live in `tests/tests`; their names begin with what they look at: `admit_`, `job_`, `serve_`,
 //! `helm_`. They expect `make cluster-up` and the installed chart, and run inside the cluster's network namespace.
 
+pub mod chat;
 pub mod cluster;
 pub mod command;
 pub mod fine_tune_job;
 pub mod job;
 pub mod process;
 pub mod store;
+pub mod support;
 pub mod wait;

@@ -1,0 +1,94 @@
+//! The example, trained once for all tests that look at it: SmolLM2 on examples/support, served on two replicas.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow};
+use finetune_crds::Adapter;
+use object_store::{ObjectStoreExt, path::Path};
+use serde::Deserialize;
+
+use crate::cluster::Namespace;
+use crate::{command, fine_tune_job, store, wait};
+
+/// A held-out question.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Question {
+    /// The question, in words that training never had.
+    pub question: String,
+    /// What an answer must hold.
+    pub key_fact: String,
+}
+
+/// The folder of the example.
+pub fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/support")
+}
+
+/// A manifest of the example.
+pub fn manifest(name: &str) -> Result<String> {
+    let path = folder().join(name);
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The held-out questions of a file.
+pub fn questions(name: &str) -> Result<Vec<Question>> {
+    manifest(name)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// The name of the namespace where the example runs, once both adapters answer. The first caller does the work.
+pub fn world() -> Result<String> {
+    static WORLD: OnceLock<std::result::Result<String, String>> = OnceLock::new();
+    let outcome = WORLD.get_or_init(|| {
+        // Of its own: the runtimes of tests end with them.
+        std::thread::spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+            runtime.block_on(make()).map_err(|error| format!("{error:#}"))
+        })
+        .join()
+        .unwrap_or_else(|_| Err("the set-up of the example panicked".to_owned()))
+    });
+    outcome.clone().map_err(|error| anyhow!(error))
+}
+
+/// Uploads, applies and waits.
+async fn make() -> Result<String> {
+    let model = std::env::var("FINETUNE_MODEL").context("FINETUNE_MODEL is not set; `make test` sets it")?;
+    let models = store::bucket("models")?;
+    let bytes = std::fs::read(&model).with_context(|| format!("cannot read {model}"))?;
+    models.put(&Path::from("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"), bytes.into()).await?;
+    let data = store::bucket("data")?;
+    for name in ["train.jsonl", "glossary/train.jsonl"] {
+        data.put(&Path::from(format!("support/{name}")), manifest(name)?.into_bytes().into()).await?;
+    }
+    store::bucket("adapters")?;
+    let namespace = std::mem::ManuallyDrop::new(Namespace::create("support").await?);
+    for name in ["inference.yaml", "adapters.yaml", "job.yaml", "job-glossary.yaml"] {
+        namespace.apply(&manifest(name)?)?;
+    }
+    for name in ["support", "glossary"] {
+        fine_tune_job::succeeded(&namespace, name, 1200).await?;
+    }
+    for name in ["support", "glossary"] {
+        wait::object(&namespace.api::<Adapter>(), name, "Ready", 300, is_ready).await?;
+    }
+    Ok(namespace.name.clone())
+}
+
+/// Whether an Adapter answers everywhere.
+pub fn is_ready(adapter: &Adapter) -> bool {
+    let status = adapter.status.as_ref();
+    status.is_some_and(|status| {
+        status.observed_generation == adapter.metadata.generation
+            && status.conditions.iter().any(|c| c.type_ == finetune_crds::names::condition::READY && c.status == "True")
+    })
+}
+
+/// The Service's address inside the cluster's network.
+pub fn url(namespace: &str) -> Result<String> {
+    let address = command::kubectl(&format!(
+        "get service support-model --namespace {namespace} --output jsonpath={{.spec.clusterIP}}"
+    ))?;
+    Ok(format!("http://{}", address.trim()))
+}
