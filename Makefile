@@ -32,7 +32,7 @@ tools: setup ## Build the cluster's tools from their Go modules
 
 .PHONY: generate
 generate: ## Write the generated files: CRDs, and their copies in the chart
-	@cargo run --quiet --release -p finetune-crds --bin generate-crds -- crds/yaml
+	@cargo run --quiet --release -p finetune-crds --bin generate-crds -- crds/yaml docs/reference.md
 	cp crds/yaml/*.yaml charts/finetune-operator/files/crds/
 
 .PHONY: check
@@ -40,7 +40,7 @@ check: setup ## Format, lints, dependencies, drift of generated files
 	@cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	tests/check-dependencies.sh
-	cargo run --quiet --release --locked -p finetune-crds --bin generate-crds -- --check crds/yaml
+	cargo run --quiet --release --locked -p finetune-crds --bin generate-crds -- --check crds/yaml docs/reference.md
 	diff -r crds/yaml charts/finetune-operator/files/crds || { echo "the chart's CRDs are not those of crds/yaml; run make generate" >&2; exit 1; }
 	examples/support/check.sh
 
