@@ -39,7 +39,7 @@ generate: ## Write the generated files: CRDs, and their copies in the chart
 check: setup ## Format, lints, dependencies, drift of generated files
 	@cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
-	tests/check-dependencies.sh
+	$(CLUSTER)/check-dependencies.sh
 	cargo run --quiet --release --locked -p finetune-crds --bin generate-crds -- --check crds/yaml docs/reference.md
 	diff -r crds/yaml charts/finetune-operator/files/crds || { echo "the chart's CRDs are not those of crds/yaml; run make generate" >&2; exit 1; }
 	examples/support/check.sh

@@ -8,23 +8,39 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// One question, greedy. The answer, or the status and body of a refusal.
-pub async fn ask(client: &reqwest::Client, url: &str, model: &str, question: &str, max_tokens: u32) -> Result<Result<String, (u16, String)>> {
+pub async fn ask(
+    client: &reqwest::Client,
+    url: &str,
+    model: &str,
+    question: &str,
+    max_tokens: u32,
+) -> Result<Result<String, (u16, String)>> {
     let body = json!({
         "model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": max_tokens,
     });
-    let response = client.post(format!("{url}/v1/chat/completions")).json(&body).send().await?;
+    let response = client
+        .post(format!("{url}/v1/chat/completions"))
+        .json(&body)
+        .send()
+        .await?;
     let status = response.status().as_u16();
     let text = response.text().await?;
     if status != 200 {
         return Ok(Err((status, text)));
     }
     let answer: Value = serde_json::from_str(&text)?;
-    Ok(Ok(answer["choices"][0]["message"]["content"].as_str().context("no content")?.to_owned()))
+    Ok(Ok(answer["choices"][0]["message"]["content"]
+        .as_str()
+        .context("no content")?
+        .to_owned()))
 }
 
 /// A client that opens a new connection for each request, as clients behind a Service do.
 pub fn client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(120)).build()?)
+    Ok(reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .timeout(Duration::from_secs(120))
+        .build()?)
 }
 
 /// Requests in a loop until told to stop.
@@ -37,7 +53,12 @@ pub struct Stream {
 
 impl Stream {
     /// Asks `question` again and again; an answer without `expected` in it, or none, is a fault.
-    pub fn start(url: String, model: String, question: String, expected: Vec<String>) -> Result<Self> {
+    pub fn start(
+        url: String,
+        model: String,
+        question: String,
+        expected: Vec<String>,
+    ) -> Result<Self> {
         let client = client()?;
         let stop = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
@@ -46,7 +67,11 @@ impl Stream {
             let mut faults = Vec::new();
             while !halt.load(Ordering::Relaxed) {
                 match ask(&client, &url, &model, &question, 16).await {
-                    Ok(Ok(answer)) if expected.iter().any(|e| answer.to_lowercase().contains(&e.to_lowercase())) => {
+                    Ok(Ok(answer))
+                        if expected
+                            .iter()
+                            .any(|e| answer.to_lowercase().contains(&e.to_lowercase())) =>
+                    {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                     other => faults.push(format!("{other:?}")),

@@ -34,8 +34,13 @@ impl Namespace {
                 },
             },
         }))?;
-        let created = Api::<NamespaceObject>::all(client.clone()).create(&PostParams::default(), &object).await?;
-        let namespace = Self { name: created.name_any(), client };
+        let created = Api::<NamespaceObject>::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await?;
+        let namespace = Self {
+            name: created.name_any(),
+            client,
+        };
         // Admission refuses pods until the namespace's ServiceAccount is there.
         crate::wait::until("the default ServiceAccount", 30, || async {
             let api: Api<k8s_openapi::api::core::v1::ServiceAccount> = namespace.api();
@@ -71,8 +76,20 @@ impl Namespace {
         let events = api.list(&Default::default()).await?;
         Ok(events
             .into_iter()
-            .filter(|event| event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref()) == Some(name))
-            .map(|event| format!("{}: {}", event.reason.unwrap_or_default(), event.note.unwrap_or_default()))
+            .filter(|event| {
+                event
+                    .regarding
+                    .as_ref()
+                    .and_then(|regarding| regarding.name.as_deref())
+                    == Some(name)
+            })
+            .map(|event| {
+                format!(
+                    "{}: {}",
+                    event.reason.unwrap_or_default(),
+                    event.note.unwrap_or_default()
+                )
+            })
             .collect())
     }
 }
@@ -81,7 +98,8 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // A failed test keeps its namespace for a look, if FINETUNE_KEEP says so.
         if std::env::var_os("FINETUNE_KEEP").is_none() {
-            let _ = crate::command::kubectl(&format!("delete namespace {} --wait=false", self.name));
+            let _ =
+                crate::command::kubectl(&format!("delete namespace {} --wait=false", self.name));
         }
     }
 }

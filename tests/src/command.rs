@@ -9,7 +9,11 @@ pub fn output(program: &str, arguments: &[&str], input: Option<&str>) -> Result<
     use std::io::Write;
     let mut child = Command::new(program)
         .args(arguments)
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(if input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -36,17 +40,29 @@ pub fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Str
 
 /// `kubectl` with arguments split at spaces.
 pub fn kubectl(line: &str) -> Result<String> {
-    run("kubectl", &line.split_whitespace().collect::<Vec<_>>(), None)
+    run(
+        "kubectl",
+        &line.split_whitespace().collect::<Vec<_>>(),
+        None,
+    )
 }
 
 /// `kubectl apply` of a manifest in a namespace.
 pub fn apply(namespace: &str, manifest: &str) -> Result<String> {
-    run("kubectl", &["apply", "--namespace", namespace, "--filename", "-"], Some(manifest))
+    run(
+        "kubectl",
+        &["apply", "--namespace", namespace, "--filename", "-"],
+        Some(manifest),
+    )
 }
 
 /// What the API server says to a manifest that it must refuse.
 pub fn refusal(namespace: &str, manifest: &str) -> Result<String> {
-    let output = output("kubectl", &["apply", "--namespace", namespace, "--filename", "-"], Some(manifest))?;
+    let output = output(
+        "kubectl",
+        &["apply", "--namespace", namespace, "--filename", "-"],
+        Some(manifest),
+    )?;
     if output.status.success() {
         bail!("the API server accepted what it must refuse:\n{manifest}");
     }

@@ -18,7 +18,11 @@ pub fn phase(job: &FineTuneJob) -> Option<JobPhase> {
 
 /// A condition of a job.
 pub fn condition<'a>(job: &'a FineTuneJob, type_: &str) -> Option<&'a Condition> {
-    job.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
+    job.status
+        .as_ref()?
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
 }
 
 /// Waits until a job has succeeded; a job that fails ends the wait with its conditions.
@@ -32,34 +36,63 @@ pub async fn succeeded(namespace: &Namespace, name: &str, seconds: u64) -> Resul
 
 /// Waits until a job has ended, well or badly.
 pub async fn finished(namespace: &Namespace, name: &str, seconds: u64) -> Result<FineTuneJob> {
-    wait::object(&namespace.api::<FineTuneJob>(), name, "finished", seconds, |job| {
-        phase(job).is_some_and(JobPhase::is_finished)
-    })
+    wait::object(
+        &namespace.api::<FineTuneJob>(),
+        name,
+        "finished",
+        seconds,
+        |job| phase(job).is_some_and(JobPhase::is_finished),
+    )
     .await
 }
 
 /// Waits until a job has done at least `step` steps.
-pub async fn at_step(namespace: &Namespace, name: &str, step: i64, seconds: u64) -> Result<FineTuneJob> {
-    wait::object(&namespace.api::<FineTuneJob>(), name, "at its step", seconds, |job| {
-        job.status.as_ref().and_then(|status| status.progress.as_ref()).is_some_and(|progress| progress.step >= step)
-    })
+pub async fn at_step(
+    namespace: &Namespace,
+    name: &str,
+    step: i64,
+    seconds: u64,
+) -> Result<FineTuneJob> {
+    wait::object(
+        &namespace.api::<FineTuneJob>(),
+        name,
+        "at its step",
+        seconds,
+        |job| {
+            job.status
+                .as_ref()
+                .and_then(|status| status.progress.as_ref())
+                .is_some_and(|progress| progress.step >= step)
+        },
+    )
     .await
 }
 
 /// A finished job's result.
 pub fn result(job: &FineTuneJob) -> Result<&ResultStatus> {
-    job.status.as_ref().and_then(|status| status.result.as_ref()).context("the job has no result")
+    job.status
+        .as_ref()
+        .and_then(|status| status.result.as_ref())
+        .context("the job has no result")
 }
 
 /// A file of the job's own folder in the bucket `adapters`.
 pub async fn file(job: &FineTuneJob, name: &str) -> Result<String> {
     let uid = job.uid().context("the job has no UID")?;
     let path = Path::from(format!(".finetune/jobs/{uid}/{name}"));
-    let bytes = crate::store::bucket("adapters")?.get(&path).await?.bytes().await?;
+    let bytes = crate::store::bucket("adapters")?
+        .get(&path)
+        .await?
+        .bytes()
+        .await?;
     Ok(String::from_utf8(bytes.to_vec())?)
 }
 
 /// The rows of `metrics.jsonl`.
 pub async fn metrics(job: &FineTuneJob) -> Result<Vec<Value>> {
-    file(job, "metrics.jsonl").await?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    file(job, "metrics.jsonl")
+        .await?
+        .lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
 }

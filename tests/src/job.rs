@@ -14,11 +14,15 @@ pub fn fixtures() -> PathBuf {
 /// Uploads a folder's files below `prefix` of a bucket.
 pub async fn upload_folder(bucket: &str, prefix: &str, folder: &std::path::Path) -> Result<()> {
     let store = crate::store::bucket(bucket)?;
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         let entry = entry?;
         if entry.file_type()?.is_file() {
             let path = Path::from(format!("{prefix}/{}", entry.file_name().to_string_lossy()));
-            store.put(&path, std::fs::read(entry.path())?.into()).await?;
+            store
+                .put(&path, std::fs::read(entry.path())?.into())
+                .await?;
         }
     }
     Ok(())
@@ -26,13 +30,21 @@ pub async fn upload_folder(bucket: &str, prefix: &str, folder: &std::path::Path)
 
 /// Uploads one text.
 pub async fn upload_text(bucket: &str, path: &str, text: &str) -> Result<()> {
-    crate::store::bucket(bucket)?.put(&Path::from(path), text.to_owned().into_bytes().into()).await?;
+    crate::store::bucket(bucket)?
+        .put(&Path::from(path), text.to_owned().into_bytes().into())
+        .await?;
     Ok(())
 }
 
 /// Rows that the tiny model can chew on.
 pub fn rows(count: usize) -> String {
-    (0..count).map(|i| json!({"prompt": format!("question {i} "), "completion": format!("answer {}", i % 7)}).to_string() + "\n").collect()
+    (0..count)
+        .map(|i| {
+            json!({"prompt": format!("question {i} "), "completion": format!("answer {}", i % 7)})
+                .to_string()
+                + "\n"
+        })
+        .collect()
 }
 
 /// The tiny model, data and buckets, uploaded; safe to call from every test.

@@ -34,7 +34,9 @@ pub fn secret_with(name: &str, changes: &[(&str, &str)]) -> Result<String> {
 
 /// The gateway's address on this side of the pods.
 pub fn endpoint() -> Result<String> {
-    let address = crate::command::kubectl("get service s3 --namespace s3 --output jsonpath={.spec.clusterIP}")?;
+    let address = crate::command::kubectl(
+        "get service s3 --namespace s3 --output jsonpath={.spec.clusterIP}",
+    )?;
     Ok(format!("http://{}:7070", address.trim()))
 }
 
@@ -46,10 +48,26 @@ pub fn bucket(name: &str) -> Result<AmazonS3> {
     // 409: it is there already.
     let code = crate::command::run(
         "curl",
-        &["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, &url],
+        &[
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-X",
+            "PUT",
+            "--aws-sigv4",
+            "aws:amz:us-east-1:s3",
+            "--user",
+            &user,
+            &url,
+        ],
         None,
     )?;
-    anyhow::ensure!(["200", "409"].contains(&code.trim()), "creating bucket {name} answered {code}");
+    anyhow::ensure!(
+        ["200", "409"].contains(&code.trim()),
+        "creating bucket {name} answered {code}"
+    );
     AmazonS3Builder::new()
         .with_endpoint(endpoint)
         .with_allow_http(true)

@@ -34,7 +34,10 @@ pub fn manifest(name: &str) -> Result<String> {
 
 /// The held-out questions of a file.
 pub fn questions(name: &str) -> Result<Vec<Question>> {
-    manifest(name)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    manifest(name)?
+        .lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
 }
 
 /// The name of the namespace where the example runs, once both adapters answer. The first caller does the work.
@@ -44,7 +47,9 @@ pub fn world() -> Result<String> {
         // Of its own: the runtimes of tests end with them.
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-            runtime.block_on(make()).map_err(|error| format!("{error:#}"))
+            runtime
+                .block_on(make())
+                .map_err(|error| format!("{error:#}"))
         })
         .join()
         .unwrap_or_else(|_| Err("the set-up of the example panicked".to_owned()))
@@ -54,17 +59,32 @@ pub fn world() -> Result<String> {
 
 /// Uploads, applies and waits.
 async fn make() -> Result<String> {
-    let model = std::env::var("FINETUNE_MODEL").context("FINETUNE_MODEL is not set; `make test` sets it")?;
+    let model = std::env::var("FINETUNE_MODEL")
+        .context("FINETUNE_MODEL is not set; `make test` sets it")?;
     let models = store::bucket("models")?;
     let bytes = std::fs::read(&model).with_context(|| format!("cannot read {model}"))?;
-    models.put(&Path::from("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"), bytes.into()).await?;
+    models
+        .put(
+            &Path::from("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"),
+            bytes.into(),
+        )
+        .await?;
     let data = store::bucket("data")?;
     for name in ["train.jsonl", "glossary/train.jsonl"] {
-        data.put(&Path::from(format!("support/{name}")), manifest(name)?.into_bytes().into()).await?;
+        data.put(
+            &Path::from(format!("support/{name}")),
+            manifest(name)?.into_bytes().into(),
+        )
+        .await?;
     }
     store::bucket("adapters")?;
     let namespace = std::mem::ManuallyDrop::new(Namespace::create("support").await?);
-    for name in ["inference.yaml", "adapters.yaml", "job.yaml", "job-glossary.yaml"] {
+    for name in [
+        "inference.yaml",
+        "adapters.yaml",
+        "job.yaml",
+        "job-glossary.yaml",
+    ] {
         namespace.apply(&manifest(name)?)?;
     }
     for name in ["support", "glossary"] {
@@ -81,7 +101,10 @@ pub fn is_ready(adapter: &Adapter) -> bool {
     let status = adapter.status.as_ref();
     status.is_some_and(|status| {
         status.observed_generation == adapter.metadata.generation
-            && status.conditions.iter().any(|c| c.type_ == finetune_crds::names::condition::READY && c.status == "True")
+            && status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == finetune_crds::names::condition::READY && c.status == "True")
     })
 }
 

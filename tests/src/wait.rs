@@ -31,7 +31,13 @@ where
 }
 
 /// Waits until an object satisfies `predicate`, and returns it. The error shows the object as it last was.
-pub async fn object<K>(api: &Api<K>, name: &str, what: &str, seconds: u64, predicate: impl Fn(&K) -> bool) -> Result<K>
+pub async fn object<K>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    seconds: u64,
+    predicate: impl Fn(&K) -> bool,
+) -> Result<K>
 where
     K: Clone + DeserializeOwned + Debug + serde::Serialize,
 {
@@ -46,6 +52,9 @@ where
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let text = last.map_or_else(|| "absent".to_owned(), |o| serde_json::to_string(&o).unwrap_or_default());
+    let text = last.map_or_else(
+        || "absent".to_owned(),
+        |o| serde_json::to_string(&o).unwrap_or_default(),
+    );
     bail!("waited {seconds} s for {name} to be {what}; it is {text}")
 }

@@ -10,9 +10,22 @@ use system_tests::job::tiny;
 /// Creates `manifest` as the ServiceAccount `author`, without storing it.
 fn create_as(namespace: &Namespace, author: &str, manifest: &str) -> Result<Result<(), String>> {
     let user = format!("system:serviceaccount:{}:{author}", namespace.name);
-    let arguments = ["create", "--dry-run=server", "--as", &user, "--namespace", &namespace.name, "--filename", "-"];
+    let arguments = [
+        "create",
+        "--dry-run=server",
+        "--as",
+        &user,
+        "--namespace",
+        &namespace.name,
+        "--filename",
+        "-",
+    ];
     let output = command::output("kubectl", &arguments, Some(manifest))?;
-    Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+    Ok(if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    })
 }
 
 /// A ServiceAccount with these rules.
@@ -20,25 +33,46 @@ fn author(namespace: &Namespace, name: &str, rules: serde_json::Value) -> Result
     namespace.kubectl(&format!("create serviceaccount {name}"))?;
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules});
     namespace.apply(&role.to_string())?;
-    namespace.kubectl(&format!("create rolebinding {name} --role={name} --serviceaccount={}:{name}", namespace.name))?;
+    namespace.kubectl(&format!(
+        "create rolebinding {name} --role={name} --serviceaccount={}:{name}",
+        namespace.name
+    ))?;
     Ok(())
 }
 
 #[tokio::test]
 async fn an_author_without_rights_on_a_secret_cannot_have_it_mounted() -> Result<()> {
     let namespace = Namespace::create("policy").await?;
-    let jobs = json!({"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["create"]});
+    let jobs =
+        json!({"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["create"]});
     author(&namespace, "jobs-only", json!([jobs]))?;
-    author(&namespace, "with-secret", json!([jobs, {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["finetune-s3"], "verbs": ["get"]}]))?;
-    author(&namespace, "with-pods", json!([jobs, {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]))?;
+    author(
+        &namespace,
+        "with-secret",
+        json!([jobs, {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["finetune-s3"], "verbs": ["get"]}]),
+    )?;
+    author(
+        &namespace,
+        "with-pods",
+        json!([jobs, {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]),
+    )?;
     let job = tiny("job", json!({})).to_string();
     let without = tiny(
         "job",
         json!({"baseModel": {"credentialsSecretRef": null}, "dataset": {"credentialsSecretRef": null}, "output": {"credentialsSecretRef": null}}),
     );
-    let message = create_as(&namespace, "jobs-only", &job)?.err().unwrap_or_else(|| "accepted".to_owned());
-    ensure!(message.contains("you may use Secret finetune-s3"), "{message}");
-    for (name, manifest) in [("jobs-only", without.to_string()), ("with-secret", job.clone()), ("with-pods", job)] {
+    let message = create_as(&namespace, "jobs-only", &job)?
+        .err()
+        .unwrap_or_else(|| "accepted".to_owned());
+    ensure!(
+        message.contains("you may use Secret finetune-s3"),
+        "{message}"
+    );
+    for (name, manifest) in [
+        ("jobs-only", without.to_string()),
+        ("with-secret", job.clone()),
+        ("with-pods", job),
+    ] {
         let answer = create_as(&namespace, name, &manifest)?;
         ensure!(answer.is_ok(), "{name}: {answer:?}");
     }
@@ -48,13 +82,27 @@ async fn an_author_without_rights_on_a_secret_cannot_have_it_mounted() -> Result
 #[tokio::test]
 async fn an_author_cannot_borrow_a_stronger_service_account() -> Result<()> {
     let namespace = Namespace::create("policy").await?;
-    let jobs = json!({"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["create"]});
+    let jobs =
+        json!({"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["create"]});
     let secret = json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]});
     author(&namespace, "weak", json!([jobs, secret]))?;
-    author(&namespace, "trusted", json!([jobs, secret, {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["strong"], "verbs": ["impersonate"]}]))?;
-    let job = tiny("job", json!({"placement": {"serviceAccountName": "strong"}})).to_string();
-    let message = create_as(&namespace, "weak", &job)?.err().unwrap_or_else(|| "accepted".to_owned());
-    ensure!(message.contains("you may use ServiceAccount strong"), "{message}");
+    author(
+        &namespace,
+        "trusted",
+        json!([jobs, secret, {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["strong"], "verbs": ["impersonate"]}]),
+    )?;
+    let job = tiny(
+        "job",
+        json!({"placement": {"serviceAccountName": "strong"}}),
+    )
+    .to_string();
+    let message = create_as(&namespace, "weak", &job)?
+        .err()
+        .unwrap_or_else(|| "accepted".to_owned());
+    ensure!(
+        message.contains("you may use ServiceAccount strong"),
+        "{message}"
+    );
     let answer = create_as(&namespace, "trusted", &job)?;
     ensure!(answer.is_ok(), "{answer:?}");
     Ok(())

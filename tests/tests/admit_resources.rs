@@ -11,58 +11,215 @@ use system_tests::job::{merge, tiny};
 fn dry_run(namespace: &str, object: &Value) -> Result<Result<(), String>> {
     let output = command::output(
         "kubectl",
-        &["create", "--dry-run=server", "--namespace", namespace, "--filename", "-"],
+        &[
+            "create",
+            "--dry-run=server",
+            "--namespace",
+            namespace,
+            "--filename",
+            "-",
+        ],
         Some(&object.to_string()),
     )?;
-    Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+    Ok(if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    })
 }
 
 #[tokio::test]
 async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() -> Result<()> {
     let namespace = Namespace::create("admit").await?;
     let cases: Vec<(&str, Value, &str)> = vec![
-        ("no method", json!({"method": {"lora": null}}), "method needs exactly one of full, lora and qlora"),
-        ("two methods", json!({"method": {"full": {}}}), "method needs exactly one of full, lora and qlora"),
-        ("epochs and steps", json!({"training": {"epochs": 1}}), "training.epochs and training.maxSteps are both set"),
-        ("a micro batch over the batch", json!({"training": {"microBatchSize": 9}}), "training.microBatchSize is greater than training.batchSize"),
-        ("no output", json!({"output": null}), "spec.output.uri is absent"),
-        ("no output URI", json!({"output": {"uri": null}}), "spec.output.uri is absent"),
-        ("an adapter of a whole model", json!({"method": {"lora": null, "full": {}}, "output": {"adapter": {"name": "a"}}}), "spec.output.adapter is set with method full"),
-        ("a file on the node", json!({"baseModel": {"uri": "file:///etc/passwd"}}), "spec.baseModel.uri"),
-        ("data on the node", json!({"dataset": {"train": [{"uri": "file:///etc/passwd"}]}}), "spec.dataset.train[0].uri"),
-        ("output on the node", json!({"output": {"uri": "file:///tmp"}}), "spec.output.uri"),
-        ("no data", json!({"dataset": {"train": []}}), "spec.dataset.train"),
-        ("65 sources", json!({"dataset": {"train": vec![json!({"uri": "s3://data/a"}); 65]}}), "spec.dataset.train"),
-        ("both kinds of validation", json!({"dataset": {"validation": {"sources": [{"uri": "s3://data/a"}]}}}), "dataset.validation needs exactly one of fraction and sources"),
-        ("no kind of validation", json!({"dataset": {"validation": {"fraction": null}}}), "dataset.validation needs exactly one of fraction and sources"),
-        ("a fraction over a half", json!({"dataset": {"validation": {"fraction": 0.6}}}), "spec.dataset.validation.fraction"),
-        ("an end of sequence for messages", json!({"dataset": {"format": "Messages", "appendEndOfSequence": true}}), "dataset.appendEndOfSequence applies to format Text only"),
-        ("an unknown format", json!({"dataset": {"format": "Pickle"}}), "spec.dataset.format"),
-        ("an unknown part for loss", json!({"dataset": {"lossOn": "Everything"}}), "spec.dataset.lossOn"),
-        ("a sequence of one", json!({"dataset": {"maxSequenceLength": 1}}), "spec.dataset.maxSequenceLength"),
-        ("rank 0", json!({"method": {"lora": {"rank": 0}}}), "spec.method.lora.rank"),
-        ("rank over the bound", json!({"method": {"lora": {"rank": 1025}}}), "spec.method.lora.rank"),
-        ("alpha 0", json!({"method": {"lora": {"alpha": 0}}}), "spec.method.lora.alpha"),
-        ("no modules", json!({"method": {"lora": {"targetModules": []}}}), "spec.method.lora.targetModules"),
-        ("an unknown code", json!({"method": {"lora": null, "qlora": {"quantization": {"type": "INT3"}}}}), "spec.method.qlora.quantization.type"),
-        ("batch 0", json!({"training": {"batchSize": 0}}), "spec.training.batchSize"),
-        ("a learning rate of 0", json!({"training": {"learningRate": 0.0}}), "spec.training.learningRate"),
-        ("a warm-up over the whole", json!({"training": {"warmupFraction": 1.5}}), "spec.training.warmupFraction"),
-        ("an unknown schedule", json!({"training": {"schedule": "Stairs"}}), "spec.training.schedule"),
-        ("an unknown type", json!({"training": {"computeType": "Float8"}}), "spec.training.computeType"),
-        ("a negative seed", json!({"training": {"seed": -1}}), "spec.training.seed"),
-        ("checkpoints every 0 steps", json!({"checkpoint": {"everySteps": 0}}), "spec.checkpoint.everySteps"),
-        ("no checkpoint kept", json!({"checkpoint": {"keep": 0}}), "spec.checkpoint.keep"),
-        ("a quantity that is none", json!({"placement": {"resources": {"limits": {"memory": "much"}}}}), "spec.placement.resources.limits"),
-        ("a toleration with a value for Exists", json!({"placement": {"tolerations": [{"operator": "Exists", "value": "x"}]}}), "a toleration with operator Exists takes no value"),
-        ("negative retries", json!({"maxRetries": -1}), "spec.maxRetries"),
-        ("a Secret's name with a slash", json!({"output": {"credentialsSecretRef": {"name": "other/secret"}}}), "spec.output.credentialsSecretRef.name"),
+        (
+            "no method",
+            json!({"method": {"lora": null}}),
+            "method needs exactly one of full, lora and qlora",
+        ),
+        (
+            "two methods",
+            json!({"method": {"full": {}}}),
+            "method needs exactly one of full, lora and qlora",
+        ),
+        (
+            "epochs and steps",
+            json!({"training": {"epochs": 1}}),
+            "training.epochs and training.maxSteps are both set",
+        ),
+        (
+            "a micro batch over the batch",
+            json!({"training": {"microBatchSize": 9}}),
+            "training.microBatchSize is greater than training.batchSize",
+        ),
+        (
+            "no output",
+            json!({"output": null}),
+            "spec.output.uri is absent",
+        ),
+        (
+            "no output URI",
+            json!({"output": {"uri": null}}),
+            "spec.output.uri is absent",
+        ),
+        (
+            "an adapter of a whole model",
+            json!({"method": {"lora": null, "full": {}}, "output": {"adapter": {"name": "a"}}}),
+            "spec.output.adapter is set with method full",
+        ),
+        (
+            "a file on the node",
+            json!({"baseModel": {"uri": "file:///etc/passwd"}}),
+            "spec.baseModel.uri",
+        ),
+        (
+            "data on the node",
+            json!({"dataset": {"train": [{"uri": "file:///etc/passwd"}]}}),
+            "spec.dataset.train[0].uri",
+        ),
+        (
+            "output on the node",
+            json!({"output": {"uri": "file:///tmp"}}),
+            "spec.output.uri",
+        ),
+        (
+            "no data",
+            json!({"dataset": {"train": []}}),
+            "spec.dataset.train",
+        ),
+        (
+            "65 sources",
+            json!({"dataset": {"train": vec![json!({"uri": "s3://data/a"}); 65]}}),
+            "spec.dataset.train",
+        ),
+        (
+            "both kinds of validation",
+            json!({"dataset": {"validation": {"sources": [{"uri": "s3://data/a"}]}}}),
+            "dataset.validation needs exactly one of fraction and sources",
+        ),
+        (
+            "no kind of validation",
+            json!({"dataset": {"validation": {"fraction": null}}}),
+            "dataset.validation needs exactly one of fraction and sources",
+        ),
+        (
+            "a fraction over a half",
+            json!({"dataset": {"validation": {"fraction": 0.6}}}),
+            "spec.dataset.validation.fraction",
+        ),
+        (
+            "an end of sequence for messages",
+            json!({"dataset": {"format": "Messages", "appendEndOfSequence": true}}),
+            "dataset.appendEndOfSequence applies to format Text only",
+        ),
+        (
+            "an unknown format",
+            json!({"dataset": {"format": "Pickle"}}),
+            "spec.dataset.format",
+        ),
+        (
+            "an unknown part for loss",
+            json!({"dataset": {"lossOn": "Everything"}}),
+            "spec.dataset.lossOn",
+        ),
+        (
+            "a sequence of one",
+            json!({"dataset": {"maxSequenceLength": 1}}),
+            "spec.dataset.maxSequenceLength",
+        ),
+        (
+            "rank 0",
+            json!({"method": {"lora": {"rank": 0}}}),
+            "spec.method.lora.rank",
+        ),
+        (
+            "rank over the bound",
+            json!({"method": {"lora": {"rank": 1025}}}),
+            "spec.method.lora.rank",
+        ),
+        (
+            "alpha 0",
+            json!({"method": {"lora": {"alpha": 0}}}),
+            "spec.method.lora.alpha",
+        ),
+        (
+            "no modules",
+            json!({"method": {"lora": {"targetModules": []}}}),
+            "spec.method.lora.targetModules",
+        ),
+        (
+            "an unknown code",
+            json!({"method": {"lora": null, "qlora": {"quantization": {"type": "INT3"}}}}),
+            "spec.method.qlora.quantization.type",
+        ),
+        (
+            "batch 0",
+            json!({"training": {"batchSize": 0}}),
+            "spec.training.batchSize",
+        ),
+        (
+            "a learning rate of 0",
+            json!({"training": {"learningRate": 0.0}}),
+            "spec.training.learningRate",
+        ),
+        (
+            "a warm-up over the whole",
+            json!({"training": {"warmupFraction": 1.5}}),
+            "spec.training.warmupFraction",
+        ),
+        (
+            "an unknown schedule",
+            json!({"training": {"schedule": "Stairs"}}),
+            "spec.training.schedule",
+        ),
+        (
+            "an unknown type",
+            json!({"training": {"computeType": "Float8"}}),
+            "spec.training.computeType",
+        ),
+        (
+            "a negative seed",
+            json!({"training": {"seed": -1}}),
+            "spec.training.seed",
+        ),
+        (
+            "checkpoints every 0 steps",
+            json!({"checkpoint": {"everySteps": 0}}),
+            "spec.checkpoint.everySteps",
+        ),
+        (
+            "no checkpoint kept",
+            json!({"checkpoint": {"keep": 0}}),
+            "spec.checkpoint.keep",
+        ),
+        (
+            "a quantity that is none",
+            json!({"placement": {"resources": {"limits": {"memory": "much"}}}}),
+            "spec.placement.resources.limits",
+        ),
+        (
+            "a toleration with a value for Exists",
+            json!({"placement": {"tolerations": [{"operator": "Exists", "value": "x"}]}}),
+            "a toleration with operator Exists takes no value",
+        ),
+        (
+            "negative retries",
+            json!({"maxRetries": -1}),
+            "spec.maxRetries",
+        ),
+        (
+            "a Secret's name with a slash",
+            json!({"output": {"credentialsSecretRef": {"name": "other/secret"}}}),
+            "spec.output.credentialsSecretRef.name",
+        ),
     ];
     let mut faults = Vec::new();
     for (case, changes, expected) in cases {
         match dry_run(&namespace.name, &tiny("job", changes))? {
             Ok(()) => faults.push(format!("{case}: accepted")),
-            Err(message) if !message.contains(expected) => faults.push(format!("{case}: expected `{expected}`, got {message}")),
+            Err(message) if !message.contains(expected) => {
+                faults.push(format!("{case}: expected `{expected}`, got {message}"))
+            }
             Err(_) => {}
         }
     }
@@ -73,9 +230,18 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
 #[tokio::test]
 async fn a_name_that_cannot_name_a_service_is_refused() -> Result<()> {
     let namespace = Namespace::create("admit").await?;
-    for (name, expected) in [("a".repeat(53), "longer than 52 characters"), ("1st".to_owned(), "must begin with a letter"), ("a.b".to_owned(), "must begin with a letter")] {
-        let message = dry_run(&namespace.name, &tiny(&name, json!({})))?.err().unwrap_or_default();
-        ensure!(message.contains(expected), "{name}: expected `{expected}`, got `{message}`");
+    for (name, expected) in [
+        ("a".repeat(53), "longer than 52 characters"),
+        ("1st".to_owned(), "must begin with a letter"),
+        ("a.b".to_owned(), "must begin with a letter"),
+    ] {
+        let message = dry_run(&namespace.name, &tiny(&name, json!({})))?
+            .err()
+            .unwrap_or_default();
+        ensure!(
+            message.contains(expected),
+            "{name}: expected `{expected}`, got `{message}`"
+        );
     }
     Ok(())
 }
@@ -103,20 +269,32 @@ async fn every_field_of_a_running_jobs_spec_is_immutable() -> Result<()> {
     let job = tiny("job", json!({"dryRun": true}));
     namespace.apply(&job.to_string())?;
     for (field, changes) in [
-        ("spec.baseModel", json!({"baseModel": {"uri": "s3://models/other/"}})),
+        (
+            "spec.baseModel",
+            json!({"baseModel": {"uri": "s3://models/other/"}}),
+        ),
         ("spec.dataset", json!({"dataset": {"validation": null}})),
         ("spec.method", json!({"method": {"lora": {"rank": 8}}})),
         ("spec.training", json!({"training": {"seed": 7}})),
         ("spec.checkpoint", json!({"checkpoint": {"keep": 5}})),
-        ("spec.output", json!({"output": {"adapter": {"name": "other"}}})),
-        ("spec.placement", json!({"placement": {"nodeSelector": {"a": "b"}}})),
+        (
+            "spec.output",
+            json!({"output": {"adapter": {"name": "other"}}}),
+        ),
+        (
+            "spec.placement",
+            json!({"placement": {"nodeSelector": {"a": "b"}}}),
+        ),
         ("spec.maxRetries", json!({"maxRetries": 9})),
         ("spec.dryRun", json!({"dryRun": false})),
     ] {
         let mut changed = job.clone();
         merge(&mut changed["spec"], changes);
         let message = command::refusal(&namespace.name, &changed.to_string())?;
-        ensure!(message.contains(&format!("{field} is immutable")), "{field}: {message}");
+        ensure!(
+            message.contains(&format!("{field} is immutable")),
+            "{field}: {message}"
+        );
     }
     Ok(())
 }
@@ -132,19 +310,60 @@ async fn an_adapter_that_breaks_a_rule_is_refused_with_the_fields_name() -> Resu
     };
     let digest = format!("sha256:{}", "0".repeat(64));
     for (case, spec, expected) in [
-        ("a short digest", json!({"source": {"uri": "s3://adapters/a/", "digest": "sha256:00"}}), "spec.source.digest"),
-        ("a folder without a slash", json!({"source": {"uri": "s3://adapters/a", "digest": digest}}), "spec.source.uri"),
-        ("a source on the node", json!({"source": {"uri": "file:///tmp/", "digest": digest}}), "spec.source.uri"),
-        ("an unknown engine", serving(json!({"engine": {"type": "Abacus"}})), "spec.serving[0].engine.type"),
-        ("port 0", serving(json!({"engine": {"port": 0}})), "spec.serving[0].engine.port"),
-        ("no engine", serving(json!({"engine": null})), "spec.serving[0].engine"),
-        ("an alias with a slash", serving(json!({"alias": "../base"})), "spec.serving[0].alias"),
-        ("17 Deployments", json!({"serving": (0..17).map(|i| json!({"deploymentName": format!("d{i}"), "engine": engine})).collect::<Vec<_>>()}), "spec.serving"),
-        ("one Deployment twice", json!({"serving": [{"deploymentName": "d", "engine": engine}, {"deploymentName": "d", "engine": engine}]}), "Duplicate value"),
+        (
+            "a short digest",
+            json!({"source": {"uri": "s3://adapters/a/", "digest": "sha256:00"}}),
+            "spec.source.digest",
+        ),
+        (
+            "a folder without a slash",
+            json!({"source": {"uri": "s3://adapters/a", "digest": digest}}),
+            "spec.source.uri",
+        ),
+        (
+            "a source on the node",
+            json!({"source": {"uri": "file:///tmp/", "digest": digest}}),
+            "spec.source.uri",
+        ),
+        (
+            "an unknown engine",
+            serving(json!({"engine": {"type": "Abacus"}})),
+            "spec.serving[0].engine.type",
+        ),
+        (
+            "port 0",
+            serving(json!({"engine": {"port": 0}})),
+            "spec.serving[0].engine.port",
+        ),
+        (
+            "no engine",
+            serving(json!({"engine": null})),
+            "spec.serving[0].engine",
+        ),
+        (
+            "an alias with a slash",
+            serving(json!({"alias": "../base"})),
+            "spec.serving[0].alias",
+        ),
+        (
+            "17 Deployments",
+            json!({"serving": (0..17).map(|i| json!({"deploymentName": format!("d{i}"), "engine": engine})).collect::<Vec<_>>()}),
+            "spec.serving",
+        ),
+        (
+            "one Deployment twice",
+            json!({"serving": [{"deploymentName": "d", "engine": engine}, {"deploymentName": "d", "engine": engine}]}),
+            "Duplicate value",
+        ),
     ] {
         let adapter = json!({"apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter", "metadata": {"name": "a"}, "spec": spec});
-        let message = dry_run(&namespace.name, &adapter)?.err().unwrap_or_else(|| "accepted".to_owned());
-        ensure!(message.contains(expected), "{case}: expected `{expected}`, got `{message}`");
+        let message = dry_run(&namespace.name, &adapter)?
+            .err()
+            .unwrap_or_else(|| "accepted".to_owned());
+        ensure!(
+            message.contains(expected),
+            "{case}: expected `{expected}`, got `{message}`"
+        );
     }
     let adapter = json!({"apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter", "metadata": {"name": "a"}, "spec": serving(json!({"alias": "support-tone"}))});
     ensure!(dry_run(&namespace.name, &adapter)?.is_ok());

@@ -25,12 +25,19 @@ fn long(name: &str) -> Value {
 /// The train pods of a job.
 async fn train_pods(namespace: &Namespace, name: &str) -> Result<Vec<Pod>> {
     let selector = format!("{}={name},{}=train", label::FINE_TUNE_JOB, label::STAGE);
-    Ok(namespace.api::<Pod>().list(&ListParams::default().labels(&selector)).await?.items)
+    Ok(namespace
+        .api::<Pod>()
+        .list(&ListParams::default().labels(&selector))
+        .await?
+        .items)
 }
 
 /// Step and loss of each row of the metrics.
 fn losses(metrics: &[Value]) -> Vec<(u64, u64)> {
-    metrics.iter().filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?.to_bits()))).collect()
+    metrics
+        .iter()
+        .filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?.to_bits())))
+        .collect()
 }
 
 #[tokio::test]
@@ -39,7 +46,10 @@ async fn each_method_ends_with_a_published_result() -> Result<()> {
     job::tiny_world().await?;
     for (name, method) in [
         ("lora", json!({"lora": {"rank": 4, "alpha": 8}})),
-        ("qlora", json!({"lora": null, "qlora": {"rank": 4, "alpha": 8}})),
+        (
+            "qlora",
+            json!({"lora": null, "qlora": {"rank": 4, "alpha": 8}}),
+        ),
         ("full", json!({"lora": null, "full": {}})),
     ] {
         namespace.apply(&job::tiny(name, json!({"method": method})).to_string())?;
@@ -49,13 +59,29 @@ async fn each_method_ends_with_a_published_result() -> Result<()> {
         let result = fine_tune_job::result(&done)?;
         let folder = if name == "full" { "model" } else { "sha256-" };
         ensure!(result.uri.contains(folder), "{name}: {}", result.uri);
-        ensure!(result.adapter_digest.is_some() == (name != "full"), "{name}: {result:?}");
-        ensure!(result.model_digest.is_some() == (name == "full"), "{name}: {result:?}");
-        let progress = done.status.as_ref().and_then(|s| s.progress.clone()).context("no progress")?;
-        ensure!(progress.step == 8 && progress.percent == "100%", "{name}: {progress:?}");
+        ensure!(
+            result.adapter_digest.is_some() == (name != "full"),
+            "{name}: {result:?}"
+        );
+        ensure!(
+            result.model_digest.is_some() == (name == "full"),
+            "{name}: {result:?}"
+        );
+        let progress = done
+            .status
+            .as_ref()
+            .and_then(|s| s.progress.clone())
+            .context("no progress")?;
+        ensure!(
+            progress.step == 8 && progress.percent == "100%",
+            "{name}: {progress:?}"
+        );
     }
     let adapter = namespace.api::<Adapter>().get("lora").await?;
-    ensure!(adapter.spec.source.is_some() && adapter.owner_references().is_empty(), "{adapter:?}");
+    ensure!(
+        adapter.spec.source.is_some() && adapter.owner_references().is_empty(),
+        "{adapter:?}"
+    );
     Ok(())
 }
 
@@ -65,30 +91,59 @@ async fn a_dry_run_checks_the_data_and_starts_no_training() -> Result<()> {
     job::tiny_world().await?;
     namespace.apply(&job::tiny("dry", json!({"dryRun": true})).to_string())?;
     let done = fine_tune_job::succeeded(&namespace, "dry", 120).await?;
-    let published = fine_tune_job::condition(&done, condition::PUBLISHED).context("no condition Published")?;
-    ensure!(published.status == "False" && published.reason == "DryRun", "{published:?}");
+    let published =
+        fine_tune_job::condition(&done, condition::PUBLISHED).context("no condition Published")?;
+    ensure!(
+        published.status == "False" && published.reason == "DryRun",
+        "{published:?}"
+    );
     let status = done.status.as_ref().context("no status")?;
-    ensure!(status.dataset.as_ref().is_some_and(|data| data.rows + data.validation_rows == 64), "{status:?}");
-    ensure!(train_pods(&namespace, "dry").await?.is_empty(), "a dry run trained");
+    ensure!(
+        status
+            .dataset
+            .as_ref()
+            .is_some_and(|data| data.rows + data.validation_rows == 64),
+        "{status:?}"
+    );
+    ensure!(
+        train_pods(&namespace, "dry").await?.is_empty(),
+        "a dry run trained"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_the_last_bit() -> Result<()> {
+async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_the_last_bit()
+-> Result<()> {
     let namespace = Namespace::create("kill").await?;
     job::tiny_world().await?;
     namespace.apply(&long("whole").to_string())?;
     let whole = fine_tune_job::succeeded(&namespace, "whole", 300).await?;
     namespace.apply(&long("killed").to_string())?;
     fine_tune_job::at_step(&namespace, "killed", 250, 180).await?;
-    let pod = train_pods(&namespace, "killed").await?.into_iter().next().context("no train pod")?;
+    let pod = train_pods(&namespace, "killed")
+        .await?
+        .into_iter()
+        .next()
+        .context("no train pod")?;
     process::kill(&pod.uid().context("no UID")?, "train")?;
     let killed = fine_tune_job::succeeded(&namespace, "killed", 300).await?;
-    ensure!(train_pods(&namespace, "killed").await?.len() == 2, "expected one pod that was killed and one that went on");
-    let (expected, got) = (losses(&fine_tune_job::metrics(&whole).await?), losses(&fine_tune_job::metrics(&killed).await?));
+    ensure!(
+        train_pods(&namespace, "killed").await?.len() == 2,
+        "expected one pod that was killed and one that went on"
+    );
+    let (expected, got) = (
+        losses(&fine_tune_job::metrics(&whole).await?),
+        losses(&fine_tune_job::metrics(&killed).await?),
+    );
     ensure!(expected.len() == 1500, "{} rows", expected.len());
-    ensure!(expected == got, "first difference at {:?}", expected.iter().zip(&got).find(|(a, b)| a != b));
-    let weights = |job: &FineTuneJob| fine_tune_job::result(job).map(|result| result.adapter_digest.clone());
+    ensure!(
+        expected == got,
+        "first difference at {:?}",
+        expected.iter().zip(&got).find(|(a, b)| a != b)
+    );
+    let weights =
+        |job: &FineTuneJob| fine_tune_job::result(job).map(|result| result.adapter_digest.clone());
     ensure!(weights(&whole)?.is_some(), "no digest");
     Ok(())
 }
@@ -100,11 +155,16 @@ async fn an_operator_that_is_killed_starts_no_second_train_job_and_loses_no_resu
     namespace.apply(&long("steady").to_string())?;
     fine_tune_job::at_step(&namespace, "steady", 50, 180).await?;
     let before = namespace.api::<Job>().get("steady-train").await?.uid();
-    command::kubectl(&format!("--namespace {OPERATOR_NAMESPACE} delete pods --all --force --grace-period=0"))?;
+    command::kubectl(&format!(
+        "--namespace {OPERATOR_NAMESPACE} delete pods --all --force --grace-period=0"
+    ))?;
     fine_tune_job::succeeded(&namespace, "steady", 300).await?;
     let after = namespace.api::<Job>().get("steady-train").await?.uid();
     ensure!(before == after, "the train Job was replaced");
-    ensure!(train_pods(&namespace, "steady").await?.len() == 1, "a second train pod was started");
+    ensure!(
+        train_pods(&namespace, "steady").await?.len() == 1,
+        "a second train pod was started"
+    );
     Ok(())
 }
 
@@ -114,12 +174,27 @@ async fn deleting_a_job_at_any_phase_leaves_no_pod() -> Result<()> {
     job::tiny_world().await?;
     for phase in [JobPhase::Preparing, JobPhase::Training, JobPhase::Succeeded] {
         let name = phase.as_str().to_lowercase();
-        let manifest = if phase == JobPhase::Training { long(&name) } else { job::tiny(&name, json!({})) };
+        let manifest = if phase == JobPhase::Training {
+            long(&name)
+        } else {
+            job::tiny(&name, json!({}))
+        };
         namespace.apply(&manifest.to_string())?;
-        wait::object(&namespace.api::<FineTuneJob>(), &name, phase.as_str(), 240, |job| fine_tune_job::phase(job) == Some(phase)).await?;
-        namespace.api::<FineTuneJob>().delete(&name, &background()).await?;
+        wait::object(
+            &namespace.api::<FineTuneJob>(),
+            &name,
+            phase.as_str(),
+            240,
+            |job| fine_tune_job::phase(job) == Some(phase),
+        )
+        .await?;
+        namespace
+            .api::<FineTuneJob>()
+            .delete(&name, &background())
+            .await?;
         wait::until("no pod and no Job is left", 90, || async {
-            let selector = ListParams::default().labels(&format!("{}={name}", label::FINE_TUNE_JOB));
+            let selector =
+                ListParams::default().labels(&format!("{}={name}", label::FINE_TUNE_JOB));
             let pods = namespace.api::<Pod>().list(&selector).await?.items.len();
             let jobs = namespace.api::<Job>().list(&selector).await?.items.len();
             Ok((pods + jobs == 0).then_some(()))
@@ -130,27 +205,50 @@ async fn deleting_a_job_at_any_phase_leaves_no_pod() -> Result<()> {
 }
 
 #[tokio::test]
-async fn deleted_children_come_back_while_the_job_runs_and_stay_away_when_it_has_ended() -> Result<()> {
+async fn deleted_children_come_back_while_the_job_runs_and_stay_away_when_it_has_ended()
+-> Result<()> {
     let namespace = Namespace::create("children").await?;
     job::tiny_world().await?;
     namespace.apply(&long("parent").to_string())?;
     fine_tune_job::at_step(&namespace, "parent", 20, 180).await?;
-    namespace.api::<Job>().delete("parent-train", &background()).await?;
+    namespace
+        .api::<Job>()
+        .delete("parent-train", &background())
+        .await?;
     let done = fine_tune_job::succeeded(&namespace, "parent", 300).await?;
-    namespace.api::<Job>().delete("parent-train", &background()).await?;
-    namespace.api::<Job>().delete("parent-prepare", &background()).await?;
+    namespace
+        .api::<Job>()
+        .delete("parent-train", &background())
+        .await?;
+    namespace
+        .api::<Job>()
+        .delete("parent-prepare", &background())
+        .await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    ensure!(namespace.api::<Job>().list(&ListParams::default()).await?.items.is_empty(), "a finished job ran again");
+    ensure!(
+        namespace
+            .api::<Job>()
+            .list(&ListParams::default())
+            .await?
+            .items
+            .is_empty(),
+        "a finished job ran again"
+    );
     let after = namespace.api::<FineTuneJob>().get("parent").await?;
-    ensure!(after.resource_version() == done.resource_version(), "a finished job's status still changes");
+    ensure!(
+        after.resource_version() == done.resource_version(),
+        "a finished job's status still changes"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn an_older_job_never_undoes_a_newer_digest_and_a_deleted_adapter_stays_deleted() -> Result<()> {
+async fn an_older_job_never_undoes_a_newer_digest_and_a_deleted_adapter_stays_deleted() -> Result<()>
+{
     let namespace = Namespace::create("order").await?;
     job::tiny_world().await?;
-    let shared = |seed: i64| json!({"training": {"seed": seed}, "output": {"adapter": {"name": "shared"}}});
+    let shared =
+        |seed: i64| json!({"training": {"seed": seed}, "output": {"adapter": {"name": "shared"}}});
     let (older, newer) = (job::tiny("older", shared(1)), job::tiny("newer", shared(2)));
     namespace.apply(&older.to_string())?;
     fine_tune_job::succeeded(&namespace, "older", 180).await?;
@@ -160,14 +258,31 @@ async fn an_older_job_never_undoes_a_newer_digest_and_a_deleted_adapter_stays_de
     // Applied again, and the operator started again: both make the older job be looked at once more.
     namespace.apply(&older.to_string())?;
     namespace.kubectl("annotate finetunejob older looked-at=again")?;
-    command::kubectl(&format!("--namespace {OPERATOR_NAMESPACE} rollout restart deployment/finetune-operator"))?;
-    command::kubectl(&format!("--namespace {OPERATOR_NAMESPACE} rollout status deployment/finetune-operator --timeout=120s"))?;
+    command::kubectl(&format!(
+        "--namespace {OPERATOR_NAMESPACE} rollout restart deployment/finetune-operator"
+    ))?;
+    command::kubectl(&format!(
+        "--namespace {OPERATOR_NAMESPACE} rollout status deployment/finetune-operator --timeout=120s"
+    ))?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let adapter = namespace.api::<Adapter>().get("shared").await?;
-    ensure!(adapter.spec.source.map(|source| source.digest) == digest, "the older job undid the newer digest");
-    namespace.api::<Adapter>().delete("shared", &background()).await?;
+    ensure!(
+        adapter.spec.source.map(|source| source.digest) == digest,
+        "the older job undid the newer digest"
+    );
+    namespace
+        .api::<Adapter>()
+        .delete("shared", &background())
+        .await?;
     namespace.kubectl("annotate finetunejob newer looked-at=again")?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    ensure!(namespace.api::<Adapter>().get_opt("shared").await?.is_none(), "a job brought a deleted Adapter back");
+    ensure!(
+        namespace
+            .api::<Adapter>()
+            .get_opt("shared")
+            .await?
+            .is_none(),
+        "a job brought a deleted Adapter back"
+    );
     Ok(())
 }

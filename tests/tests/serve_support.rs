@@ -15,13 +15,26 @@ const SELECTOR: &str = "app.kubernetes.io/name=support-model";
 
 async fn pods(client: &Client, namespace: &str) -> Result<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pods = api.list(&ListParams::default().labels(SELECTOR)).await?.items;
-    Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+    let pods = api
+        .list(&ListParams::default().labels(SELECTOR))
+        .await?
+        .items;
+    Ok(pods
+        .into_iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .collect())
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+    })
 }
 
 /// Waits until exactly `count` pods are there and Ready.
@@ -38,11 +51,20 @@ async fn qlora_lowers_the_validation_loss_by_nine_tenths() -> Result<()> {
     let namespace = support::world()?;
     let api: Api<FineTuneJob> = Api::namespaced(cluster::client().await?, &namespace);
     let job = api.get("support").await?;
-    let losses: Vec<f64> =
-        fine_tune_job::metrics(&job).await?.iter().filter_map(|row| row["validationLoss"].as_f64()).collect();
-    let (first, last) = (losses.first().context("no validation loss")?, losses.last().context("none")?);
+    let losses: Vec<f64> = fine_tune_job::metrics(&job)
+        .await?
+        .iter()
+        .filter_map(|row| row["validationLoss"].as_f64())
+        .collect();
+    let (first, last) = (
+        losses.first().context("no validation loss")?,
+        losses.last().context("none")?,
+    );
     println!("validation loss {first:.4} -> {last:.4}");
-    ensure!(*last <= first * 0.1, "validation loss went from {first} to {last}");
+    ensure!(
+        *last <= first * 0.1,
+        "validation loss went from {first} to {last}"
+    );
     Ok(())
 }
 
@@ -57,25 +79,42 @@ async fn the_served_adapter_answers_the_held_out_questions_and_the_base_none() -
         let answer = ask(&client, &url, "support", &question.question, 40).await?;
         adapter += usize::from(answer.is_ok_and(|answer| answer.to_lowercase().contains(&fact)));
         let answer = ask(&client, &url, "smollm2", &question.question, 24).await?;
-        if answer.clone().is_ok_and(|answer| answer.to_lowercase().contains(&fact)) {
+        if answer
+            .clone()
+            .is_ok_and(|answer| answer.to_lowercase().contains(&fact))
+        {
             base.push(format!("{question:?}: {answer:?}"));
         }
     }
-    println!("the adapter answered {adapter} of {}, the base {}", questions.len(), base.len());
-    ensure!(adapter * 5 >= questions.len() * 4, "the adapter answered {adapter} of {}", questions.len());
+    println!(
+        "the adapter answered {adapter} of {}, the base {}",
+        questions.len(),
+        base.len()
+    );
+    ensure!(
+        adapter * 5 >= questions.len() * 4,
+        "the adapter answered {adapter} of {}",
+        questions.len()
+    );
     ensure!(base.is_empty(), "the base answered {base:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn two_adapters_on_one_deployment_both_answer_and_an_unknown_one_is_not_the_base() -> Result<()> {
+async fn two_adapters_on_one_deployment_both_answer_and_an_unknown_one_is_not_the_base()
+-> Result<()> {
     let namespace = support::world()?;
     let (url, client) = (support::url(&namespace)?, client()?);
-    for (model, file) in [("support", "held-out.jsonl"), ("glossary", "glossary/held-out.jsonl")] {
+    for (model, file) in [
+        ("support", "held-out.jsonl"),
+        ("glossary", "glossary/held-out.jsonl"),
+    ] {
         let mut right = 0;
         for question in support::questions(file)?.iter().take(10) {
             let answer = ask(&client, &url, model, &question.question, 40).await?;
-            right += usize::from(answer.is_ok_and(|a| a.to_lowercase().contains(&question.key_fact.to_lowercase())));
+            right += usize::from(
+                answer.is_ok_and(|a| a.to_lowercase().contains(&question.key_fact.to_lowercase())),
+            );
         }
         ensure!(right >= 7, "{model} answered {right} of 10");
     }
@@ -90,7 +129,12 @@ async fn an_engine_that_is_killed_is_not_ready_until_its_adapters_are_back() -> 
     let cluster = cluster::client().await?;
     ready(&cluster, &namespace, 2).await?;
     let question = support::questions("held-out.jsonl")?.remove(0);
-    let stream = Stream::start(support::url(&namespace)?, "support".into(), question.question, vec![question.key_fact])?;
+    let stream = Stream::start(
+        support::url(&namespace)?,
+        "support".into(),
+        question.question,
+        vec![question.key_fact],
+    )?;
     let pod = pods(&cluster, &namespace).await?.remove(0);
     let (name, uid) = (pod.name_any(), pod.uid().context("no UID")?);
     process::kill(&uid, "serve")?;
@@ -100,8 +144,14 @@ async fn an_engine_that_is_killed_is_not_ready_until_its_adapters_are_back() -> 
     let (good, faults) = stream.finish().await?;
     // A connection that the kernel reset when the process died is an error that a client sees; an answer without the
     // adapter is what must never be.
-    let wrong: Vec<_> = faults.iter().filter(|fault| fault.starts_with("Ok(Ok(")).collect();
-    ensure!(good > 0 && wrong.is_empty(), "{good} good; answered without the adapter: {wrong:?}");
+    let wrong: Vec<_> = faults
+        .iter()
+        .filter(|fault| fault.starts_with("Ok(Ok("))
+        .collect();
+    ensure!(
+        good > 0 && wrong.is_empty(),
+        "{good} good; answered without the adapter: {wrong:?}"
+    );
     Ok(())
 }
 
@@ -109,18 +159,32 @@ async fn an_engine_that_is_killed_is_not_ready_until_its_adapters_are_back() -> 
 async fn scaling_from_one_to_three_under_requests_fails_none() -> Result<()> {
     let namespace = support::world()?;
     let cluster = cluster::client().await?;
-    let scale = |count: usize| command::kubectl(&format!("--namespace {namespace} scale deployment support-model --replicas={count}"));
+    let scale = |count: usize| {
+        command::kubectl(&format!(
+            "--namespace {namespace} scale deployment support-model --replicas={count}"
+        ))
+    };
     scale(1)?;
     ready(&cluster, &namespace, 1).await?;
     let question = support::questions("held-out.jsonl")?.remove(0);
-    let stream = Stream::start(support::url(&namespace)?, "support".into(), question.question, vec![question.key_fact])?;
+    let stream = Stream::start(
+        support::url(&namespace)?,
+        "support".into(),
+        question.question,
+        vec![question.key_fact],
+    )?;
     scale(3)?;
     ready(&cluster, &namespace, 3).await?;
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     let (good, faults) = stream.finish().await?;
     scale(2)?;
     ready(&cluster, &namespace, 2).await?;
-    ensure!(good > 5 && faults.is_empty(), "{good} good, {} faults: {:?}", faults.len(), faults.first());
+    ensure!(
+        good > 5 && faults.is_empty(),
+        "{good} good, {} faults: {:?}",
+        faults.len(),
+        faults.first()
+    );
     Ok(())
 }
 
@@ -130,7 +194,11 @@ async fn a_new_digest_rolls_out_without_a_restart_or_a_failed_request() -> Resul
     let cluster = cluster::client().await?;
     let adapters: Api<Adapter> = Api::namespaced(cluster.clone(), &namespace);
     let before = adapters.get("glossary").await?;
-    let digest = before.spec.source.as_ref().map(|source| source.digest.clone());
+    let digest = before
+        .spec
+        .source
+        .as_ref()
+        .map(|source| source.digest.clone());
     let names = |pods: Vec<Pod>| {
         let mut names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
         names.sort();
@@ -139,18 +207,48 @@ async fn a_new_digest_rolls_out_without_a_restart_or_a_failed_request() -> Resul
     let pods_before = names(pods(&cluster, &namespace).await?);
     let question = support::questions("glossary/held-out.jsonl")?.remove(0);
     // Either version may answer on the way; both know the fact.
-    let stream = Stream::start(support::url(&namespace)?, "glossary".into(), question.question, vec![question.key_fact])?;
-    let job = support::manifest("job-glossary.yaml")?.replace("name: glossary\nspec", "name: glossary-again\nspec").replace("seed: 42", "seed: 43");
+    let stream = Stream::start(
+        support::url(&namespace)?,
+        "glossary".into(),
+        question.question,
+        vec![question.key_fact],
+    )?;
+    let job = support::manifest("job-glossary.yaml")?
+        .replace("name: glossary\nspec", "name: glossary-again\nspec")
+        .replace("seed: 42", "seed: 43");
     command::apply(&namespace, &job)?;
     let jobs: Api<FineTuneJob> = Api::namespaced(cluster.clone(), &namespace);
-    wait::object(&jobs, "glossary-again", "finished", 900, |job| fine_tune_job::phase(job).is_some_and(|p| p.is_finished())).await?;
-    wait::object(&adapters, "glossary", "Ready with a new digest", 240, |adapter| {
-        support::is_ready(adapter) && adapter.spec.source.as_ref().map(|source| source.digest.clone()) != digest
+    wait::object(&jobs, "glossary-again", "finished", 900, |job| {
+        fine_tune_job::phase(job).is_some_and(|p| p.is_finished())
     })
     .await?;
+    wait::object(
+        &adapters,
+        "glossary",
+        "Ready with a new digest",
+        240,
+        |adapter| {
+            support::is_ready(adapter)
+                && adapter
+                    .spec
+                    .source
+                    .as_ref()
+                    .map(|source| source.digest.clone())
+                    != digest
+        },
+    )
+    .await?;
     let (good, faults) = stream.finish().await?;
-    ensure!(good > 5 && faults.is_empty(), "{good} good, {} faults: {:?}", faults.len(), faults.first());
-    ensure!(names(pods(&cluster, &namespace).await?) == pods_before, "pods were replaced");
+    ensure!(
+        good > 5 && faults.is_empty(),
+        "{good} good, {} faults: {:?}",
+        faults.len(),
+        faults.first()
+    );
+    ensure!(
+        names(pods(&cluster, &namespace).await?) == pods_before,
+        "pods were replaced"
+    );
     Ok(())
 }
 
@@ -159,20 +257,55 @@ async fn opting_out_restores_the_deployment_and_opting_in_serves_again() -> Resu
     let namespace = support::world()?;
     let cluster = cluster::client().await?;
     let api: Api<Deployment> = Api::namespaced(cluster.clone(), &namespace);
-    command::kubectl(&format!("--namespace {namespace} label deployment support-model {}-", label::ADAPTERS))?;
-    let restored = wait::object(&api, "support-model", "without our sidecar", 60, |deployment| {
-        let spec = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-        spec.is_some_and(|spec| spec.init_containers.as_ref().is_none_or(|list| list.iter().all(|c| c.name != AGENT_CONTAINER)))
-    })
+    command::kubectl(&format!(
+        "--namespace {namespace} label deployment support-model {}-",
+        label::ADAPTERS
+    ))?;
+    let restored = wait::object(
+        &api,
+        "support-model",
+        "without our sidecar",
+        60,
+        |deployment| {
+            let spec = deployment
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.template.spec.as_ref());
+            spec.is_some_and(|spec| {
+                spec.init_containers
+                    .as_ref()
+                    .is_none_or(|list| list.iter().all(|c| c.name != AGENT_CONTAINER))
+            })
+        },
+    )
     .await?;
     let text = serde_json::to_string(&restored.spec)?;
-    ensure!(!text.contains("finetune-desired") && !text.contains(AGENT_CONTAINER), "something of ours is left: {text}");
-    command::kubectl(&format!("--namespace {namespace} label deployment support-model {}={}", label::ADAPTERS, label::ADAPTERS_ENABLED))?;
+    ensure!(
+        !text.contains("finetune-desired") && !text.contains(AGENT_CONTAINER),
+        "something of ours is left: {text}"
+    );
+    command::kubectl(&format!(
+        "--namespace {namespace} label deployment support-model {}={}",
+        label::ADAPTERS,
+        label::ADAPTERS_ENABLED
+    ))?;
     ready(&cluster, &namespace, 2).await?;
     let adapters: Api<Adapter> = Api::namespaced(cluster.clone(), &namespace);
     wait::object(&adapters, "support", "Ready", 180, support::is_ready).await?;
     let question = support::questions("held-out.jsonl")?.remove(0);
-    let answer = ask(&client()?, &support::url(&namespace)?, "support", &question.question, 40).await?;
-    ensure!(answer.clone().is_ok_and(|a| a.to_lowercase().contains(&question.key_fact.to_lowercase())), "{answer:?}");
+    let answer = ask(
+        &client()?,
+        &support::url(&namespace)?,
+        "support",
+        &question.question,
+        40,
+    )
+    .await?;
+    ensure!(
+        answer
+            .clone()
+            .is_ok_and(|a| a.to_lowercase().contains(&question.key_fact.to_lowercase())),
+        "{answer:?}"
+    );
     Ok(())
 }

@@ -10,7 +10,10 @@ use system_tests::{fine_tune_job, job, support, wait};
 /// The example's Deployment and Service, on the tiny model.
 fn deployment() -> Result<String> {
     Ok(support::manifest("inference.yaml")?
-        .replace("s3://models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf", "s3://models/tiny-llama/")
+        .replace(
+            "s3://models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "s3://models/tiny-llama/",
+        )
         .replace("replicas: 2", "replicas: 1"))
 }
 
@@ -30,15 +33,34 @@ async fn an_adapter_that_changes_nothing_is_refused_with_a_reason_that_says_so()
     namespace.apply(&deployment()?)?;
     namespace.apply(&adapter("idle"))?;
     // A learning rate of 1e-10 leaves B at its start, 0, for all that a float can tell.
-    namespace.apply(&job::tiny("idle", json!({"training": {"learningRate": 1e-10, "maxSteps": 1}})).to_string())?;
+    namespace.apply(
+        &job::tiny(
+            "idle",
+            json!({"training": {"learningRate": 1e-10, "maxSteps": 1}}),
+        )
+        .to_string(),
+    )?;
     fine_tune_job::succeeded(&namespace, "idle", 180).await?;
-    let refused = wait::object(&namespace.api::<Adapter>(), "idle", "refused", 180, |adapter| {
-        adapter.status.as_ref().is_some_and(|status| {
-            status.conditions.iter().any(|c| c.type_ == condition::LOADED && c.status == "False" && c.message.contains("changes nothing"))
-        })
-    })
+    let refused = wait::object(
+        &namespace.api::<Adapter>(),
+        "idle",
+        "refused",
+        180,
+        |adapter| {
+            adapter.status.as_ref().is_some_and(|status| {
+                status.conditions.iter().any(|c| {
+                    c.type_ == condition::LOADED
+                        && c.status == "False"
+                        && c.message.contains("changes nothing")
+                })
+            })
+        },
+    )
     .await?;
-    ensure!(!support::is_ready(&refused), "an adapter that changes nothing is Ready");
+    ensure!(
+        !support::is_ready(&refused),
+        "an adapter that changes nothing is Ready"
+    );
     Ok(())
 }
 
@@ -50,15 +72,38 @@ async fn an_alias_that_two_adapters_claim_stays_with_the_older() -> Result<()> {
     namespace.apply(&adapter("first"))?;
     namespace.apply(&job::tiny("first", json!({})).to_string())?;
     fine_tune_job::succeeded(&namespace, "first", 180).await?;
-    wait::object(&namespace.api::<Adapter>(), "first", "Ready", 180, support::is_ready).await?;
-    let second = adapter("second").replace("\"deploymentName\"", "\"alias\":\"first\",\"deploymentName\"");
-    namespace.apply(&second)?;
-    wait::object(&namespace.api::<Adapter>(), "second", "in conflict", 60, |adapter| {
-        adapter.status.as_ref().is_some_and(|status| {
-            status.conditions.iter().any(|c| c.type_ == condition::CONFLICT && c.status == "True" && c.message.contains("first"))
-        })
-    })
+    wait::object(
+        &namespace.api::<Adapter>(),
+        "first",
+        "Ready",
+        180,
+        support::is_ready,
+    )
     .await?;
-    ensure!(support::is_ready(&namespace.api::<Adapter>().get("first").await?), "the older lost its alias");
+    let second = adapter("second").replace(
+        "\"deploymentName\"",
+        "\"alias\":\"first\",\"deploymentName\"",
+    );
+    namespace.apply(&second)?;
+    wait::object(
+        &namespace.api::<Adapter>(),
+        "second",
+        "in conflict",
+        60,
+        |adapter| {
+            adapter.status.as_ref().is_some_and(|status| {
+                status.conditions.iter().any(|c| {
+                    c.type_ == condition::CONFLICT
+                        && c.status == "True"
+                        && c.message.contains("first")
+                })
+            })
+        },
+    )
+    .await?;
+    ensure!(
+        support::is_ready(&namespace.api::<Adapter>().get("first").await?),
+        "the older lost its alias"
+    );
     Ok(())
 }
