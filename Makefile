@@ -31,17 +31,24 @@ tools: setup ## Build the cluster's tools from their Go modules
 	@$(CLUSTER)/build-tools.sh
 
 .PHONY: generate
-generate: ## Write the generated files: CRDs, and their copies in the chart
+generate: ## Write the generated files: CRDs, their copies in the chart, the reference page
 	@cargo run --quiet --release -p finetune-crds --bin generate-crds -- crds/yaml docs/reference.md
 	cp crds/yaml/*.yaml charts/finetune-operator/files/crds/
 
+# One profile and one selection of packages for lints, tests and images: another selection would give the dependencies
+# other features, and compile them again.
+CARGO_SELECTION := --release --locked --workspace
+
+.PHONY: build
+build: setup ## Compile everything, tests too
+	@cargo test $(CARGO_SELECTION) --no-run
+
 .PHONY: check
-check: setup ## Format, lints, dependencies, drift of generated files
+check: build ## Format, lints, dependencies, drift of generated files
 	@cargo fmt --all --check
-	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	cargo clippy --quiet $(CARGO_SELECTION) --all-targets -- -D warnings
 	$(CLUSTER)/check-dependencies.sh
-	cargo run --quiet --release --locked -p finetune-crds --bin generate-crds -- --check crds/yaml docs/reference.md
-	diff -r crds/yaml charts/finetune-operator/files/crds || { echo "the chart's CRDs are not those of crds/yaml; run make generate" >&2; exit 1; }
+	cargo test --quiet $(CARGO_SELECTION) --exclude system-tests --test generated_files
 	examples/support/check.sh
 
 .PHONY: test
@@ -50,20 +57,18 @@ test: check ## Everything: checks, unit tests, and the whole system on a real cl
 	$(MAKE) --no-print-directory test-system
 
 .PHONY: test-unit
-test-unit: setup ## The tests that need no cluster
+test-unit: build ## The tests that need no cluster
 	@$(CLUSTER)/build-tools.sh versitygw
-	cargo test --release --locked --workspace --exclude system-tests
+	cargo test $(CARGO_SELECTION) --exclude system-tests
 
 .PHONY: test-system
-test-system: images cluster-up ## The tests that need the cluster
-	@cargo test --release --locked -p system-tests --no-run
-	$(IN_CLUSTER) tests/install.sh
-	$(IN_CLUSTER) cargo test --release --locked -p system-tests -- --test-threads=1 --nocapture
+test-system: cluster-up ## The tests that need the cluster
+	@$(IN_CLUSTER) tests/install.sh
+	$(IN_CLUSTER) cargo test $(CARGO_SELECTION) --test 'cluster_*' -- --test-threads=1 --nocapture
 
 .PHONY: images
-images: setup ## Build the images of operator and trainer
-	@cargo build --release --locked -p operator -p trainer
-	images/build.sh
+images: build ## Build the images of operator and trainer
+	@images/build.sh
 
 .PHONY: cluster-up
 cluster-up: tools images ## Start a real Kubernetes on this machine, with an S3 server

@@ -1,8 +1,8 @@
 //! What the whole-system tests share: a client of the real cluster, namespaces that go away, waiting with a reason,
 //! the object store, and jobs small enough to be run by the dozen.
 //!
-//! The tests themselves live in `tests/tests`; their names begin with what they look at: `admit_`, `job_`, `serve_`,
-//! `helm_`. They expect `make cluster-up` and the installed chart, and run inside the cluster's network namespace.
+//! The tests themselves live in `tests/tests`; their files begin with `cluster_` and what they look at: `admit`, `job`, `serve`,
+//! `helm`. They expect `make cluster-up` and the installed chart, and run inside the cluster's network namespace.
 
 pub mod chat;
 pub mod cluster;
