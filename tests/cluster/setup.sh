@@ -11,7 +11,7 @@ packages=(
   iproute2 iptables conntrack util-linux      # its network and namespaces
   openssl curl unzip binutils gcc libc6-dev   # certificates, S3 requests, wheels, the pause program
   buildah mmdebstrap                          # images
-  prometheus                                  # the demo's metrics
+  jq prometheus                               # the demo
 )
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
