@@ -1,0 +1,243 @@
+//! Why a pod does not run, or how it ended, in words that a person can act on. Pure.
+
+use finetune_crds::contract::OutcomeReason;
+use jiff::Timestamp;
+
+use super::super::seen::{ContainerSeen, JobEnd, JobSeen, PodSeen, Seen, Terminated};
+use super::super::validate::Validated;
+
+/// A reason for machines and a message for people.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cause {
+    /// One word.
+    pub reason: String,
+    /// A sentence or two: what, and the cure.
+    pub message: String,
+}
+
+impl Cause {
+    pub(super) fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A Job without a pod for this long has a trouble of its own.
+const POD_DUE_SECONDS: i64 = 10;
+
+/// Why the stage's pod does not run; `None` if it does.
+pub fn why_not_running(
+    job: &Validated,
+    image: &str,
+    stage_job: &JobSeen,
+    pods: &[&PodSeen],
+    seen: &Seen,
+    now: Timestamp,
+) -> Option<Cause> {
+    if stage_job.suspended {
+        return Some(Cause::new(
+            "Suspended",
+            "The Job is suspended: it waits for its queue to admit it.",
+        ));
+    }
+    let Some(pod) = pods.last() else {
+        return Some(no_pod(stage_job, seen, now));
+    };
+    match &pod.container {
+        ContainerSeen::Running { .. } => None,
+        ContainerSeen::Terminated(terminated) => {
+            Some(between_pods(job, stage_job, pod, terminated))
+        }
+        ContainerSeen::Waiting { reason, message } => Some(waiting(image, pod, reason, message)),
+        ContainerSeen::Unknown => Some(match (&pod.unschedulable, &pod.disruption) {
+            (Some(message), _) => Cause::new(
+                "Unschedulable",
+                format!(
+                    "no node takes the pod {}: {message}; add a node that fits or lower spec.placement in a new FineTuneJob",
+                    pod.name
+                ),
+            ),
+            (None, Some(disruption)) => Cause::new(
+                "Disrupted",
+                format!("the pod {} was ended from outside: {disruption}", pod.name),
+            ),
+            (None, None) => Cause::new("Starting", format!("The pod {} is on its way.", pod.name)),
+        }),
+    }
+}
+
+fn no_pod(stage_job: &JobSeen, seen: &Seen, now: Timestamp) -> Cause {
+    if let Some(refusal) = &seen.pod_refusal {
+        return Cause::new(
+            "PodRefused",
+            format!("Kubernetes cannot create the pod: {refusal}"),
+        );
+    }
+    if is_pod_overdue(stage_job, now) {
+        return Cause::new(
+            "NoPod",
+            "Kubernetes has created no pod for the Job yet: is the Job controller running? See `kubectl describe job`",
+        );
+    }
+    Cause::new("Starting", "The Job waits for its pod.")
+}
+
+/// Whether a Job without a pod should have one by now.
+pub fn is_pod_overdue(stage_job: &JobSeen, now: Timestamp) -> bool {
+    stage_job
+        .created
+        .is_some_and(|created| now.as_second() - created.as_second() >= POD_DUE_SECONDS)
+}
+
+fn waiting(image: &str, pod: &PodSeen, reason: &str, message: &str) -> Cause {
+    let detail = if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    };
+    match reason {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable" => Cause::new(
+            reason,
+            format!(
+                "the image {image} cannot be had{detail}; check the controller's --trainer-image and the node's access to it"
+            ),
+        ),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Cause::new(
+            reason,
+            format!(
+                "the container of pod {} cannot be made{detail}; see `kubectl describe pod {}`",
+                pod.name, pod.name
+            ),
+        ),
+        "" | "ContainerCreating" | "PodInitializing" => {
+            Cause::new("Starting", format!("The pod {} is on its way.", pod.name))
+        }
+        other => Cause::new(
+            other,
+            format!("the container of pod {} waits{detail}", pod.name),
+        ),
+    }
+}
+
+/// A pod has ended and the Job has not: another one follows, unless the end just has not got round yet.
+fn between_pods(
+    job: &Validated,
+    stage_job: &JobSeen,
+    pod: &PodSeen,
+    terminated: &Terminated,
+) -> Cause {
+    let cause = end_of_pod(job, pod, terminated);
+    if terminated.exit_code == 0 {
+        return cause;
+    }
+    let retries = job.spec.max_retries;
+    let spent = stage_job.failed.min(retries);
+    Cause::new(
+        cause.reason,
+        format!(
+            "{}; another pod follows, {spent} of {retries} retries are spent",
+            cause.message
+        ),
+    )
+}
+
+/// How a pod ended.
+pub fn end_of_pod(job: &Validated, pod: &PodSeen, terminated: &Terminated) -> Cause {
+    if pod.is_out_of_memory() {
+        let limit = job
+            .spec
+            .placement
+            .resources
+            .limits
+            .get("memory")
+            .map_or_else(
+                || "the node's".to_owned(),
+                |limit| format!("its limit of {limit}"),
+            );
+        return Cause::new(
+            "OOMKilled",
+            format!(
+                "the pod {} was killed for using more memory than {limit}: raise spec.placement.resources.limits.memory, \
+                 or lower spec.training.microBatchSize or spec.dataset.maxSequenceLength",
+                pod.name
+            ),
+        );
+    }
+    if let Some(outcome) = &terminated.outcome {
+        let message = if outcome.message.is_empty() {
+            format!(
+                "the trainer in pod {} ended with {}",
+                pod.name,
+                outcome.reason.as_str()
+            )
+        } else {
+            outcome.message.clone()
+        };
+        return Cause::new(outcome.reason.as_str(), message);
+    }
+    if let Some(disruption) = &pod.disruption {
+        return Cause::new(
+            "Disrupted",
+            format!("the pod {} was ended from outside: {disruption}", pod.name),
+        );
+    }
+    let said = terminated.message.trim();
+    let said = if said.is_empty() {
+        format!("see `kubectl logs {}`", pod.name)
+    } else {
+        format!("its last words: {said}")
+    };
+    if terminated.exit_code == 0 {
+        return Cause::new(
+            "NoOutcome",
+            format!(
+                "the pod {} ended well but left no outcome, so its image is not the trainer of this operator; {said}",
+                pod.name
+            ),
+        );
+    }
+    Cause::new(
+        "Error",
+        format!(
+            "the trainer in pod {} ended with exit code {}; {said}",
+            pod.name, terminated.exit_code
+        ),
+    )
+}
+
+/// How a Job ended that gave up: its own reason first, since a deadline also makes the trainer say "preempted".
+pub fn end_of_job(job: &Validated, stage_job: &JobSeen, pods: &[&PodSeen]) -> Option<Cause> {
+    let Some(JobEnd::Failed { reason, message }) = &stage_job.end else {
+        return None;
+    };
+    if reason == "DeadlineExceeded" {
+        return Some(Cause::new(
+            reason.clone(),
+            "the Job ran longer than it may and was stopped; the checkpoints are kept",
+        ));
+    }
+    let last = pods.iter().rev().find_map(|pod| {
+        let terminated = pod.terminated()?;
+        let speaks = terminated
+            .outcome
+            .as_ref()
+            .is_none_or(|outcome| outcome.reason != OutcomeReason::Preempted);
+        (terminated.exit_code != 0 && speaks).then(|| end_of_pod(job, pod, terminated))
+    });
+    let cause = last.unwrap_or_else(|| Cause::new(reason.clone(), message.clone()));
+    if reason == "BackoffLimitExceeded" {
+        let retries = job.spec.max_retries;
+        return Some(Cause::new(
+            cause.reason,
+            format!("{}; all {retries} retries are spent", cause.message),
+        ));
+    }
+    Some(cause)
+}

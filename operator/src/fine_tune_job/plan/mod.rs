@@ -1,0 +1,276 @@
+//! Decides what is to be done about a `FineTuneJob`, from nothing but plain data and the time. Never talks to a cluster.
+//!
+//! What was once recorded in the status is not looked for again: a dataset found valid stays so, a result stays the
+//! result. Each decision waits until the one before it is stored, so a crash between two of them repeats one, and none
+//! is lost.
+
+pub mod attempts;
+pub mod cause;
+pub mod config_map;
+pub mod labels;
+pub mod pod;
+mod prepare;
+pub mod publish;
+pub mod stage_job;
+mod train;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use finetune_crds::contract::Stage;
+use finetune_crds::fine_tune_job::JobPhase;
+use finetune_crds::names::condition;
+use finetune_crds::{FineTuneJob, FineTuneJobStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use super::seen::{Child, Seen};
+use super::status::{Draft, is_true};
+use super::validate::{Validated, Verdict};
+use crate::runtime::Settings;
+
+pub use publish::Publication;
+
+/// Between two looks at a run that reports progress.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks at what a watch should have told anyway.
+const SAFETY_INTERVAL: Duration = Duration::from_secs(20);
+/// Until something that only a person can mend is looked at again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Children to create, in order.
+    pub create: Vec<NewChild>,
+    /// Jobs to delete with their pods.
+    pub delete: Vec<DoomedJob>,
+    /// The Adapter to write. `status` then speaks of the time after it is written.
+    pub publish: Option<Publication>,
+    /// The status to store.
+    pub status: FineTuneJobStatus,
+    /// When to look again, if nothing happens before; absent: only when something does.
+    pub next_check: Option<Duration>,
+}
+
+/// A child to create.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NewChild {
+    /// The manifest for the trainer.
+    ConfigMap(Box<ConfigMap>),
+    /// A stage.
+    Job(Box<Job>),
+}
+
+/// A Job to delete, and only this one: not another that has its name by now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DoomedJob {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Plan {
+    /// Whether nothing is to be done to the cluster, the stored status included.
+    pub fn is_empty(&self, stored: Option<&FineTuneJobStatus>) -> bool {
+        self.create.is_empty()
+            && self.delete.is_empty()
+            && self.publish.is_none()
+            && stored == Some(&self.status)
+    }
+}
+
+/// What is to be done about `job`, given what was found.
+pub fn plan(
+    job: &FineTuneJob,
+    verdict: &Verdict,
+    seen: &Seen,
+    settings: &Settings,
+    now: Timestamp,
+) -> Plan {
+    let stored = job.status.as_ref();
+    let draft = Draft::new(stored, job.metadata.generation, now);
+    if job.metadata.deletion_timestamp.is_some() {
+        // The children go with their owner.
+        return Plan {
+            status: stored.cloned().unwrap_or_default(),
+            ..Plan::default()
+        };
+    }
+    if stored
+        .and_then(|status| status.phase)
+        .is_some_and(JobPhase::is_finished)
+    {
+        return clear_up(job, seen, draft);
+    }
+    match verdict {
+        Err(faults) => reject(faults, draft),
+        Ok(valid) if draft.status.result.is_some() => publish::plan(valid, seen, draft),
+        Ok(valid) if is_true(stored, condition::DATASET_VALID) => {
+            if valid.spec.dry_run {
+                end_dry_run(draft)
+            } else {
+                train::plan(valid, seen, settings, draft, now)
+            }
+        }
+        Ok(valid) => prepare::plan(valid, seen, settings, draft, now),
+    }
+}
+
+/// What the API server's refusal of a child or of the Adapter means. `next_check` and status replace the plan's.
+pub fn refused(
+    job: &FineTuneJob,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> (FineTuneJobStatus, Option<Duration>) {
+    let mut draft = Draft::new(job.status.as_ref(), job.metadata.generation, now);
+    let what = format!(
+        "the API server refuses {}: {}",
+        refusal.what, refusal.message
+    );
+    if refusal.of_adapter {
+        draft.phase(JobPhase::Publishing);
+        draft.condition(condition::PUBLISHED, "False", "Refused", &what);
+        return (draft.status, Some(PATIENCE));
+    }
+    if refusal.is_final {
+        draft.failed(
+            "Refused",
+            &format!("{what}; correct the spec in a new FineTuneJob"),
+        );
+        return (draft.status, None);
+    }
+    let phase = draft.status.phase.unwrap_or_default();
+    draft.phase(phase);
+    draft.condition(
+        condition::PODS_RUNNING,
+        "False",
+        "Refused",
+        &format!("{what}; it is tried again every {} s", PATIENCE.as_secs()),
+    );
+    (draft.status, Some(PATIENCE))
+}
+
+/// A creation that the API server refused for what it asks, not for a passing trouble.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// Kind and name of what was to be written.
+    pub what: String,
+    /// What the API server said.
+    pub message: String,
+    /// Whether the same request can never be accepted.
+    pub is_final: bool,
+    /// Whether it was the Adapter.
+    pub of_adapter: bool,
+}
+
+/// A finished job's Job has no business any more; a finished job is never run again because a child has gone.
+fn clear_up(job: &FineTuneJob, seen: &Seen, mut draft: Draft) -> Plan {
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    let mut delete = Vec::new();
+    for (stage, child) in [(Stage::Prepare, &seen.prepare), (Stage::Train, &seen.train)] {
+        if let Child::Ours {
+            uid,
+            deleting: false,
+            is,
+        } = child
+            && is.end.is_none()
+        {
+            delete.push(DoomedJob {
+                name: stage_job::name(name, stage),
+                uid: uid.clone(),
+            });
+        }
+    }
+    let phase = draft.status.phase.unwrap_or_default();
+    draft.phase(phase);
+    Plan {
+        delete,
+        status: draft.status,
+        ..Plan::default()
+    }
+}
+
+fn reject(faults: &[String], mut draft: Draft) -> Plan {
+    let message = format!("{}; correct it in a new FineTuneJob", faults.join("; "));
+    draft.failed("InvalidSpec", &message);
+    Plan {
+        status: draft.status,
+        ..Plan::default()
+    }
+}
+
+fn end_dry_run(mut draft: Draft) -> Plan {
+    let message = "The data is valid and the run is planned: see status.dataset and status.plan. Nothing was trained.";
+    draft.condition(
+        condition::PUBLISHED,
+        "False",
+        "DryRun",
+        "spec.dryRun is true, so nothing is trained or published.",
+    );
+    draft.succeeded("DryRun", message);
+    Plan {
+        status: draft.status,
+        ..Plan::default()
+    }
+}
+
+/// A child's metadata: named, labelled, and gone with its owner.
+fn child_metadata(job: &Validated, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(job.namespace.clone()),
+        labels: Some(labels),
+        owner_references: Some(vec![OwnerReference {
+            api_version: format!(
+                "{}/{}",
+                finetune_crds::names::GROUP,
+                finetune_crds::names::VERSION
+            ),
+            kind: "FineTuneJob".to_owned(),
+            name: job.name.clone(),
+            uid: job.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Says that somebody else's object has the name of a child.
+fn name_clash(draft: &mut Draft, what: &str, owner: &str) {
+    draft.condition(
+        condition::PODS_RUNNING,
+        "False",
+        "NameClash",
+        &format!("{what} exists already and belongs to {owner}: delete it, or give the FineTuneJob another name"),
+    );
+}
+
+/// The ConfigMap, if it is missing; or a clash, said in `draft`, which lets nothing else be created.
+fn ensure_config_map(
+    job: &Validated,
+    seen: &Seen,
+    draft: &mut Draft,
+    create: &mut Vec<NewChild>,
+) -> bool {
+    match &seen.config_map {
+        Child::Absent => {
+            create.push(NewChild::ConfigMap(Box::new(config_map::config_map(job))));
+            true
+        }
+        // A ConfigMap that is being deleted has to go before its name is free again.
+        Child::Ours { deleting, .. } => !deleting,
+        Child::Foreign { owner } => {
+            name_clash(
+                draft,
+                &format!("a ConfigMap named {}", config_map::name(&job.name)),
+                owner,
+            );
+            false
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The pod in which the trainer works. It fits the restricted Pod Security level, has no Kubernetes token, and gets a
+//! Secret only by the name that its namespace's user wrote.
+
+use std::collections::BTreeMap;
+
+use finetune_crds::contract::Stage;
+use finetune_crds::fine_tune_job::{Resources, TolerationOperator};
+use finetune_crds::names::{TRAINER_CONTAINER, path, port};
+use finetune_crds::shared::SecretReference;
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+    SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::super::validate::Validated;
+use super::{config_map, labels};
+use crate::runtime::Settings;
+
+/// The user and group that the trainer's image is made for.
+const USER: i64 = 65532;
+/// Where programs put small files that nobody asked for.
+const TMP: &str = "/tmp";
+/// Where the outcome is left for the kubelet.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The pod template of a stage.
+pub fn template(job: &Validated, settings: &Settings, stage: Stage) -> PodTemplateSpec {
+    let placement = &job.spec.placement;
+    let secrets = secrets(job);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels::for_pod(&job.labels, &job.name, stage)),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            restart_policy: Some("Never".to_owned()),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            service_account_name: placement.service_account_name.clone(),
+            termination_grace_period_seconds: Some(placement.termination_grace_period_seconds),
+            priority_class_name: placement.priority_class_name.clone(),
+            runtime_class_name: placement.runtime_class_name.clone(),
+            node_selector: (!placement.node_selector.is_empty())
+                .then(|| placement.node_selector.clone()),
+            tolerations: (!placement.tolerations.is_empty()).then(|| tolerations(job)),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
+                ..PodSecurityContext::default()
+            }),
+            containers: vec![container(job, settings, stage, &secrets)],
+            volumes: Some(volumes(job, &secrets)),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(
+    job: &Validated,
+    settings: &Settings,
+    stage: Stage,
+    secrets: &BTreeMap<&'static str, String>,
+) -> Container {
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    let job_folder = path::JOB_FILE
+        .rsplit_once('/')
+        .map_or(path::JOB_FILE, |(folder, _)| folder);
+    let mut mounts = vec![
+        mount("job", job_folder, true),
+        mount("scratch", path::SCRATCH, false),
+        mount("tmp", TMP, false),
+    ];
+    for usage in secrets.keys() {
+        mounts.push(mount(
+            &volume_name(usage),
+            &format!("{}/{usage}", path::CREDENTIALS),
+            true,
+        ));
+    }
+    let variable = |name: &str, value: &str| EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    };
+    Container {
+        name: TRAINER_CONTAINER.to_owned(),
+        image: Some(settings.trainer_image.clone()),
+        image_pull_policy: settings.trainer_image_pull_policy.clone(),
+        command: Some(vec!["trainer".to_owned()]),
+        args: Some(arguments(job, stage)),
+        // The root file system is read-only, so what wants a home or a temporary folder gets a volume.
+        env: Some(vec![
+            variable("HOME", TMP),
+            variable("TMPDIR", path::SCRATCH),
+        ]),
+        ports: (stage == Stage::Train).then(|| {
+            vec![ContainerPort {
+                name: Some("metrics".to_owned()),
+                container_port: i32::from(port::TRAINER),
+                ..ContainerPort::default()
+            }]
+        }),
+        resources: resources(&job.spec.placement.resources, stage),
+        volume_mounts: Some(mounts),
+        // Without an outcome, the last lines of the log are the next best cause.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn arguments(job: &Validated, stage: Stage) -> Vec<String> {
+    let cache = format!("{}/cache", path::SCRATCH);
+    let mut arguments = vec![labels::stage_name(stage)];
+    arguments.extend(["--file", path::JOB_FILE]);
+    arguments.extend(["--work", &job.job_uri]);
+    arguments.extend(["--passing", &job.work_uri]);
+    arguments.extend(["--cache", &cache]);
+    arguments.extend(["--credentials", path::CREDENTIALS]);
+    arguments.extend(["--termination-message", TERMINATION_LOG]);
+    let listen = format!("0.0.0.0:{}", port::TRAINER);
+    if stage == Stage::Train {
+        arguments.extend(["--listen", &listen]);
+    }
+    arguments.into_iter().map(str::to_owned).collect()
+}
+
+/// Which Secret is mounted for which use.
+fn secrets(job: &Validated) -> BTreeMap<&'static str, String> {
+    let output = job
+        .spec
+        .output
+        .as_ref()
+        .and_then(|output| output.credentials_secret_ref.as_ref());
+    let uses: [(&'static str, Option<&SecretReference>); 3] = [
+        ("base", job.spec.base_model.credentials_secret_ref.as_ref()),
+        ("dataset", job.spec.dataset.credentials_secret_ref.as_ref()),
+        ("output", output),
+    ];
+    uses.into_iter()
+        .filter_map(|(usage, reference)| Some((usage, reference?.name.clone())))
+        .collect()
+}
+
+fn volume_name(usage: &str) -> String {
+    format!("credentials-{usage}")
+}
+
+fn volumes(job: &Validated, secrets: &BTreeMap<&'static str, String>) -> Vec<Volume> {
+    let empty = |name: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    let mut volumes = vec![
+        Volume {
+            name: "job".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: config_map::name(&job.name),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        empty("scratch"),
+        empty("tmp"),
+    ];
+    volumes.extend(secrets.iter().map(|(usage, secret)| Volume {
+        name: volume_name(usage),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.clone()),
+            default_mode: Some(0o440),
+            // A missing Secret must not hang the pod: the trainer says which one is missing.
+            optional: Some(true),
+            items: None,
+        }),
+        ..Volume::default()
+    }));
+    volumes
+}
+
+/// The container's resources. Preparing takes no device: it keeps only what every node has.
+fn resources(wanted: &Resources, stage: Stage) -> Option<ResourceRequirements> {
+    let keep = |amounts: &BTreeMap<String, String>| {
+        let kept: BTreeMap<_, _> = amounts
+            .iter()
+            .filter(|(name, _)| {
+                stage == Stage::Train
+                    || ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str())
+            })
+            .map(|(name, amount)| (name.clone(), Quantity(amount.clone())))
+            .collect();
+        (!kept.is_empty()).then_some(kept)
+    };
+    let (limits, requests) = (keep(&wanted.limits), keep(&wanted.requests));
+    (limits.is_some() || requests.is_some()).then_some(ResourceRequirements {
+        limits,
+        requests,
+        claims: None,
+    })
+}
+
+fn tolerations(job: &Validated) -> Vec<Toleration> {
+    job.spec
+        .placement
+        .tolerations
+        .iter()
+        .map(|toleration| Toleration {
+            key: toleration.key.clone(),
+            operator: Some(
+                match toleration.operator {
+                    TolerationOperator::Equal => "Equal",
+                    TolerationOperator::Exists => "Exists",
+                }
+                .to_owned(),
+            ),
+            value: toleration.value.clone(),
+            effect: toleration.effect.clone(),
+            toleration_seconds: None,
+        })
+        .collect()
+}

@@ -1,0 +1,177 @@
+//! Kubernetes objects as the plain data of `seen`. Pure; believes an object to be ours only if its controller's UID says
+//! so: a name or a label anybody can write.
+
+use finetune_crds::contract::{Outcome, Stage};
+use finetune_crds::names::TRAINER_CONTAINER;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodCondition};
+use kube::Resource;
+
+use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, PodSeen, Terminated};
+
+/// An object that may be a child of the FineTuneJob with the UID `owner`.
+pub(super) fn child<K: Resource, T>(
+    object: Option<&K>,
+    owner: &str,
+    is: impl FnOnce(&K) -> T,
+) -> Child<T> {
+    let Some(object) = object else {
+        return Child::Absent;
+    };
+    let meta = object.meta();
+    let controller = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|reference| reference.controller == Some(true));
+    match controller {
+        Some(controller) if controller.uid == owner => Child::Ours {
+            uid: meta.uid.clone().unwrap_or_default(),
+            deleting: meta.deletion_timestamp.is_some(),
+            is: is(object),
+        },
+        Some(controller) => Child::Foreign {
+            owner: format!(
+                "the {} {} with UID {}",
+                controller.kind, controller.name, controller.uid
+            ),
+        },
+        None => Child::Foreign {
+            owner: "no controller".to_owned(),
+        },
+    }
+}
+
+/// A Job.
+pub(super) fn job(job: &Job) -> JobSeen {
+    let status = job.status.as_ref();
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let condition = |type_: &str| {
+        conditions
+            .iter()
+            .find(|condition| condition.type_ == type_ && condition.status == "True")
+    };
+    // Complete and Failed come when the last pod has ended; the two that come earlier are not looked at.
+    let end = condition("Complete").map(|_| JobEnd::Complete).or_else(|| {
+        condition("Failed").map(|failed| JobEnd::Failed {
+            reason: failed.reason.clone().unwrap_or_default(),
+            message: failed.message.clone().unwrap_or_default(),
+        })
+    });
+    JobSeen {
+        end,
+        failed: status.and_then(|status| status.failed).unwrap_or_default(),
+        created: job.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        suspended: job
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.suspend)
+            .unwrap_or_default(),
+    }
+}
+
+/// A pod of the Job with the UID `job`, which works for the FineTuneJob with the UID `owner`; `None` if it is not one.
+pub(super) fn pod(pod: &Pod, stage: Stage, job: &str, owner: &str) -> Option<PodSeen> {
+    let controlled = pod
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|reference| reference.controller == Some(true) && reference.uid == job);
+    if !controlled {
+        return None;
+    }
+    let status = pod.status.as_ref();
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let condition = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
+    let text = |condition: &PodCondition| {
+        condition
+            .message
+            .clone()
+            .or_else(|| condition.reason.clone())
+            .unwrap_or_default()
+    };
+    let failed = status.and_then(|status| status.phase.as_deref()) == Some("Failed");
+    let disruption = condition("DisruptionTarget")
+        .filter(|condition| condition.status == "True")
+        .map(text)
+        .or_else(|| {
+            status
+                .filter(|_| failed)
+                .and_then(|status| status.reason.clone())
+        });
+    let container = status
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default()
+        .iter()
+        .find(|container| container.name == TRAINER_CONTAINER)
+        .and_then(|container| container.state.as_ref());
+    Some(PodSeen {
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        stage,
+        created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        ip: status.and_then(|status| status.pod_ip.clone()),
+        unschedulable: condition("PodScheduled")
+            .filter(|condition| condition.status == "False")
+            .map(text),
+        disruption,
+        failed,
+        container: container.map_or(ContainerSeen::Unknown, |state| {
+            container_seen(state, stage, owner)
+        }),
+    })
+}
+
+fn container_seen(state: &ContainerState, stage: Stage, owner: &str) -> ContainerSeen {
+    let instant =
+        |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| -> Option<Timestamp> {
+            time.as_ref().map(|time| time.0)
+        };
+    if let Some(terminated) = &state.terminated {
+        let message = terminated.message.clone().unwrap_or_default();
+        let outcome = serde_json::from_str::<Outcome>(&message)
+            .ok()
+            .filter(|outcome| outcome.stage == stage && outcome.uid == owner);
+        ContainerSeen::Terminated(Terminated {
+            exit_code: terminated.exit_code,
+            reason: terminated.reason.clone().unwrap_or_default(),
+            started: instant(&terminated.started_at),
+            finished: instant(&terminated.finished_at),
+            message: if outcome.is_some() {
+                String::new()
+            } else {
+                last_lines(&message)
+            },
+            outcome,
+        })
+    } else if let Some(running) = &state.running {
+        ContainerSeen::Running {
+            started: instant(&running.started_at),
+        }
+    } else if let Some(waiting) = &state.waiting {
+        ContainerSeen::Waiting {
+            reason: waiting.reason.clone().unwrap_or_default(),
+            message: waiting.message.clone().unwrap_or_default(),
+        }
+    } else {
+        ContainerSeen::Unknown
+    }
+}
+
+/// The end of a log, short enough for a condition and without what could steer a terminal.
+fn last_lines(log: &str) -> String {
+    const MOST: usize = 500;
+    let lines: Vec<&str> = log
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let tail = lines[lines.len().saturating_sub(3)..].join(" | ");
+    let clean: Vec<char> = tail.chars().filter(|c| !c.is_control()).collect();
+    clean[clean.len().saturating_sub(MOST)..].iter().collect()
+}

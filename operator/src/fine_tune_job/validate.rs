@@ -1,0 +1,183 @@
+//! What the schema could not refuse. Pure: a fault is data for `plan`, never an error.
+//!
+//! CEL and the schema's bounds come first; what stands here either needs two fields of different kinds or guards against
+//! an object that was stored under an older schema.
+
+use std::collections::BTreeMap;
+
+use finetune_crds::contract::layout;
+use finetune_crds::{FineTuneJob, FineTuneJobSpec};
+use kube::ResourceExt;
+
+/// A job whose spec can be acted on. From here on nobody looks at what is missing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its labels, as its user wrote them.
+    pub labels: BTreeMap<String, String>,
+    /// The Adapter that gets the result; none with method `full`.
+    pub adapter: Option<String>,
+    /// The folder that is kept: plan, metrics, outcome.
+    pub job_uri: String,
+    /// The folder that passes: prepared data, attempts.
+    pub work_uri: String,
+    /// The rest.
+    pub spec: FineTuneJobSpec,
+}
+
+/// Either a job to act on, or all that is wrong with it.
+pub type Verdict = Result<Validated, Vec<String>>;
+
+/// Looks the spec through. Every fault names the field, its value and what is expected.
+pub fn validate(job: &FineTuneJob) -> Verdict {
+    let name = job.name_any();
+    let mut faults = Vec::new();
+    if name.len() > 52 || !is_dns_label(&name) {
+        faults.push(format!(
+            "metadata.name is `{name}`, expected at most 52 characters of a-z, 0-9 and -, beginning with a letter"
+        ));
+    }
+    let spec = &job.spec;
+    let methods = [
+        spec.method.full.is_some(),
+        spec.method.lora.is_some(),
+        spec.method.qlora.is_some(),
+    ];
+    if methods.iter().filter(|set| **set).count() != 1 {
+        faults.push(
+            "spec.method is none or several of full, lora and qlora, expected exactly one"
+                .to_owned(),
+        );
+    }
+    let output_uri = spec
+        .output
+        .as_ref()
+        .and_then(|output| output.uri.as_deref());
+    let output_uri = output_uri.unwrap_or_default();
+    if !output_uri.starts_with("s3://") {
+        faults.push(format!(
+            "spec.output.uri is `{output_uri}`, expected an s3:// folder for the result"
+        ));
+    }
+    let uris = std::iter::once(("spec.baseModel.uri", &spec.base_model.uri)).chain(
+        spec.dataset
+            .train
+            .iter()
+            .map(|source| ("spec.dataset.train[].uri", &source.uri)),
+    );
+    for (field, uri) in uris {
+        if !uri.starts_with("s3://") {
+            faults.push(format!(
+                "{field} is `{uri}`, expected an s3:// URI: a pod sees no other files"
+            ));
+        }
+    }
+    let resources = &spec.placement.resources;
+    for (key, request) in &resources.requests {
+        if let Some(limit) = resources.limits.get(key)
+            && let (Some(requested), Some(limited)) = (quantity(request), quantity(limit))
+            && requested > limited
+        {
+            faults.push(format!(
+                "spec.placement.resources.requests.{key} is {request}, expected at most its limit {limit}"
+            ));
+        }
+    }
+    let (Some(namespace), Some(uid)) = (job.namespace(), job.uid()) else {
+        faults.push(
+            "metadata has no namespace or no uid, expected an object of the API server".to_owned(),
+        );
+        return Err(faults);
+    };
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(Validated {
+        adapter: spec.adapter_name(&name).map(str::to_owned),
+        job_uri: layout::job_folder(output_uri, &uid),
+        work_uri: layout::work_folder(output_uri, &uid),
+        labels: job.labels().clone(),
+        spec: spec.clone(),
+        name,
+        namespace,
+        uid,
+    })
+}
+
+fn is_dns_label(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// A Kubernetes quantity as a number; `None` if it is none.
+fn quantity(text: &str) -> Option<f64> {
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let factor = match suffix {
+        "" => 1.0,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0_f64.powi(2),
+        "Gi" => 1024.0_f64.powi(3),
+        "Ti" => 1024.0_f64.powi(4),
+        "Pi" => 1024.0_f64.powi(5),
+        "Ei" => 1024.0_f64.powi(6),
+        _ => return None,
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::super::fixtures::job;
+    use super::*;
+
+    #[test]
+    fn a_good_job_knows_its_folders_and_its_adapter() {
+        let validated = validate(&job()).unwrap();
+        assert_eq!(validated.job_uri, "s3://adapters/.finetune/jobs/uid-1/");
+        assert_eq!(validated.work_uri, "s3://adapters/.finetune/work/uid-1/");
+        assert_eq!(validated.adapter.as_deref(), Some("support"));
+    }
+
+    #[rstest]
+    #[case::no_output(|job: &mut FineTuneJob| job.spec.output = None, "spec.output.uri")]
+    #[case::two_methods(|job: &mut FineTuneJob| job.spec.method.full = Some(finetune_crds::fine_tune_job::Full {}), "spec.method")]
+    #[case::no_method(|job: &mut FineTuneJob| job.spec.method.qlora = None, "spec.method")]
+    #[case::a_local_file(|job: &mut FineTuneJob| job.spec.base_model.uri = "file:///base".into(), "spec.baseModel.uri is `file:///base`")]
+    #[case::a_long_name(|job: &mut FineTuneJob| job.metadata.name = Some("a".repeat(53)), "metadata.name")]
+    #[case::more_requested_than_allowed(
+        |job: &mut FineTuneJob| {
+            job.spec.placement.resources.requests.insert("memory".into(), "4Gi".into());
+            job.spec.placement.resources.limits.insert("memory".into(), "4095Mi".into());
+        },
+        "spec.placement.resources.requests.memory is 4Gi, expected at most its limit 4095Mi"
+    )]
+    fn names_the_field_that_is_wrong(#[case] spoil: fn(&mut FineTuneJob), #[case] expected: &str) {
+        let mut job = job();
+        spoil(&mut job);
+        let faults = validate(&job).unwrap_err();
+        assert!(
+            faults.iter().any(|fault| fault.contains(expected)),
+            "{faults:?}"
+        );
+    }
+}

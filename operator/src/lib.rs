@@ -1,0 +1,8 @@
+//! The operator: controllers that drive custom resources, and what they share.
+//!
+//! `controller` wires; `fine_tune_job` and its siblings decide; `runtime` is the ground under them. No part of it links
+//! libtorch, and none reads a Secret.
+
+pub mod controller;
+pub mod fine_tune_job;
+pub mod runtime;

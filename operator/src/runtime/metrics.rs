@@ -1,0 +1,302 @@
+//! The process's metrics, in a registry of their own. Names are controller-runtime's where it has one, so that existing
+//! dashboards read them. A label is never a name that a user chose.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// What brings a gauge up to date before it is read.
+type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+/// All metrics of this process.
+pub struct Metrics {
+    registry: Registry,
+    reconciles: IntCounterVec,
+    reconcile_errors: IntCounterVec,
+    reconcile_seconds: HistogramVec,
+    active_workers: IntGaugeVec,
+    max_workers: IntGaugeVec,
+    retries: IntCounterVec,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    leader: IntGauge,
+    /// FineTuneJobs by phase, refreshed at each reading from the watch's store.
+    pub fine_tune_jobs: IntGaugeVec,
+    /// Phases that FineTuneJobs have entered.
+    pub fine_tune_job_transitions: IntCounterVec,
+    refreshes: Mutex<Vec<Refresh>>,
+}
+
+/// How a reconcile ended, as controller-runtime names it.
+#[derive(Clone, Copy, Debug)]
+pub enum ReconcileResult {
+    /// Nothing more to do until something changes.
+    Success,
+    /// To be looked at again after a while.
+    RequeueAfter,
+    /// The object had changed meanwhile: at once again.
+    Requeue,
+    /// It failed.
+    Error,
+}
+
+impl ReconcileResult {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::RequeueAfter => "requeue_after",
+            Self::Requeue => "requeue",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything. Fails only if two metrics have one name.
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new();
+        let seconds = prometheus::exponential_buckets(0.005, 2.0, 14)?;
+        let metrics = Self {
+            reconciles: counter(
+                &registry,
+                "controller_runtime_reconcile_total",
+                "Reconciles, by controller and result.",
+                &["controller", "result"],
+            )?,
+            reconcile_errors: counter(
+                &registry,
+                "controller_runtime_reconcile_errors_total",
+                "Failed reconciles, by controller and kind of error.",
+                &["controller", "error"],
+            )?,
+            reconcile_seconds: histogram(
+                &registry,
+                "controller_runtime_reconcile_time_seconds",
+                "Seconds a reconcile takes.",
+                &["controller"],
+                seconds.clone(),
+            )?,
+            active_workers: gauge(
+                &registry,
+                "controller_runtime_active_workers",
+                "Reconciles under way.",
+                &["controller"],
+            )?,
+            max_workers: gauge(
+                &registry,
+                "controller_runtime_max_concurrent_reconciles",
+                "The most reconciles at once.",
+                &["controller"],
+            )?,
+            retries: counter(
+                &registry,
+                "workqueue_retries_total",
+                "Objects put back after an error or a conflict.",
+                &["name"],
+            )?,
+            requests: counter(
+                &registry,
+                "rest_client_requests_total",
+                "Answers of the API server, by method and status; 0 where there was none.",
+                &["method", "code"],
+            )?,
+            request_seconds: histogram(
+                &registry,
+                "rest_client_request_duration_seconds",
+                "Seconds until the head of the API server's answer.",
+                &["method"],
+                seconds,
+            )?,
+            leader: IntGauge::new(
+                "leader_election_master_status",
+                "1 while this process holds the lease.",
+            )?,
+            fine_tune_jobs: gauge(
+                &registry,
+                "finetune_jobs",
+                "FineTuneJobs that exist, by phase.",
+                &["phase"],
+            )?,
+            fine_tune_job_transitions: counter(
+                &registry,
+                "finetune_job_transitions_total",
+                "Phases that FineTuneJobs have entered.",
+                &["phase"],
+            )?,
+            refreshes: Mutex::default(),
+            registry: registry.clone(),
+        };
+        registry.register(Box::new(metrics.leader.clone()))?;
+        Ok(Arc::new(metrics))
+    }
+
+    /// A gauge that belongs to one controller, registered here.
+    pub fn gauge(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        gauge(&self.registry, name, help, labels)
+    }
+
+    /// A counter that belongs to one controller, registered here.
+    pub fn counter(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        counter(&self.registry, name, help, labels)
+    }
+
+    /// Has `refresh` called before each reading.
+    pub fn before_reading(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+        self.refreshes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(refresh));
+    }
+
+    /// Everything as Prometheus' text.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        for refresh in self
+            .refreshes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            refresh(self);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// One answer of the API server; `code` 0 means none came.
+    pub fn request(&self, method: &http::Method, code: u16, duration: Duration) {
+        self.requests
+            .with_label_values(&[method.as_str(), &code.to_string()])
+            .inc();
+        self.request_seconds
+            .with_label_values(&[method.as_str()])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// Whether this process leads.
+    pub fn leading(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// How many reconciles `controller` may do at once.
+    pub fn max_workers(&self, controller: &str, workers: u16) {
+        self.max_workers
+            .with_label_values(&[controller])
+            .set(i64::from(workers));
+    }
+
+    /// Counts a reconcile of `controller` as under way until the answer is dropped.
+    pub fn working(&self, controller: &str) -> impl Drop + use<> {
+        let gauge = self.active_workers.with_label_values(&[controller]);
+        gauge.inc();
+        Working(gauge)
+    }
+
+    /// One reconcile.
+    pub fn reconciled(&self, controller: &str, result: ReconcileResult, duration: Duration) {
+        self.reconciles
+            .with_label_values(&[controller, result.label()])
+            .inc();
+        self.reconcile_seconds
+            .with_label_values(&[controller])
+            .observe(duration.as_secs_f64());
+        if matches!(result, ReconcileResult::Error | ReconcileResult::Requeue) {
+            self.retries.with_label_values(&[controller]).inc();
+        }
+    }
+
+    /// One failed reconcile, by the kind of its error.
+    pub fn failed(&self, controller: &str, error: &'static str) {
+        self.reconcile_errors
+            .with_label_values(&[controller, error])
+            .inc();
+    }
+}
+
+struct Working(IntGauge);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn counter(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn gauge(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: Vec<f64>,
+) -> Result<HistogramVec, prometheus::Error> {
+    let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
+    registry.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reconcile_is_counted_and_a_gauge_is_refreshed_when_read() {
+        let metrics = Metrics::new().unwrap();
+        metrics.reconciled("x", ReconcileResult::Error, Duration::from_millis(20));
+        metrics.before_reading(|metrics| {
+            metrics
+                .fine_tune_jobs
+                .with_label_values(&["Training"])
+                .set(7)
+        });
+        let text = metrics.text().unwrap();
+        assert!(
+            text.contains(
+                "controller_runtime_reconcile_total{controller=\"x\",result=\"error\"} 1"
+            )
+        );
+        assert!(text.contains("workqueue_retries_total{name=\"x\"} 1"));
+        assert!(text.contains("finetune_jobs{phase=\"Training\"} 7"));
+    }
+
+    #[test]
+    fn a_worker_counts_only_while_it_works() {
+        let metrics = Metrics::new().unwrap();
+        let line = "controller_runtime_active_workers{controller=\"x\"}";
+        let working = metrics.working("x");
+        assert!(metrics.text().unwrap().contains(&format!("{line} 1")));
+        drop(working);
+        assert!(metrics.text().unwrap().contains(&format!("{line} 0")));
+    }
+}

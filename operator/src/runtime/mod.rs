@@ -1,0 +1,18 @@
+//! What every controller of this process shares: the client, the lease, metrics, logs, the health server, shutdown, and
+//! the frame around each reconcile. Nothing here knows a custom resource.
+
+pub mod client;
+pub mod context;
+pub mod error;
+#[cfg(test)]
+pub(crate) mod fake_api;
+pub mod lease;
+pub mod metrics;
+pub mod poll;
+pub mod reconcile;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use context::{Context, Settings};
+pub use error::Error;
