@@ -274,3 +274,8 @@ fn ensure_config_map(
         }
     }
 }
+
+#[cfg(test)]
+mod convergence;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Whole reconciles against a fake API server: which calls are made, in what order, and what they carry.
+
+use std::sync::Arc;
+
+use finetune_crds::FineTuneJob;
+use finetune_crds::fine_tune_job::JobPhase;
+use kube::runtime::controller::Action;
+use serde_json::{Value, json};
+
+use super::fixtures::{UID, job, prepared_job, settings, trained_job};
+use super::plan::Refusal;
+use super::reconcile;
+use crate::runtime::fake_api::{self, Asked, Record, refusal};
+use crate::runtime::{Context, Error};
+
+const JOB_PATH: &str = "/apis/finetune.dev/v1alpha1/namespaces/team-a/finetunejobs/support";
+const JOBS_PATH: &str = "/apis/batch/v1/namespaces/team-a/jobs";
+const CONFIG_MAPS_PATH: &str = "/api/v1/namespaces/team-a/configmaps";
+const ADAPTER_PATH: &str = "/apis/finetune.dev/v1alpha1/namespaces/team-a/adapters/support";
+
+/// A server that holds `job` and otherwise nothing, and takes every write unless `special` answers first.
+fn server(
+    job: &FineTuneJob,
+    special: impl Fn(&Asked) -> Option<(u16, Value)> + Send + Sync + 'static,
+) -> (Arc<Context>, Record) {
+    let stored = serde_json::to_value(job).unwrap();
+    let (client, record) = fake_api::client(move |asked| {
+        if let Some(answer) = special(asked) {
+            return answer;
+        }
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", JOB_PATH) => (200, stored.clone()),
+            ("GET", "/api/v1/namespaces/team-a/pods") => (
+                200,
+                json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [] }),
+            ),
+            ("GET", _) => refusal(404, "NotFound", "none"),
+            ("PATCH", path) if path.starts_with(JOB_PATH) => (200, stored.clone()),
+            _ => (201, asked.body.clone()),
+        }
+    });
+    (Arc::new(fake_api::context(client, settings())), record)
+}
+
+async fn look(job: FineTuneJob, context: &Arc<Context>) -> Result<Action, Error> {
+    reconcile(Arc::new(job), Arc::clone(context)).await
+}
+
+fn status_written(record: &Record) -> Value {
+    let written = record.writes();
+    let status = written
+        .iter()
+        .find(|asked| asked.path.ends_with("/status"))
+        .expect("a status was written");
+    status.body["status"].clone()
+}
+
+#[tokio::test]
+async fn a_new_job_is_read_afresh_and_its_children_are_created_in_order() {
+    let (context, record) = server(&job(), |_| None);
+    look(job(), &context).await.unwrap();
+    let lines = record.lines();
+    assert_eq!(lines[0], format!("GET {JOB_PATH}"));
+    let writes: Vec<_> = record
+        .writes()
+        .iter()
+        .map(|asked| format!("{} {}", asked.method, asked.path))
+        .collect();
+    assert_eq!(
+        writes,
+        [
+            format!("POST {CONFIG_MAPS_PATH}"),
+            format!("POST {JOBS_PATH}"),
+            format!("PATCH {JOB_PATH}/status"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_status_is_written_onto_what_was_read_by_its_own_field_manager() {
+    let (context, record) = server(&job(), |_| None);
+    look(job(), &context).await.unwrap();
+    let writes = record.writes();
+    let patch = writes.last().unwrap();
+    assert_eq!(patch.body["metadata"]["resourceVersion"], "7");
+    assert!(
+        patch
+            .query
+            .contains("fieldManager=finetune-operator-fine-tune-job"),
+        "{}",
+        patch.query
+    );
+    assert_eq!(patch.body["status"]["phase"], "Preparing");
+}
+
+#[tokio::test]
+async fn a_child_that_exists_already_is_left_for_the_next_look() {
+    let exists =
+        |asked: &Asked| (asked.method == "POST").then(|| refusal(409, "AlreadyExists", "there"));
+    let (context, record) = server(&job(), exists);
+    look(job(), &context).await.unwrap();
+    assert_eq!(status_written(&record)["phase"], "Preparing");
+}
+
+#[tokio::test]
+async fn a_job_that_changed_meanwhile_is_looked_at_again_and_tells_no_events() {
+    let changed = |asked: &Asked| {
+        asked
+            .path
+            .ends_with("/status")
+            .then(|| refusal(409, "Conflict", "changed"))
+    };
+    let (context, record) = server(&job(), changed);
+    let error = look(job(), &context).await.unwrap_err();
+    assert!(error.is_conflict());
+    assert!(!record.lines().iter().any(|line| line.contains("events")));
+}
+
+#[tokio::test]
+async fn a_finished_job_costs_no_request() {
+    let mut finished = trained_job();
+    finished.status.as_mut().unwrap().phase = Some(JobPhase::Succeeded);
+    let (context, record) = server(&finished, |_| None);
+    assert_eq!(
+        look(finished, &context).await.unwrap(),
+        Action::await_change()
+    );
+    assert_eq!(record.lines(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_watch_that_lags_behind_does_not_publish_again() {
+    let lagging = trained_job();
+    let mut fresh = trained_job();
+    fresh.status.as_mut().unwrap().phase = Some(JobPhase::Succeeded);
+    let (context, record) = server(&fresh, |_| None);
+    look(lagging, &context).await.unwrap();
+    assert!(
+        !record.lines().contains(&format!("PATCH {ADAPTER_PATH}")),
+        "{:?}",
+        record.lines()
+    );
+}
+
+#[tokio::test]
+async fn a_quota_that_refuses_a_child_is_a_condition_and_not_an_error() {
+    let quota = |asked: &Asked| {
+        (asked.method == "POST" && asked.path == JOBS_PATH)
+            .then(|| refusal(403, "Forbidden", "exceeded quota"))
+    };
+    let (context, record) = server(&job(), quota);
+    let action = look(job(), &context).await.unwrap();
+    assert_ne!(action, Action::await_change());
+    let status = status_written(&record).to_string();
+    assert!(
+        status.contains("Refused") && status.contains("exceeded quota"),
+        "{status}"
+    );
+    assert!(record.lines().iter().any(|line| line.contains("/events")));
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_an_error() {
+    let (context, _) = server(&job(), |_| {
+        Some(refusal(500, "InternalError", "etcd is away"))
+    });
+    let error = look(job(), &context).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("failed to read the FineTuneJob"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_adapter_gets_only_the_fields_that_are_the_jobs() {
+    let (context, record) = server(&trained_job(), |asked| {
+        let there = json!({
+            "apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter",
+            "metadata": { "name": "support", "namespace": "team-a", "uid": "adapter-uid" },
+            "spec": { "serving": [ { "deploymentName": "engine", "engine": { "type": "Finetune", "port": 8000 } } ] }
+        });
+        (asked.path == ADAPTER_PATH).then_some((200, there))
+    });
+    look(trained_job(), &context).await.unwrap();
+    let writes = record.writes();
+    let patch = writes
+        .iter()
+        .find(|asked| asked.path == ADAPTER_PATH)
+        .unwrap();
+    // With the UID, an Adapter deleted at this moment is not made anew.
+    assert_eq!(patch.body["metadata"]["uid"], "adapter-uid");
+    let fields: Vec<_> = patch.body["spec"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    assert_eq!(fields, ["baseModel", "provenance", "source"]);
+    assert_eq!(patch.body["spec"]["provenance"]["uid"], UID);
+    assert_eq!(status_written(&record)["phase"], "Succeeded");
+}
+
+#[tokio::test]
+async fn an_adapter_that_cannot_be_written_leaves_the_job_publishing() {
+    let (context, record) = server(&trained_job(), |asked| {
+        (asked.method == "PATCH" && asked.path == ADAPTER_PATH)
+            .then(|| refusal(403, "Forbidden", "policy"))
+    });
+    look(trained_job(), &context).await.unwrap();
+    let status = status_written(&record);
+    assert_eq!(status["phase"], "Publishing");
+    assert!(status.to_string().contains("policy"));
+}
+
+#[tokio::test]
+async fn a_job_is_deleted_with_its_pods_and_only_if_it_is_the_one_that_was_seen() {
+    let (context, record) = server(&prepared_job(), |asked| {
+        let train = json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {
+                "name": "support-train", "namespace": "team-a", "uid": "train-uid",
+                "ownerReferences": [
+                    { "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "name": "support", "uid": UID, "controller": true }
+                ]
+            },
+            "status": { "conditions": [ { "type": "Complete", "status": "True" } ] }
+        });
+        (asked.path == format!("{JOBS_PATH}/support-train")).then_some((200, train))
+    });
+    look(prepared_job(), &context).await.unwrap();
+    let writes = record.writes();
+    let delete = writes
+        .iter()
+        .find(|asked| asked.method == "DELETE")
+        .unwrap();
+    assert_eq!(delete.body["propagationPolicy"], "Background");
+    assert_eq!(delete.body["preconditions"]["uid"], "train-uid");
+}
+
+#[test]
+fn a_refusal_knows_whether_it_was_of_the_adapter() {
+    let of_adapter = Refusal {
+        what: "the Adapter support".into(),
+        message: "no".into(),
+        is_final: true,
+        of_adapter: true,
+    };
+    let (status, next_check) =
+        super::plan::refused(&trained_job(), &of_adapter, super::fixtures::now());
+    assert_eq!(status.phase, Some(JobPhase::Publishing));
+    assert!(next_check.is_some());
+}
