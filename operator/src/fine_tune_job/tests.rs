@@ -43,7 +43,7 @@ fn server(
 }
 
 async fn look(job: FineTuneJob, context: &Arc<Context>) -> Result<Action, Error> {
-    reconcile(Arc::new(job), Arc::clone(context)).await
+    Box::pin(reconcile(Arc::new(job), Arc::clone(context))).await
 }
 
 fn status_written(record: &Record) -> Value {

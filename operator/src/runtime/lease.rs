@@ -65,7 +65,7 @@ impl Candidate {
                 }
                 Ok(Ok(false)) => reached(),
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, lease = self.settings.name, "cannot claim the lease")
+                    tracing::warn!(%error, lease = self.settings.name, "cannot claim the lease");
                 }
                 Err(_) => tracing::warn!(
                     lease = self.settings.name,

@@ -278,7 +278,7 @@ mod tests {
             metrics
                 .fine_tune_jobs
                 .with_label_values(&["Training"])
-                .set(7)
+                .set(7);
         });
         let text = metrics.text().unwrap();
         assert!(

@@ -17,7 +17,7 @@ use super::metrics::ReconcileResult;
 use super::{Context, Error};
 
 /// The longest a reconcile may take. The client alone never gives up on a half-open connection.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// After a conflict the fresh object is a watch event away.
 const AFTER_CONFLICT: Duration = Duration::from_millis(300);
 /// Reconciles at once, of one controller.

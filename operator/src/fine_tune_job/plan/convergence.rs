@@ -283,7 +283,7 @@ impl World {
             Ending::Final => *is = failed("PodFailurePolicy", is.failed + 1),
             Ending::Preempted => {}
             Ending::Retry | Ending::OutOfMemory if is.failed >= 3 => {
-                *is = failed("BackoffLimitExceeded", is.failed + 1)
+                *is = failed("BackoffLimitExceeded", is.failed + 1);
             }
             Ending::Retry | Ending::OutOfMemory => is.failed += 1,
         }
