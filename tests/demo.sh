@@ -3,27 +3,26 @@
 # and asks base and adapter the same questions that neither has seen. Leaves the cluster up. `make demo` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ -z "${FINETUNE_IN_CLUSTER:-}" ]; then exec env FINETUNE_IN_CLUSTER=1 tests/cluster/run.sh "$0" "$@"; fi
-
 cache="${FINETUNE_CACHE:-$HOME/.cache/finetune-operator}"
-model="$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 namespace=demo
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 k() { kubectl --namespace "$namespace" "$@"; }
 
-say "1. Install the chart"
+if [ -z "${FINETUNE_IN_CLUSTER:-}" ]; then
+    say "1. Buckets, model and data"
+    tests/cluster/s3.sh models data adapters
+    tests/cluster/s3-put.sh \
+        models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf "$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+        data/support/train.jsonl examples/support/train.jsonl \
+        data/support/glossary/train.jsonl examples/support/glossary/train.jsonl
+    exec env FINETUNE_IN_CLUSTER=1 tests/cluster/run.sh "$0" "$@"
+fi
+
+say "2. Install the chart"
 tests/install.sh
 helm list --namespace finetune-system
-
-say "2. Buckets, model and data"
 kubectl get namespace "$namespace" >/dev/null 2>&1 || kubectl create namespace "$namespace"
 kubectl label --overwrite namespace "$namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
-s3="http://$(kubectl get service s3 --namespace s3 --output 'jsonpath={.spec.clusterIP}'):7070"
-put() { curl --silent --show-error --fail-with-body --output /dev/null --aws-sigv4 aws:amz:us-east-1:s3 --user finetune-demo:finetune-demo-only "$@"; }
-for bucket in models data adapters; do put --request PUT "$s3/$bucket" || true; done
-put --upload-file "$model" "$s3/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
-put --upload-file examples/support/train.jsonl "$s3/data/support/train.jsonl"
-put --upload-file examples/support/glossary/train.jsonl "$s3/data/support/glossary/train.jsonl"
 k apply --filename examples/support/secret.yaml
 
 say "3. Serve the base, and name the adapters that shall join it"
@@ -57,7 +56,7 @@ k get pods
 
 say "7. The same questions to base and adapter, through the Service"
 url="http://$(k get service support-model --output 'jsonpath={.spec.clusterIP}')"
-examples/support/ask.sh "$url" smollm2 support examples/support/held-out.jsonl
+examples/support/ask.sh "$url" smollm2 support examples/support/held-out.jsonl 20
 
 say "8. The training loss, as Prometheus has it"
 tests/prometheus.sh query 'finetune_training_loss' range

@@ -8,7 +8,7 @@ kubectl label --overwrite namespace finetune-system pod-security.kubernetes.io/e
 helm upgrade --install finetune-operator charts/finetune-operator --namespace finetune-system \
     --set image.tag=dev --set trainerImage.tag=dev --wait --timeout 3m "$@" >/dev/null
 # The tag stays `dev` while the image behind it changes: pods of an older image make way.
-image=$(cat "${FINETUNE_CACHE:-$HOME/.cache/finetune-operator}/images/operator.digest" 2>/dev/null || echo unknown)
+image=$(basename "$(find "${FINETUNE_CACHE:-$HOME/.cache/finetune-operator}/images" -name 'finetune-operator-*.tar' -printf '%T@ %p\n' | sort -n | tail -1)")
 kubectl --namespace finetune-system patch deployment finetune-operator --type merge \
     --patch "{\"spec\":{\"template\":{\"metadata\":{\"annotations\":{\"test-bed/image\":\"$image\"}}}}}" >/dev/null
 kubectl --namespace finetune-system rollout status deployment/finetune-operator --timeout 3m >/dev/null

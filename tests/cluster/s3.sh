@@ -4,7 +4,7 @@
 # Prints what clients need, one assignment a line, for `eval` or a file of settings:
 #   AWS_ENDPOINT_URL       its address, for pods and for commands run by run.sh
 #   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
-# The key is made anew with each cluster. NAME says which cluster (default: dev). Runs as root.
+# The key is that of examples/support/secret.yaml: the server is reached from inside this cluster's network only. NAME says which cluster (default: dev). Runs as root.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" != --help ] || { usage; exit; }
@@ -14,7 +14,7 @@ require_cluster
 
 make_root_key() {
   [ -e "$state/s3.env" ] ||
-    (umask 077 && printf 'ROOT_ACCESS_KEY=finetune\nROOT_SECRET_KEY=%s\n' "$(openssl rand -hex 20)" >"$state/s3.env")
+    (umask 077 && printf 'ROOT_ACCESS_KEY=finetune-demo\nROOT_SECRET_KEY=finetune-demo-only\n' >"$state/s3.env")
 }
 
 is_serving() { inside curl --silent --fail --max-time 2 "$endpoint/healthz"; }

@@ -115,3 +115,29 @@ pub fn url(namespace: &str) -> Result<String> {
     ))?;
     Ok(format!("http://{}", address.trim()))
 }
+
+/// The mean loss over the held-back rows of the example's job, of the 4-bit base alone or with a published adapter, as
+/// `trainer evaluate` finds it.
+pub fn validation_loss(adapter: Option<&str>) -> Result<f64> {
+    let work = tempfile::tempdir()?;
+    let file = folder().join("job.yaml");
+    // Tests lie in target/<profile>/deps, the binaries beside that folder.
+    let executable = std::env::current_exe()?;
+    let trainer = executable.parent().and_then(std::path::Path::parent).context("no target folder")?.join("trainer");
+    let mut evaluate = std::process::Command::new(trainer);
+    evaluate.arg("evaluate").arg("--file").arg(&file).arg("--work").arg(work.path()).args(["--rows", "validation"]);
+    if let Some(adapter) = adapter {
+        evaluate.args(["--adapter", adapter]);
+    }
+    let output = evaluate
+        .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ENDPOINT_URL", store::ENDPOINT_IN_PODS)
+        .env("AWS_ALLOW_HTTP", "true")
+        .output()?;
+    anyhow::ensure!(output.status.success(), "trainer evaluate: {}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read(work.path().join("evaluation.json"))?;
+    let evaluation: serde_json::Value = serde_json::from_slice(&text)?;
+    evaluation["loss"].as_f64().context("evaluation.json has no loss")
+}

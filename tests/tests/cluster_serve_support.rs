@@ -51,20 +51,10 @@ async fn qlora_lowers_the_validation_loss_by_nine_tenths() -> Result<()> {
     let namespace = support::world()?;
     let api: Api<FineTuneJob> = Api::namespaced(cluster::client().await?, &namespace);
     let job = api.get("support").await?;
-    let losses: Vec<f64> = fine_tune_job::metrics(&job)
-        .await?
-        .iter()
-        .filter_map(|row| row["validationLoss"].as_f64())
-        .collect();
-    let (first, last) = (
-        losses.first().context("no validation loss")?,
-        losses.last().context("none")?,
-    );
-    println!("validation loss {first:.4} -> {last:.4}");
-    ensure!(
-        *last <= first * 0.1,
-        "validation loss went from {first} to {last}"
-    );
+    let before = support::validation_loss(None)?;
+    let after = support::validation_loss(Some(&fine_tune_job::result(&job)?.uri))?;
+    println!("validation loss {before:.4} -> {after:.4}");
+    ensure!(after <= before * 0.1, "validation loss went from {before} to {after}");
     Ok(())
 }
 
