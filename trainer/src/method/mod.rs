@@ -3,5 +3,6 @@
 pub mod full;
 mod lora;
 pub mod nf4;
+mod nf4_decode;
 
 pub use lora::Lora;

@@ -3,13 +3,13 @@
 //! Values are row-major in blocks of 64. A block's scale is its largest magnitude; a value's code is the nearest of 16
 //! quantiles to value / scale. With double quantisation the scales, less their mean, are themselves held in 8 bits in blocks of 256.
 
-use half::bf16;
 use tch::{Kind, Tensor};
 
-use crate::ops::{Error, Result, bfloat16_slice_mut, float_slice, float_slice_mut};
+use super::nf4_decode;
+use crate::ops::{Error, Result, slice, slice_mut};
 
 /// Values a scale.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Scales a scale of scales.
 const NESTED_BLOCK: usize = 256;
@@ -64,7 +64,7 @@ impl Nf4Matrix {
     pub fn quantise(weight: &Tensor, double_quantization: bool) -> Result<Self> {
         let (rows, columns) = weight.size2()?;
         let weight = weight.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let values = float_slice(&weight)?;
+        let values = slice::<f32>(&weight)?;
         let bounds = bounds();
         let mut codes = Vec::with_capacity(values.len().div_ceil(2));
         let mut scales = Vec::with_capacity(values.len().div_ceil(BLOCK));
@@ -72,7 +72,8 @@ impl Nf4Matrix {
             let scale = block
                 .iter()
                 .fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            let inverse = 1.0 / scale;
+            // In a block of zeros every value has the code of 0.
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             for pair in block.chunks(2) {
                 let high = nearest(pair[0] * inverse, &bounds);
                 let low = pair
@@ -120,17 +121,19 @@ impl Nf4Matrix {
             });
         }
         match dense.f_kind()? {
-            Kind::BFloat16 => self.decode(bfloat16_slice_mut(dense)?, bf16::from_f32),
-            _ => self.decode(float_slice_mut(dense)?, |value| value),
+            Kind::BFloat16 => {
+                nf4_decode::decode(slice_mut(dense)?, &self.codes, self.scales.iter())
+            }
+            _ => self.decode(slice_mut(dense)?),
         }
         Ok(())
     }
 
-    fn decode<T: Copy>(&self, dense: &mut [T], round: impl Fn(f32) -> T) {
+    fn decode(&self, dense: &mut [f32]) {
         let blocks = dense.chunks_mut(BLOCK).zip(self.codes.chunks(BLOCK / 2));
         for ((values, codes), scale) in blocks.zip(self.scales.iter()) {
             // The 16 possible values of the block, so that a value is one look-up.
-            let table = CODE.map(|code| round(code * scale));
+            let table = CODE.map(|code| code * scale);
             for (pair, &byte) in values.chunks_mut(2).zip(codes) {
                 pair[0] = table[usize::from(byte >> 4)];
                 if let Some(second) = pair.get_mut(1) {
@@ -208,7 +211,7 @@ fn nearest(value: f32, bounds: &[f32; 15]) -> u8 {
 }
 
 /// The signed 8-bit dynamic map of bitsandbytes, sorted: seven decades, each with twice the values of the one below, 0, and 1
-/// (but not -1).
+/// (but not -1). To two units of the last place: libtorch's own even spacing depends there on the processor.
 pub fn dynamic_map() -> [f32; 256] {
     let mut map = [0.0_f32; 256];
     let mut filled = 0;
@@ -218,7 +221,7 @@ pub fn dynamic_map() -> [f32; 256] {
         // `count + 1` evenly spaced boundaries from 0.1 to 1, as torch.linspace: the upper half counted from the end.
         let step = (1.0_f32 - 0.1) / count as f32;
         let boundary = |index: usize| {
-            if index < count.div_ceil(2) || count == 1 && index == 0 {
+            if index < count.div_ceil(2) {
                 0.1 + step * index as f32
             } else {
                 1.0 - step * (count - index) as f32

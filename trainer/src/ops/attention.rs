@@ -121,3 +121,64 @@ fn flat(tensor: &Tensor) -> Result<Tensor> {
     let size = tensor.size();
     Ok(tensor.f_reshape([size[0] * size[1], -1, size[size.len() - 1]])?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(shape: &[i64], seed: i64) -> Tensor {
+        tch::manual_seed(seed);
+        Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
+    }
+
+    /// Head by head, with libtorch's automatic differentiation.
+    fn reference(queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        let (batch, key_heads, groups, length, head_dim) = queries.size5().unwrap();
+        let seen = keys.size()[2];
+        let future =
+            Tensor::ones([length, seen], (Kind::Bool, Device::Cpu)).triu(seen - length + 1);
+        let scores =
+            queries.matmul(&keys.unsqueeze(2).transpose(-1, -2)) / (head_dim as f64).sqrt();
+        let weights = scores
+            .masked_fill(&future, f64::NEG_INFINITY)
+            .softmax(-1, Kind::Float);
+        let output = weights.matmul(&values.unsqueeze(2)); // (B, K, G, T, D)
+        output
+            .permute([0, 3, 1, 2, 4])
+            .reshape([batch * length, key_heads * groups * head_dim])
+    }
+
+    fn assert_close(ours: &Tensor, expected: &Tensor) {
+        let difference = (ours - expected).abs().max().double_value(&[]);
+        assert!(
+            difference < 1e-5 * expected.abs().max().double_value(&[]),
+            "{difference}"
+        );
+    }
+
+    fn compare(length: i64, keep: bool) {
+        let queries = random(&[2, 2, 3, length, 4], 1);
+        let [keys, values] = [2, 3].map(|seed| random(&[2, 2, length, 4], seed));
+        let expected = reference(&queries, &keys, &values);
+        let weight = random(&expected.size(), 4).detach();
+        (&expected * &weight).sum(Kind::Float).backward();
+
+        let (output, saved) = forward(queries.detach(), keys.detach(), values.detach()).unwrap();
+        assert_eq!(saved.probabilities.is_some(), keep);
+        assert_close(&output, &expected.detach());
+        let gradients = backward(&saved, &weight).unwrap();
+        assert_close(&gradients.queries, &queries.grad());
+        assert_close(&gradients.keys, &keys.grad());
+        assert_close(&gradients.values, &values.grad());
+    }
+
+    #[test]
+    fn equals_automatic_differentiation() {
+        compare(17, true);
+    }
+
+    #[test]
+    fn equals_automatic_differentiation_where_the_probabilities_are_computed_again() {
+        compare(KEEP_PROBABILITIES_BELOW, false);
+    }
+}

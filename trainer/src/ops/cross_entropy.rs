@@ -1,12 +1,15 @@
 //! The loss: -log p(target), summed, over chunks of rows so that the (M, V) logits never exist together.
 //!
-//! The gradient for the hidden rows is made along with the loss, chunk by chunk, while the logits are at hand. Rows without
-//! a target cost nothing. Logits are widened to fp32 before the softmax.
+//! The gradient for the hidden rows is made along with the loss, chunk by chunk, while the logits are at hand, and written over
+//! them. Rows without a target cost nothing. The softmax is in fp32 whatever the type of the activations.
 
+use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::Result;
+use super::kernel::{self, Kernel, exp};
 use super::linear::add_product;
+use super::memory::{Element, slice_mut};
+use super::{Error, Result};
 
 /// The target of a row that carries no loss.
 pub const IGNORED: i64 = -100;
@@ -28,8 +31,8 @@ pub fn loss(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<LossSum>
     let rows = Rows::with_targets(hidden, targets)?;
     let mut sum = 0.0;
     for (hidden, targets) in rows.chunks(head)? {
-        let log_probabilities = log_probabilities(&hidden, head)?;
-        sum -= picked(&log_probabilities, &targets)?;
+        let mut logits = hidden.f_mm(&head.f_tr()?)?; // (m, V)
+        sum += losses(&mut logits, &targets, None)?;
     }
     Ok(LossSum {
         loss: sum,
@@ -47,22 +50,16 @@ pub fn loss_and_gradient(
     scale: f64,
 ) -> Result<(LossSum, Tensor)> {
     let rows = Rows::with_targets(hidden, targets)?;
-    let kind = hidden.f_kind()?;
     let d_hidden = hidden.f_zeros_like()?;
     let mut d_rows = Vec::new();
     let mut sum = 0.0;
     for (hidden, targets) in rows.chunks(head)? {
-        let mut gradient = log_probabilities(&hidden, head)?; // (m, V)
-        sum -= picked(&gradient, &targets)?;
-        // softmax - one-hot
-        let _ = gradient.f_exp_()?;
-        let targets = targets.f_unsqueeze(1)?;
-        let minus_one = Tensor::f_full_like(&targets.f_to_kind(Kind::Float)?, -1.0)?;
-        let _ = gradient.f_scatter_add_(1, &targets, &minus_one)?;
-        let gradient = gradient.f_mul_scalar_(scale)?.f_to_kind(kind)?;
-        d_rows.push(gradient.f_mm(head)?); // (m, H)
+        let mut logits = hidden.f_mm(&head.f_tr()?)?; // (m, V)
+        sum += losses(&mut logits, &targets, Some(scale))?;
+        let d_logits = logits;
+        d_rows.push(d_logits.f_mm(head)?); // (m, H)
         if let Some(head_gradient) = head_gradient {
-            add_product(head_gradient, &gradient.f_tr()?, &hidden)?;
+            add_product(head_gradient, &d_logits.f_tr()?, &hidden)?;
         }
     }
     let sum = LossSum {
@@ -81,10 +78,109 @@ pub fn log_probabilities(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
     Ok(hidden.f_mm(&head.f_tr()?)?.f_log_softmax(-1, Kind::Float)?)
 }
 
-/// The sum of the targets' log-probabilities.
-fn picked(log_probabilities: &Tensor, targets: &Tensor) -> Result<f64> {
-    let picked = log_probabilities.f_gather(1, &targets.f_unsqueeze(1)?, false)?;
-    Ok(f64::try_from(&picked.f_sum(Kind::Double)?)?)
+/// The sum of the losses of some rows of logits (m, V). With a scale, the logits are overwritten by the gradient of scale x
+/// loss.
+fn losses(logits: &mut Tensor, targets: &Tensor, scale: Option<f64>) -> Result<f64> {
+    match logits.f_kind()? {
+        Kind::BFloat16 => losses_in::<bf16>(logits, targets, scale),
+        Kind::Float => losses_in::<f32>(logits, targets, scale),
+        other => Err(Error::Libtorch(format!(
+            "logits of {other:?}, expected Float or BFloat16"
+        ))),
+    }
+}
+
+fn losses_in<T: Element>(logits: &mut Tensor, targets: &Tensor, scale: Option<f64>) -> Result<f64> {
+    let (rows, vocabulary) = logits.size2()?;
+    let (rows, vocabulary) = (rows as usize, vocabulary as usize);
+    let targets = Vec::<i64>::try_from(targets)?;
+    if let Some(target) = targets
+        .iter()
+        .find(|&&target| target < 0 || target >= vocabulary as i64)
+    {
+        return Err(Error::Input(format!(
+            "target {target}, expected 0 to {} or {IGNORED}: the tokenizer belongs to another model",
+            vocabulary - 1
+        )));
+    }
+    let mut losses = vec![0.0; rows];
+    let length = kernel::rows_per_thread(rows, vocabulary);
+    let parts = slice_mut::<T>(logits)?
+        .chunks_mut(length * vocabulary)
+        .zip(targets.chunks(length))
+        .zip(losses.chunks_mut(length));
+    let scale = scale.map(|scale| scale as f32);
+    kernel::run_all(
+        parts
+            .map(|((logits, targets), losses)| Losses {
+                logits,
+                targets,
+                losses,
+                scale,
+            })
+            .collect(),
+    );
+    Ok(losses.iter().sum())
+}
+
+struct Losses<'a, T> {
+    logits: &'a mut [T],
+    targets: &'a [i64],
+    losses: &'a mut [f64],
+    scale: Option<f32>,
+}
+
+impl<T: Element> Kernel for Losses<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        const LANES: usize = 16;
+        let vocabulary = self.logits.len() / self.targets.len();
+        let mut powers = vec![0.0_f32; vocabulary];
+        let rows = self
+            .logits
+            .chunks_exact_mut(vocabulary)
+            .zip(self.targets)
+            .zip(self.losses);
+        for ((logits, &target), loss) in rows {
+            let mut largest = [f32::NEG_INFINITY; LANES];
+            let (chunks, rest) = logits.as_chunks::<LANES>();
+            for chunk in chunks {
+                for lane in 0..LANES {
+                    largest[lane] = largest[lane].max(chunk[lane].widen());
+                }
+            }
+            let rest = rest.iter().map(|logit| logit.widen());
+            let largest = largest
+                .into_iter()
+                .chain(rest)
+                .fold(f32::NEG_INFINITY, f32::max);
+            for (power, logit) in powers.iter_mut().zip(&*logits) {
+                *power = exp(logit.widen() - largest);
+            }
+            let mut sums = [0.0_f32; LANES];
+            let (chunks, rest) = powers.as_chunks::<LANES>();
+            for chunk in chunks {
+                for lane in 0..LANES {
+                    sums[lane] += chunk[lane];
+                }
+            }
+            let sum = sums
+                .iter()
+                .chain(rest)
+                .map(|&part| f64::from(part))
+                .sum::<f64>();
+            let picked = logits[target as usize].widen();
+            *loss = sum.ln() + f64::from(largest) - f64::from(picked);
+            if let Some(scale) = self.scale {
+                // softmax - one-hot
+                let factor = (f64::from(scale) / sum) as f32;
+                for (logit, power) in logits.iter_mut().zip(&powers) {
+                    *logit = T::round(power * factor);
+                }
+                logits[target as usize] = T::round(powers[target as usize] * factor - scale);
+            }
+        }
+    }
 }
 
 /// The rows that carry loss.

@@ -1,38 +1,79 @@
-//! Rust slices over the memory of libtorch tensors, for loops that libtorch has no operation for.
+//! Rust slices over the memory of libtorch tensors, for loops that libtorch has no single operation for.
 //!
-//! The only place of the numeric core that touches raw pointers. A slice lives as long as the borrow of its tensor; that no
-//! other tensor writes the same memory meanwhile is up to the caller, which runs operations one after the other.
+//! The only place of the numeric core that turns libtorch's pointers into references. A slice lives as long as the borrow of its
+//! tensor; that no other tensor writes the same memory meanwhile is up to the caller, which runs operations one after the
+//! other.
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 use super::{Error, Result};
 
-/// The elements of a contiguous fp32 tensor on the CPU.
-pub(crate) fn float_slice(tensor: &Tensor) -> Result<&[f32]> {
-    let length = check(tensor, Kind::Float)?;
-    // SAFETY: `check` saw a contiguous fp32 CPU tensor of `length` elements; the borrow keeps its storage alive.
+/// A type of activations.
+pub(crate) trait Element: Copy + Send + Sync + 'static {
+    /// libtorch's name of it.
+    const KIND: Kind;
+
+    /// Its value in fp32, exact.
+    fn widen(self) -> f32;
+
+    /// The nearest value, ties to even.
+    fn round(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    const KIND: Kind = Kind::Float;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    const KIND: Kind = Kind::BFloat16;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    /// Without the branch for NaN of `bf16::from_f32`, so that loops vectorise; a quiet NaN stays one.
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        let bits = value.to_bits();
+        let even = (bits >> 16) & 1;
+        Self::from_bits((bits.wrapping_add(0x7fff + even) >> 16) as u16)
+    }
+}
+
+/// The elements of a contiguous tensor on the CPU.
+pub(crate) fn slice<T: Element>(tensor: &Tensor) -> Result<&[T]> {
+    let length = check(tensor, T::KIND)?;
+    // SAFETY: `check` saw a contiguous CPU tensor of `length` elements of T's kind; the borrow keeps its storage alive. `bf16` is a
+    // transparent u16, as libtorch's own.
     #[expect(unsafe_code, reason = "libtorch hands out a raw pointer")]
-    let slice = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), length) };
+    let slice = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), length) };
     Ok(slice)
 }
 
-/// The elements of a contiguous fp32 tensor on the CPU, to be written.
-pub(crate) fn float_slice_mut(tensor: &mut Tensor) -> Result<&mut [f32]> {
-    let length = check(tensor, Kind::Float)?;
+/// The elements of a contiguous tensor on the CPU, to be written.
+pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T]> {
+    let length = check(tensor, T::KIND)?;
     // SAFETY: as above; the exclusive borrow of the tensor is the caller's claim to its memory.
     #[expect(unsafe_code, reason = "libtorch hands out a raw pointer")]
-    let slice = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), length) };
+    let slice = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), length) };
     Ok(slice)
 }
 
-/// The elements of a contiguous bf16 tensor on the CPU, to be written.
-pub(crate) fn bfloat16_slice_mut(tensor: &mut Tensor) -> Result<&mut [bf16]> {
-    let length = check(tensor, Kind::BFloat16)?;
-    // SAFETY: as above; `bf16` is a transparent u16, as libtorch's own.
-    #[expect(unsafe_code, reason = "libtorch hands out a raw pointer")]
-    let slice = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<bf16>(), length) };
-    Ok(slice)
+/// An uninitialised tensor, all of which the caller will write.
+pub(crate) fn empty<T: Element>(shape: &[i64]) -> Result<Tensor> {
+    Ok(Tensor::f_empty(shape, (T::KIND, Device::Cpu))?)
 }
 
 /// The number of elements, if the tensor's memory is a plain array of `kind`.

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 mod error;
+mod kernel;
 pub mod linear;
 mod memory;
 pub mod rms_norm;
@@ -15,7 +16,7 @@ pub mod rope;
 pub mod swiglu;
 
 pub use error::Error;
-pub(crate) use memory::{bfloat16_slice_mut, float_slice, float_slice_mut};
+pub(crate) use memory::{slice, slice_mut};
 
 /// What every operation returns.
 pub type Result<T> = std::result::Result<T, Error>;

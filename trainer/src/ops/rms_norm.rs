@@ -2,33 +2,29 @@
 //!
 //! Zhang and Sennrich, 2019; transformers' `LlamaRMSNorm`.
 
+use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::Result;
+use super::kernel::{self, Kernel};
+use super::memory::{self, Element, slice, slice_mut};
+use super::{Error, Result};
 
 /// What the backward needs.
 #[derive(Debug)]
 pub struct Saved {
     /// The input (M, H).
     input: Tensor,
-    /// 1 / rms of each row (M, 1), fp32.
-    inverse: Tensor,
+    /// 1 / rms of each row (M).
+    inverse: Vec<f32>,
 }
 
 /// x (M, H), weight (H) in fp32; returns y (M, H) in the type of x.
 pub fn forward(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
-    let wide = x.f_to_kind(Kind::Float)?; // (M, H)
-    let inverse = wide
-        .f_mul(&wide)?
-        .f_mean_dim(-1, true, Kind::Float)?
-        .f_add_scalar(epsilon)?
-        .f_rsqrt()?; // (M, 1)
-    let y = wide
-        .f_mul(&inverse)?
-        .f_mul(weight)?
-        .f_to_kind(x.f_kind()?)?; // (M, H)
-    let input = x.shallow_clone();
-    Ok((y, Saved { input, inverse }))
+    match x.f_kind()? {
+        Kind::BFloat16 => forward_in::<bf16>(x, weight, epsilon),
+        Kind::Float => forward_in::<f32>(x, weight, epsilon),
+        other => Err(unsupported(other)),
+    }
 }
 
 /// The gradient for x (M, H) from that for y; `weight_gradient` (H) in fp32 is added to.
@@ -38,19 +34,132 @@ pub fn backward(
     dy: &Tensor,
     weight_gradient: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let normal = saved.input.f_to_kind(Kind::Float)?.f_mul(&saved.inverse)?; // (M, H)
-    let dy = dy.f_to_kind(Kind::Float)?;
-    if let Some(gradient) = weight_gradient {
-        let _ = gradient
-            .shallow_clone()
-            .f_add_(
-                &dy.f_mul(&normal)?
-                    .f_sum_dim_intlist(0, false, Kind::Float)?,
-            )?;
+    match dy.f_kind()? {
+        Kind::BFloat16 => backward_in::<bf16>(saved, weight, dy, weight_gradient),
+        Kind::Float => backward_in::<f32>(saved, weight, dy, weight_gradient),
+        other => Err(unsupported(other)),
     }
-    // d/dx of x·inverse: the part of the gradient along x itself is taken out.
-    let d = dy.f_mul(weight)?; // (M, H)
-    let along = d.f_mul(&normal)?.f_mean_dim(-1, true, Kind::Float)?; // (M, 1)
-    let dx = d.f_sub(&normal.f_mul(&along)?)?.f_mul(&saved.inverse)?;
-    Ok(dx.f_to_kind(saved.input.f_kind()?)?)
+}
+
+fn unsupported(kind: Kind) -> Error {
+    Error::Libtorch(format!("a norm of {kind:?}, expected Float or BFloat16"))
+}
+
+fn forward_in<T: Element>(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
+    let mut y = memory::empty::<T>(&x.size())?;
+    let mut inverse = vec![0.0; x.size()[0] as usize];
+    kernel::run(Forward {
+        x: slice::<T>(x)?,
+        weight: slice(weight)?,
+        epsilon: epsilon as f32,
+        y: slice_mut(&mut y)?,
+        inverse: &mut inverse,
+    });
+    let input = x.shallow_clone();
+    Ok((y, Saved { input, inverse }))
+}
+
+fn backward_in<T: Element>(
+    saved: &Saved,
+    weight: &Tensor,
+    dy: &Tensor,
+    weight_gradient: Option<&Tensor>,
+) -> Result<Tensor> {
+    let mut dx = memory::empty::<T>(&dy.size())?;
+    let mut weight_gradient = weight_gradient.map(Tensor::shallow_clone);
+    kernel::run(Backward {
+        x: slice::<T>(&saved.input)?,
+        inverse: &saved.inverse,
+        weight: slice(weight)?,
+        dy: slice(dy)?,
+        dx: slice_mut(&mut dx)?,
+        weight_gradient: weight_gradient.as_mut().map(slice_mut).transpose()?,
+    });
+    Ok(dx)
+}
+
+struct Forward<'a, T> {
+    x: &'a [T],
+    weight: &'a [f32],
+    epsilon: f32,
+    y: &'a mut [T],
+    inverse: &'a mut [f32],
+}
+
+impl<T: Element> Kernel for Forward<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let width = self.weight.len();
+        let rows = self
+            .x
+            .chunks_exact(width)
+            .zip(self.y.chunks_exact_mut(width))
+            .zip(self.inverse);
+        for ((x, y), inverse) in rows {
+            let square = sum(x, x, |a, b| a.widen() * b.widen());
+            *inverse = 1.0 / (square / width as f32 + self.epsilon).sqrt();
+            for ((y, x), weight) in y.iter_mut().zip(x).zip(self.weight) {
+                *y = T::round(x.widen() * *inverse * weight);
+            }
+        }
+    }
+}
+
+struct Backward<'a, T> {
+    x: &'a [T],
+    inverse: &'a [f32],
+    weight: &'a [f32],
+    dy: &'a [T],
+    dx: &'a mut [T],
+    weight_gradient: Option<&'a mut [f32]>,
+}
+
+impl<T: Element> Kernel for Backward<'_, T> {
+    #[inline(always)]
+    fn run(mut self) {
+        let width = self.weight.len();
+        // dy · weight of the row, so that it is computed once.
+        let mut weighted = vec![0.0_f32; width];
+        let rows = self
+            .x
+            .chunks_exact(width)
+            .zip(self.dy.chunks_exact(width))
+            .zip(self.dx.chunks_exact_mut(width));
+        for (((x, dy), dx), inverse) in rows.zip(self.inverse) {
+            for ((weighted, dy), weight) in weighted.iter_mut().zip(dy).zip(self.weight) {
+                *weighted = dy.widen() * weight;
+            }
+            // The part of the gradient along x itself changes only the row's length, which the norm undoes: it is taken out.
+            let along = sum(x, &weighted, |x, weighted| x.widen() * weighted) * inverse * inverse
+                / width as f32;
+            for ((dx, x), weighted) in dx.iter_mut().zip(x).zip(&weighted) {
+                *dx = T::round((weighted - x.widen() * along) * inverse);
+            }
+            if let Some(gradient) = &mut self.weight_gradient {
+                for ((gradient, x), dy) in gradient.iter_mut().zip(x).zip(dy) {
+                    *gradient += dy.widen() * (x.widen() * inverse);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of `term` over two rows, in 16 partial sums: one chain of additions would not vectorise.
+#[inline(always)]
+fn sum<A: Copy, B: Copy>(left: &[A], right: &[B], term: impl Fn(A, B) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0_f32; LANES];
+    let (left, left_rest) = left.as_chunks::<LANES>();
+    let (right, right_rest) = right.as_chunks::<LANES>();
+    for (left, right) in left.iter().zip(right) {
+        for lane in 0..LANES {
+            sums[lane] += term(left[lane], right[lane]);
+        }
+    }
+    let rest: f32 = left_rest
+        .iter()
+        .zip(right_rest)
+        .map(|(&left, &right)| term(left, right))
+        .sum();
+    sums.iter().sum::<f32>() + rest
 }

@@ -5,7 +5,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::ops::{Error, Result, float_slice, float_slice_mut};
+use crate::ops::{Error, Result, slice, slice_mut};
 
 /// One tensor within the buffers.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,24 +76,24 @@ impl Parameters {
 
     /// All values, flat.
     pub fn values(&self) -> Result<&[f32]> {
-        float_slice(&self.values)
+        slice(&self.values)
     }
 
     /// All values, flat, to be written: for resuming and for the optimiser.
     pub fn values_mut(&mut self) -> Result<&mut [f32]> {
-        float_slice_mut(&mut self.values)
+        slice_mut(&mut self.values)
     }
 
     /// All gradients, flat.
     pub fn gradients(&self) -> Result<&[f32]> {
-        float_slice(&self.gradients)
+        slice(&self.gradients)
     }
 
     /// Values and gradients, flat, to be written.
     pub fn both_mut(&mut self) -> Result<(&mut [f32], &mut [f32])> {
         Ok((
-            float_slice_mut(&mut self.values)?,
-            float_slice_mut(&mut self.gradients)?,
+            slice_mut(&mut self.values)?,
+            slice_mut(&mut self.gradients)?,
         ))
     }
 

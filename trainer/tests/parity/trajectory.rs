@@ -100,7 +100,7 @@ fn bf16_stays_near_the_fp32_losses() {
     let (_, losses, _) = train(&expected, Kind::BFloat16, 0.0, 1.0);
     for (step, loss) in losses.iter().enumerate() {
         let right = expected["losses"].double_value(&[step as i64]);
-        assert_near(&format!("loss of step {step}"), *loss, right, 1e-2);
+        assert_near(&format!("loss of step {step}"), *loss, right, 2e-2);
     }
 }
 

@@ -1,0 +1,127 @@
+//! The inner loop of decoding NF4 into bf16: every weight passes through it twice a step.
+//!
+//! A block has only 16 possible values, so a value is one look-up in a table of two registers. On x86 a byte shuffle looks
+//! up 16 values at once; elsewhere one at a time. Both give the same bits.
+
+use half::bf16;
+
+use super::nf4::{BLOCK, CODE};
+
+/// Writes the values of consecutive blocks; `codes` holds two to a byte, `scales` one for each block.
+pub(super) fn decode(values: &mut [bf16], codes: &[u8], scales: impl Iterator<Item = f32>) {
+    let blocks = values.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2));
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("ssse3") {
+        for ((values, codes), scale) in blocks.zip(scales) {
+            let table = table(scale);
+            match (values.try_into(), codes.try_into()) {
+                // SAFETY: the processor has SSSE3, as asked above.
+                #[expect(unsafe_code, reason = "a function for processors with SSSE3")]
+                (Ok(values), Ok(codes)) => unsafe { x86::decode_block(values, codes, &table) },
+                _ => decode_block(values, codes, &table),
+            }
+        }
+        return;
+    }
+    for ((values, codes), scale) in blocks.zip(scales) {
+        decode_block(values, codes, &table(scale));
+    }
+}
+
+/// The possible values of a block.
+fn table(scale: f32) -> [bf16; 16] {
+    CODE.map(|code| bf16::from_f32(code * scale))
+}
+
+fn decode_block(values: &mut [bf16], codes: &[u8], table: &[bf16; 16]) {
+    for (pair, &byte) in values.chunks_mut(2).zip(codes) {
+        pair[0] = table[usize::from(byte >> 4)];
+        if let Some(second) = pair.get_mut(1) {
+            *second = table[usize::from(byte & 0xf)];
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m128i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_shuffle_epi8, _mm_srli_epi16,
+        _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
+    };
+
+    use half::bf16;
+
+    use super::BLOCK;
+
+    /// One whole block.
+    #[target_feature(enable = "ssse3")]
+    pub(super) fn decode_block(
+        values: &mut [bf16; BLOCK],
+        codes: &[u8; BLOCK / 2],
+        table: &[bf16; 16],
+    ) {
+        let bytes = table.map(bf16::to_le_bytes);
+        let (low, high) = (
+            load(&bytes.map(|[low, _]| low)),
+            load(&bytes.map(|[_, high]| high)),
+        );
+        let half = _mm_set1_epi8(0xf);
+        for (values, codes) in values
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .zip(codes.as_chunks::<16>().0)
+        {
+            let codes = load(codes);
+            let first = _mm_and_si128(_mm_srli_epi16(codes, 4), half);
+            let second = _mm_and_si128(codes, half);
+            let in_order = [
+                _mm_unpacklo_epi8(first, second),
+                _mm_unpackhi_epi8(first, second),
+            ];
+            for (values, codes) in values.as_chunks_mut::<16>().0.iter_mut().zip(in_order) {
+                let (low, high) = (_mm_shuffle_epi8(low, codes), _mm_shuffle_epi8(high, codes));
+                let (left, right) = values.split_at_mut(8);
+                store(left, _mm_unpacklo_epi8(low, high));
+                store(right, _mm_unpackhi_epi8(low, high));
+            }
+        }
+    }
+
+    #[target_feature(enable = "ssse3")]
+    fn load(bytes: &[u8; 16]) -> __m128i {
+        // SAFETY: 16 bytes are there, and the load asks for no alignment.
+        #[expect(unsafe_code, reason = "an unaligned load takes a pointer")]
+        unsafe {
+            _mm_loadu_si128(bytes.as_ptr().cast())
+        }
+    }
+
+    #[target_feature(enable = "ssse3")]
+    fn store(values: &mut [bf16], register: __m128i) {
+        assert_eq!(values.len(), 8);
+        // SAFETY: 8 values of 16 bits are there, and the store asks for no alignment.
+        #[expect(unsafe_code, reason = "an unaligned store takes a pointer")]
+        unsafe {
+            _mm_storeu_si128(values.as_mut_ptr().cast(), register);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_gives_the_same_bits_also_in_a_partial_block() {
+        let codes: Vec<u8> = (0..80_u32).map(|index| (index * 37 % 256) as u8).collect();
+        let scales = [0.037, 1.9, 3e-5];
+        let mut values = vec![bf16::ZERO; 157];
+        decode(&mut values, &codes, scales.into_iter());
+        for (index, value) in values.iter().enumerate() {
+            let code = codes[index / 2] >> (4 - 4 * (index % 2)) & 0xf;
+            let expected = bf16::from_f32(CODE[usize::from(code)] * scales[index / BLOCK]);
+            assert_eq!(value.to_bits(), expected.to_bits(), "value {index}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Loops over rows, compiled once for every processor and once for those with AVX2, and spread over threads.
+//!
+//! Each row is computed by itself and in one fixed order, so that a result depends neither on the number of threads nor, since
+//! nothing is contracted into fused multiply-adds, on which of the two was taken.
+
+use std::num::NonZero;
+
+/// Numbers below which another thread costs more than it saves.
+const WORK_PER_THREAD: usize = 1 << 20;
+
+/// A loop. Implementations mark `run` as `#[inline(always)]`, so that it is compiled into its caller with that one's
+/// instruction set.
+pub(super) trait Kernel {
+    /// Runs the loop.
+    fn run(self);
+}
+
+/// Runs the loop with the widest instructions of this processor.
+pub(super) fn run(kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2, as just asked.
+        #[expect(unsafe_code, reason = "a function for processors with AVX2")]
+        unsafe {
+            run_avx2(kernel);
+        }
+        return;
+    }
+    kernel.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn run_avx2(kernel: impl Kernel) {
+    kernel.run();
+}
+
+/// The number of rows of `width` numbers to give to each thread, out of `rows`.
+pub(super) fn rows_per_thread(rows: usize, width: usize) -> usize {
+    let useful = (rows * width / WORK_PER_THREAD).max(1);
+    let threads = NonZero::new(tch::get_num_threads() as usize)
+        .map_or(1, NonZero::get)
+        .min(useful);
+    rows.div_ceil(threads).max(1)
+}
+
+/// Runs one kernel a thread. One alone runs on the caller's thread.
+pub(super) fn run_all<K: Kernel + Send>(kernels: Vec<K>) {
+    std::thread::scope(|scope| {
+        let mut kernels = kernels.into_iter();
+        let first = kernels.next();
+        for kernel in kernels {
+            scope.spawn(move || run(kernel));
+        }
+        if let Some(kernel) = first {
+            run(kernel);
+        }
+    });
+}
+
+/// e^x to within two units in the last place, in operations that vectorise; below e^-87 it stays there.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 x 2^23 rounds to the nearest integer, and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.max(-87.0).min(88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let power = shifted - ROUND;
+    let r = x - power * LN2_HIGH - power * LN2_LOW; // |r| <= ln 2 / 2
+    let mut sum = 1.0 / 5040.0;
+    for coefficient in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        sum = sum * r + coefficient;
+    }
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    sum * f32::from_bits(((exponent + 127) << 23) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_of_the_last_place() {
+        for step in -8700..8800 {
+            let x = step as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) / exact - 1.0).abs();
+            assert!(error < 2.4e-7, "exp({x}) is off by {error:e}");
+        }
+        assert!(exp(f32::NEG_INFINITY) < 1e-37);
+    }
+}
