@@ -1,0 +1,188 @@
+//! The metadata of a GGUF file to the shape of a model. Strict as its counterpart for `config.json`.
+
+use finetune_artifacts::gguf::{GgufFile, Value as Metadata};
+use serde_json::json;
+
+use super::Error;
+use crate::model::ModelConfig;
+use crate::tokenize::SpecialTokens;
+
+/// The architecture that is supported, which is also the prefix of its keys.
+const LLAMA: &str = "llama";
+/// Keys of the architecture that are read, or checked to change nothing.
+const KNOWN: [&str; 15] = [
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "expert_used_count",
+    "feed_forward_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "vocab_size",
+];
+
+fn fault(key: &str, message: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("GGUF key `{key}`"), message.to_string())
+}
+
+/// Reads the shape of the model in `file`.
+pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
+    let architecture = file
+        .metadata("general.architecture")
+        .and_then(Metadata::as_str)
+        .unwrap_or_default();
+    if architecture != LLAMA {
+        return Err(fault(
+            "general.architecture",
+            format!("it is `{architecture}`, which is not supported; expected `{LLAMA}`"),
+        ));
+    }
+    refuse_unknown(file)?;
+    let keys = Keys(file);
+    let hidden_size = keys.size("embedding_length", None)?;
+    let heads = keys.size("attention.head_count", None)?;
+    let head_dim = keys.size("attention.key_length", Some(hidden_size / heads.max(1)))?;
+    for key in ["attention.value_length", "rope.dimension_count"] {
+        let found = keys.size(key, Some(head_dim))?;
+        if found != head_dim {
+            return Err(fault(
+                &format!("{LLAMA}.{key}"),
+                format!("it is {found}, which is not supported; expected the head size {head_dim}"),
+            ));
+        }
+    }
+    let config = ModelConfig {
+        architecture: "LlamaForCausalLM".to_owned(),
+        vocabulary_size: vocabulary_size(file)?,
+        hidden_size,
+        intermediate_size: keys.size("feed_forward_length", None)?,
+        layers: keys.size("block_count", None)?,
+        heads,
+        key_value_heads: keys.size("attention.head_count_kv", Some(heads))?,
+        head_dim,
+        rms_norm_epsilon: keys.number("attention.layer_norm_rms_epsilon", None)?,
+        rope_theta: keys.number("rope.freq_base", Some(10_000.0))?,
+        max_position_embeddings: keys.size("context_length", None)?,
+        tied_embeddings: file.tensor("output.weight").is_err(),
+        attention_bias: file.tensor("blk.0.attn_q.bias").is_ok(),
+        mlp_bias: file.tensor("blk.0.ffn_gate.bias").is_ok(),
+    };
+    config
+        .check()
+        .map_err(|error| Error::invalid(file.path().display().to_string(), error.to_string()))?;
+    Ok(config)
+}
+
+/// A `config.json` for weights that were trained from such a file.
+pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> Vec<u8> {
+    let id = |token: &Option<crate::tokenize::SpecialToken>| token.as_ref().map(|token| token.id);
+    let json = json!({
+        "architectures": [config.architecture],
+        "attention_bias": config.attention_bias,
+        "attention_dropout": 0.0,
+        "bos_token_id": id(&special.bos),
+        "eos_token_id": id(&special.eos),
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "mlp_bias": config.mlp_bias,
+        "model_type": "llama",
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "num_key_value_heads": config.key_value_heads,
+        "pad_token_id": id(&special.pad),
+        "rms_norm_eps": config.rms_norm_epsilon,
+        "rope_scaling": null,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tied_embeddings,
+        "vocab_size": config.vocabulary_size,
+    });
+    let mut text = serde_json::to_vec_pretty(&json).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn refuse_unknown(file: &GgufFile) -> Result<(), Error> {
+    for key in file.metadata_keys() {
+        let own = key.strip_prefix(LLAMA).and_then(|rest| rest.strip_prefix('.'));
+        if own.is_some_and(|own| !KNOWN.contains(&own)) {
+            return Err(fault(
+                key,
+                "this trainer does not know the key, and it could change the model",
+            ));
+        }
+    }
+    let scaling = format!("{LLAMA}.rope.scaling.type");
+    match file.metadata(&scaling).and_then(Metadata::as_str) {
+        None | Some("none") => {}
+        Some(other) => {
+            return Err(fault(
+                &scaling,
+                format!("it is `{other}`, which is not supported; expected no scaling"),
+            ));
+        }
+    }
+    for key in [format!("{LLAMA}.expert_count"), format!("{LLAMA}.expert_used_count")] {
+        if file.metadata(&key).is_some_and(|value| value.as_u64() != Some(0)) {
+            return Err(fault(&key, "mixtures of experts are not supported; expected 0"));
+        }
+    }
+    let split = file.metadata("split.count").and_then(Metadata::as_u64);
+    if split.is_some_and(|count| count > 1) {
+        return Err(fault(
+            "split.count",
+            "the model is split over several files, expected one: merge it with `llama-gguf-split --merge`",
+        ));
+    }
+    Ok(())
+}
+
+/// The number of rows of the embedding, which is what counts whatever the metadata says.
+fn vocabulary_size(file: &GgufFile) -> Result<i64, Error> {
+    let shape = &file.tensor("token_embd.weight")?.shape;
+    match shape.as_slice() {
+        [rows, _] => Ok(*rows as i64),
+        _ => Err(Error::invalid(
+            "tensor `token_embd.weight`",
+            format!("it has shape {shape:?}, expected two dimensions"),
+        )),
+    }
+}
+
+struct Keys<'file>(&'file GgufFile);
+
+impl Keys<'_> {
+    fn size(&self, key: &str, default: Option<i64>) -> Result<i64, Error> {
+        let key = format!("{LLAMA}.{key}");
+        match (self.0.metadata(&key), default) {
+            (Some(value), _) => value
+                .as_u64()
+                .filter(|size| (1..=1 << 32).contains(size))
+                .map(|size| size as i64)
+                .ok_or_else(|| fault(&key, format!("it is {value}, expected a positive integer"))),
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(fault(&key, "it is absent, expected a positive integer")),
+        }
+    }
+
+    fn number(&self, key: &str, default: Option<f64>) -> Result<f64, Error> {
+        let key = format!("{LLAMA}.{key}");
+        match (self.0.metadata(&key), default) {
+            (Some(value), _) => value
+                .as_f64()
+                .filter(|number| *number > 0.0)
+                .ok_or_else(|| fault(&key, format!("it is {value}, expected a positive number"))),
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(fault(&key, "it is absent, expected a positive number")),
+        }
+    }
+}

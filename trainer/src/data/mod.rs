@@ -1,0 +1,37 @@
+//! From rows of data to rows of tokens: which tokens a model sees, and which of them it is trained to say.
+//!
+//! Nothing here reads a store. A mask goes by position, never by a token's id: in some models the padding is the end of a
+//! turn, and masking that would teach the model never to stop.
+
+mod batches;
+mod conversation;
+mod encode;
+
+pub use batches::{Batches, micro_batches};
+pub use encode::{EncodedRow, Encoder, Settings};
+
+use crate::model;
+
+/// A row as the model sees it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TokenizedRow {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// One flag a token: whether the model is trained to say it. Never set for the first one, which nothing foretells.
+    pub loss: Vec<bool>,
+}
+
+impl TokenizedRow {
+    /// How many tokens carry loss.
+    pub fn trainable(&self) -> usize {
+        self.loss.iter().filter(|loss| **loss).count()
+    }
+
+    /// The row as a batch takes it.
+    pub fn as_batch_row(&self) -> model::Row<'_> {
+        model::Row {
+            tokens: &self.tokens,
+            loss: &self.loss,
+        }
+    }
+}

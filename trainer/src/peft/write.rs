@@ -1,0 +1,73 @@
+//! Writes an adapter folder.
+
+use std::path::Path;
+
+use finetune_artifacts::safetensors_file::{self, Dtype, TensorData};
+use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use finetune_crds::fine_tune_job::Lora as Settings;
+
+use super::{AdapterConfig, Error};
+use crate::method::Lora;
+use crate::model::{ModelConfig, Projection};
+
+/// From this many target modules on, PEFT shortens full module paths to suffixes.
+const SHORTENED_FROM: usize = 20;
+const ALL_LINEAR: &str = "all-linear";
+
+impl AdapterConfig {
+    /// The configuration of an adapter that was trained with `settings` on the base at `base_model`.
+    pub fn of_training(config: &ModelConfig, settings: &Settings, base_model: &str) -> Self {
+        let all = settings
+            .target_modules
+            .iter()
+            .any(|word| word == ALL_LINEAR);
+        let paths: Vec<String> = (0..config.layers)
+            .flat_map(|layer| Projection::ALL.map(|projection| projection.module(layer)))
+            .collect();
+        let target_modules = if !all {
+            settings.target_modules.clone()
+        } else if paths.len() < SHORTENED_FROM {
+            paths
+        } else {
+            Projection::ALL
+                .map(|projection| projection.name().to_owned())
+                .into()
+        };
+        Self {
+            rank: settings.rank,
+            alpha: settings.alpha as f64,
+            rank_stabilized: false,
+            target_modules,
+            base_model: Some(base_model.to_owned()),
+        }
+    }
+}
+
+/// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`, which exists.
+pub fn write(folder: &Path, config: &AdapterConfig, lora: &Lora) -> Result<(), Error> {
+    let path = folder.join(ADAPTER_CONFIG);
+    std::fs::write(&path, config.to_bytes()).map_err(|source| Error::Io { path, source })?;
+
+    let parameters = lora.parameters();
+    let values = parameters.values()?;
+    let tensors: Vec<(&str, Vec<usize>, Vec<u8>)> = parameters
+        .list()
+        .iter()
+        .map(|parameter| {
+            let shape = parameter.shape.iter().map(|size| *size as usize).collect();
+            let range = parameter.offset..parameter.offset + parameter.length();
+            let bytes = values[range].iter().flat_map(|x| x.to_le_bytes()).collect();
+            (parameter.name.as_str(), shape, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let data = TensorData {
+            dtype: Dtype::F32,
+            shape,
+            bytes,
+        };
+        (*name, data)
+    });
+    safetensors_file::write(&folder.join(ADAPTER_WEIGHTS), views, Some(("format", "pt")))?;
+    Ok(())
+}

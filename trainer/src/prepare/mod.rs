@@ -1,0 +1,235 @@
+//! The data of a job, read, checked, split and tokenised, and kept as a prepared set that training reads.
+//!
+//! `prepare` makes the set anew, `load` reads it back and refuses one that was made for another manifest or tokenizer. What
+//! is wrong with the data is found here, before anything costs: with file and line.
+
+mod prepared;
+mod report;
+mod sources;
+mod tokenized;
+
+use std::path::Path;
+
+use finetune_artifacts::cache::Cache;
+use finetune_artifacts::credentials::Credentials;
+use finetune_artifacts::rows::{Faults, Row, RowFormat};
+use finetune_artifacts::split;
+use finetune_artifacts::store::Store;
+use finetune_crds::FineTuneJobSpec;
+use finetune_crds::contract::OutcomeReason;
+use finetune_crds::fine_tune_job::DatasetStatus;
+
+use crate::base::BaseModelFiles;
+use crate::data::{Encoder, Settings, TokenizedRow};
+use sources::Sources;
+use tokenized::Tokenized;
+
+pub use prepared::load;
+pub use report::{Preview, Report, Segment};
+
+/// What can go wrong with the data.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store or the cache failed.
+    #[error(transparent)]
+    Store(#[from] finetune_artifacts::Error),
+    /// Rows are malformed, or the template refuses them.
+    #[error("{0}")]
+    Rows(#[from] Faults),
+    /// A field of the manifest does not fit the data.
+    #[error("{0}")]
+    Setting(String),
+    /// There is nothing to learn from.
+    #[error("{0}")]
+    Empty(String),
+    /// The prepared set belongs to something else.
+    #[error("the prepared data in {uri} was made for another {what}: {cure}")]
+    Stale {
+        /// Where it lies.
+        uri: String,
+        /// What differs.
+        what: &'static str,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// The prepared set cannot be read or written.
+    #[error("prepared data: {0}")]
+    Prepared(String),
+}
+
+impl Error {
+    /// The class that an outcome carries.
+    pub fn reason(&self) -> OutcomeReason {
+        match self {
+            Self::Store(error) => error.reason(),
+            Self::Rows(_) | Self::Setting(_) | Self::Empty(_) | Self::Stale { .. } => {
+                OutcomeReason::InvalidInput
+            }
+            Self::Prepared(_) => OutcomeReason::Internal,
+        }
+    }
+}
+
+/// What preparing needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The job.
+    pub spec: &'a FineTuneJobSpec,
+    /// Its base; the weights are not read.
+    pub base: &'a BaseModelFiles,
+    /// With which the data is read.
+    pub credentials: &'a Credentials,
+    /// Where downloads are kept.
+    pub cache: &'a Cache,
+    /// The job's passing folder.
+    pub passing: &'a Store,
+    /// A local directory for files on their way.
+    pub local: &'a Path,
+}
+
+/// A prepared set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    /// Rows to train on; at least one, each with a token that carries loss.
+    pub train: Vec<TokenizedRow>,
+    /// Rows to validate with; as the others.
+    pub validation: Vec<TokenizedRow>,
+    /// What the data looks like.
+    pub report: Report,
+}
+
+/// Reads, checks, splits and tokenises the data, and keeps it in the passing folder.
+pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+    let dataset = &request.spec.dataset;
+    let sources = sources::read(dataset, request.credentials, request.cache).await?;
+    let settings = settings(request, sources.format)?;
+    let split = Split::of(&sources, dataset.validation.as_ref().and_then(|v| v.fraction));
+
+    let encoder = Encoder::new(request.base.tokenizer(), settings);
+    let train = tokenized::tokenize(&encoder, &split.train)?;
+    let validation = tokenized::tokenize(&encoder, &split.validation)?;
+    refuse_nothing_to_learn(&train, split.train.len(), settings.max_length)?;
+
+    let report = report(request, &sources, &split, settings, &train, &validation)?;
+    let prepared = Prepared {
+        train: train.rows,
+        validation: validation.rows,
+        report,
+    };
+    prepared::write(request, prepared).await
+}
+
+/// What the manifest says of rows, with every default decided.
+fn settings(request: &Request<'_>, format: RowFormat) -> Result<Settings, Error> {
+    let dataset = &request.spec.dataset;
+    if format != RowFormat::Text && dataset.append_end_of_sequence.is_some() {
+        return Err(Error::Setting(format!(
+            "dataset.appendEndOfSequence is set, which applies to format Text only, and the rows are {format}: remove it"
+        )));
+    }
+    Ok(Settings {
+        loss_on: Settings::loss_on(dataset.loss_on, format).map_err(Error::Setting)?,
+        max_length: dataset
+            .max_sequence_length
+            .min(request.base.config().max_position_embeddings)
+            .max(2) as usize,
+        append_end_of_sequence: dataset.append_end_of_sequence.unwrap_or(true),
+    })
+}
+
+/// The rows on both sides.
+struct Split<'rows> {
+    train: Vec<&'rows Row>,
+    validation: Vec<&'rows Row>,
+    /// Rows to train on whose content was there before.
+    duplicates: usize,
+    /// Rows to validate with that are trained on too.
+    leaked: usize,
+}
+
+impl<'rows> Split<'rows> {
+    fn of(sources: &'rows Sources, fraction: Option<f64>) -> Self {
+        let hashes: Vec<[u8; 32]> = sources.train.iter().map(|row| row.content.hash()).collect();
+        let held = match fraction {
+            Some(fraction) => split::held_back(&hashes, fraction),
+            None => vec![false; hashes.len()],
+        };
+        let mut seen = std::collections::HashSet::new();
+        let mut result = Self {
+            train: Vec::new(),
+            validation: sources.validation.iter().collect(),
+            duplicates: 0,
+            leaked: 0,
+        };
+        for ((row, hash), held) in sources.train.iter().zip(&hashes).zip(held) {
+            if held {
+                result.validation.push(row);
+            } else {
+                result.train.push(row);
+                result.duplicates += usize::from(!seen.insert(*hash));
+            }
+        }
+        let leaked = |row: &&Row| seen.contains(&row.content.hash());
+        result.leaked = sources.validation.iter().filter(leaked).count();
+        result
+    }
+}
+
+fn refuse_nothing_to_learn(train: &Tokenized, rows: usize, length: usize) -> Result<(), Error> {
+    if rows == 0 {
+        return Err(Error::Empty(
+            "dataset.train holds no row to train on, expected at least one".to_owned(),
+        ));
+    }
+    if train.rows.is_empty() {
+        return Err(Error::Empty(format!(
+            "not one of the {rows} rows has a token to train on: check dataset.lossOn, that conversations have assistant \
+             turns, and that these begin before token {length}, where rows are cut (dataset.maxSequenceLength)"
+        )));
+    }
+    Ok(())
+}
+
+fn report(
+    request: &Request<'_>,
+    sources: &Sources,
+    split: &Split<'_>,
+    settings: Settings,
+    train: &Tokenized,
+    validation: &Tokenized,
+) -> Result<Report, Error> {
+    let count = |rows: &[TokenizedRow], of: fn(&TokenizedRow) -> usize| -> i64 {
+        rows.iter().map(|row| of(row) as i64).sum()
+    };
+    let dataset = DatasetStatus {
+        digest: sources.digest.clone(),
+        format: sources.format.name().to_owned(),
+        rows: train.rows.len() as i64,
+        tokens: count(&train.rows, |row| row.tokens.len()),
+        trainable_tokens: count(&train.rows, TokenizedRow::trainable),
+        truncated_rows: train.truncated as i64,
+        duplicate_rows: split.duplicates as i64,
+        validation_rows: validation.rows.len() as i64,
+    };
+    let mut report = Report {
+        spec_digest: request.spec.digest(),
+        tokenizer_digest: request.base.tokenizer().digest().to_owned(),
+        tokens_digest: String::new(),
+        dataset,
+        loss_on: settings.loss_on,
+        max_length: settings.max_length,
+        longest_row: train.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0),
+        rows_without_loss: train.without_loss,
+        leaked_rows: split.leaked,
+        validation_tokens: count(&validation.rows, TokenizedRow::trainable),
+        warnings: Vec::new(),
+        preview: train
+            .first
+            .iter()
+            .map(|at| Preview::of(split.train[at.source], &train.rows[at.row], request.base.tokenizer()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::Prepared(error.to_string()))?,
+    };
+    report.warnings = report.faults_to_watch(request.spec.dataset.max_sequence_length);
+    Ok(report)
+}

@@ -1,0 +1,163 @@
+//! The prepared set as it lies in the passing folder: `tokens.safetensors`, then `report.json`, which makes it whole.
+//!
+//! A side is three tensors: all tokens in a row (u32), one loss flag each (u8), and where each row starts and the last one
+//! ends (u64).
+
+use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
+use finetune_crds::contract::layout::PREPARED;
+
+use super::{Error, Prepared, Report, Request};
+use crate::data::TokenizedRow;
+
+const TOKENS: &str = "tokens.safetensors";
+const REPORT: &str = "report.json";
+
+/// Writes the set. The report goes last: without it there is no set.
+pub(super) async fn write(request: &Request<'_>, mut prepared: Prepared) -> Result<Prepared, Error> {
+    let store = request.passing.child(PREPARED)?;
+    if let Some(found) = read_report(request).await? {
+        refuse_other(request, &found)?;
+    }
+    let folder = temporary(request)?;
+    let path = folder.path().join(TOKENS);
+    write_tokens(&path, &prepared)?;
+    prepared.report.tokens_digest = finetune_artifacts::digest::of_file(&path)?.0;
+    store.upload(TOKENS, &path).await?;
+    store.write(REPORT, prepared.report.to_json().into()).await?;
+    Ok(prepared)
+}
+
+/// Reads the set of this job; `None` where there is none yet. One that was made for another manifest, tokenizer or chat
+/// template is refused.
+pub async fn load(request: &Request<'_>) -> Result<Option<Prepared>, Error> {
+    let Some(report) = read_report(request).await? else {
+        return Ok(None);
+    };
+    refuse_other(request, &report)?;
+    let folder = temporary(request)?;
+    let path = folder.path().join(TOKENS);
+    request
+        .passing
+        .child(PREPARED)?
+        .download(TOKENS, &path, Some(&report.tokens_digest), &|_, _| {})
+        .await?;
+    let file = SafetensorsFile::open(&path).map_err(|error| Error::Prepared(error.to_string()))?;
+    let vocabulary = request.base.config().vocabulary_size;
+    Ok(Some(Prepared {
+        train: read_side(&file, "train", vocabulary)?,
+        validation: read_side(&file, "validation", vocabulary)?,
+        report,
+    }))
+}
+
+async fn read_report(request: &Request<'_>) -> Result<Option<Report>, Error> {
+    let store = request.passing.child(PREPARED)?;
+    let Some(bytes) = store.read_optional(REPORT).await? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::Prepared(format!("{}: {error}", store.uri_of(REPORT))))
+}
+
+fn refuse_other(request: &Request<'_>, report: &Report) -> Result<(), Error> {
+    let what = if report.spec_digest != request.spec.digest() {
+        "spec"
+    } else if report.tokenizer_digest != request.base.tokenizer().digest() {
+        "tokenizer or chat template"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Stale {
+        uri: format!("{}{PREPARED}", request.passing.uri()),
+        what,
+        cure: "use another work folder, or delete this one",
+    })
+}
+
+fn temporary(request: &Request<'_>) -> Result<tempfile::TempDir, Error> {
+    tempfile::Builder::new()
+        .prefix("prepared-")
+        .tempdir_in(request.local)
+        .map_err(|source| {
+            finetune_artifacts::Error::local("create a directory in", request.local, source).into()
+        })
+}
+
+fn write_tokens(path: &std::path::Path, prepared: &Prepared) -> Result<(), Error> {
+    let sides = [
+        ("train", Flat::of(&prepared.train)),
+        ("validation", Flat::of(&prepared.validation)),
+    ];
+    let tensors: Vec<(String, Dtype, [usize; 1], &[u8])> = sides
+        .iter()
+        .flat_map(|(side, flat)| {
+            [
+                (format!("{side}.tokens"), Dtype::U32, [flat.loss.len()], flat.tokens.as_slice()),
+                (format!("{side}.loss"), Dtype::U8, [flat.loss.len()], flat.loss.as_slice()),
+                (format!("{side}.starts"), Dtype::U64, [flat.starts.len() / 8], flat.starts.as_slice()),
+            ]
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let data = TensorData {
+            dtype: *dtype,
+            shape,
+            bytes,
+        };
+        (name.as_str(), data)
+    });
+    safetensors_file::write(path, views, None).map_err(|error| Error::Prepared(error.to_string()))
+}
+
+/// Rows one after another, as bytes.
+struct Flat {
+    tokens: Vec<u8>,
+    loss: Vec<u8>,
+    starts: Vec<u8>,
+}
+
+impl Flat {
+    fn of(rows: &[TokenizedRow]) -> Self {
+        let mut flat = Self {
+            tokens: Vec::new(),
+            loss: Vec::new(),
+            starts: 0u64.to_le_bytes().to_vec(),
+        };
+        for row in rows {
+            flat.tokens.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
+            flat.loss.extend(row.loss.iter().map(|loss| u8::from(*loss)));
+            flat.starts.extend((flat.loss.len() as u64).to_le_bytes());
+        }
+        flat
+    }
+}
+
+fn read_side(file: &SafetensorsFile, side: &str, vocabulary: i64) -> Result<Vec<TokenizedRow>, Error> {
+    let fault = |what: &str| Error::Prepared(format!("{}: {side}: {what}", file.path().display()));
+    let tensor = |name: &str| {
+        file.tensor(&format!("{side}.{name}"))
+            .map_err(|error| Error::Prepared(error.to_string()))
+    };
+    let tokens = tensor("tokens")?.to_u32().ok_or_else(|| fault("tokens are no u32"))?;
+    let starts = tensor("starts")?.to_u64().ok_or_else(|| fault("starts are no u64"))?;
+    let loss = tensor("loss")?.bytes;
+    if loss.len() != tokens.len() {
+        return Err(fault("tokens and loss flags are not equally many"));
+    }
+    if tokens.iter().any(|token| i64::from(*token) >= vocabulary) {
+        return Err(fault("a token lies beyond the vocabulary"));
+    }
+    starts
+        .windows(2)
+        .map(|pair| {
+            let range = pair[0] as usize..pair[1] as usize;
+            let tokens = tokens.get(range.clone()).ok_or_else(|| fault("a row lies outside"))?;
+            let loss = &loss[range];
+            Ok(TokenizedRow {
+                tokens: tokens.to_vec(),
+                loss: loss.iter().map(|flag| *flag != 0).collect(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,169 @@
+//! What a data set looks like to the model: numbers, warnings, and the first rows with what is learnt of them.
+
+use std::fmt::Write;
+
+use finetune_artifacts::rows::Row;
+use finetune_crds::fine_tune_job::{DatasetStatus, LossOn};
+use serde::{Deserialize, Serialize};
+
+use crate::data::TokenizedRow;
+use crate::tokenize::{Error, Tokenizer};
+
+/// Tokens of a row that a preview shows.
+const SHOWN_TOKENS: usize = 400;
+
+/// What a prepared data set looks like, and what it was made from.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The digest of the job's spec.
+    pub spec_digest: String,
+    /// The digest of tokenizer and chat template.
+    pub tokenizer_digest: String,
+    /// The digest of the file with the tokens.
+    pub tokens_digest: String,
+    /// The numbers of the job's status.
+    pub dataset: DatasetStatus,
+    /// Which tokens carry loss.
+    pub loss_on: LossOn,
+    /// Where rows are cut.
+    pub max_length: usize,
+    /// Tokens of the longest row to train on.
+    pub longest_row: usize,
+    /// Rows left out, because no token of them carries loss.
+    pub rows_without_loss: usize,
+    /// Rows of the validation files that are trained on too.
+    pub leaked_rows: usize,
+    /// Tokens that carry loss in validation.
+    pub validation_tokens: i64,
+    /// What deserves a look.
+    pub warnings: Vec<String>,
+    /// The first rows.
+    pub preview: Vec<Preview>,
+}
+
+/// A row as the model sees it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// Its text, in pieces that carry loss and pieces that do not.
+    pub segments: Vec<Segment>,
+}
+
+/// A piece of a row.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Segment {
+    /// Its text, special tokens included.
+    pub text: String,
+    /// Whether the model is trained to say it.
+    pub loss: bool,
+}
+
+impl Preview {
+    /// The preview of a row.
+    pub(super) fn of(row: &Row, tokenized: &TokenizedRow, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        let shown = tokenized.tokens.len().min(SHOWN_TOKENS);
+        let mut segments = Vec::new();
+        let mut start = 0;
+        for same in tokenized.loss[..shown].chunk_by(|left, right| left == right) {
+            let end = start + same.len();
+            segments.push(Segment {
+                text: tokenizer.decode(&tokenized.tokens[start..end], false)?,
+                loss: same[0],
+            });
+            start = end;
+        }
+        Ok(Self {
+            file: row.file.to_string(),
+            line: row.line,
+            segments,
+        })
+    }
+}
+
+impl Report {
+    /// What deserves a look, in words.
+    pub(super) fn faults_to_watch(&self, wanted_length: i64) -> Vec<String> {
+        let data = &self.dataset;
+        let mut warnings = Vec::new();
+        if wanted_length > self.max_length as i64 {
+            warnings.push(format!(
+                "dataset.maxSequenceLength is {wanted_length}, but the base was made for {}: rows are cut there",
+                self.max_length
+            ));
+        }
+        if data.truncated_rows > 0 {
+            warnings.push(format!(
+                "{} of {} rows are longer than {} tokens and are cut on the right, so that they do not teach how to end",
+                data.truncated_rows, data.rows, self.max_length
+            ));
+        }
+        if self.rows_without_loss > 0 {
+            warnings.push(format!(
+                "{} rows have no token to train on and are left out",
+                self.rows_without_loss
+            ));
+        }
+        if data.duplicate_rows > 0 {
+            warnings.push(format!(
+                "{} rows repeat an earlier one and count for more",
+                data.duplicate_rows
+            ));
+        }
+        if self.leaked_rows > 0 {
+            warnings.push(format!(
+                "{} validation rows are in the training data too: the validation loss will look better than it is",
+                self.leaked_rows
+            ));
+        }
+        warnings
+    }
+
+    /// The report for a person.
+    pub fn to_text(&self) -> String {
+        let data = &self.dataset;
+        let loss_on = match self.loss_on {
+            LossOn::Completion => "completions",
+            LossOn::Assistant => "assistant turns",
+            LossOn::All => "all tokens",
+        };
+        let mut text = format!(
+            "{} rows to train on ({}), {} to validate with\n\
+             {} tokens, {} of them trained ({loss_on}); longest row {} of at most {}\n",
+            data.rows,
+            data.format,
+            data.validation_rows,
+            data.tokens,
+            data.trainable_tokens,
+            self.longest_row,
+            self.max_length,
+        );
+        for warning in &self.warnings {
+            let _ = writeln!(text, "warning: {warning}");
+        }
+        for row in &self.preview {
+            let _ = writeln!(text, "\n{} line {}, what is learnt in «»:", row.file, row.line);
+            for segment in &row.segments {
+                let piece = match segment.loss {
+                    true => format!("«{}»", segment.text),
+                    false => segment.text.clone(),
+                };
+                text.push_str(&piece);
+            }
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// The report as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings and numbers only: serialising cannot fail.
+        serde_json::to_vec_pretty(self).unwrap_or_default()
+    }
+}

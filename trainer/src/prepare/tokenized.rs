@@ -1,0 +1,81 @@
+//! Tokenises many rows on all cores, in their order.
+
+use finetune_artifacts::rows::{Fault, Faults, Row, SHOWN_FAULTS};
+
+use crate::data::{EncodedRow, Encoder, TokenizedRow};
+
+/// How many rows a preview shows.
+const SHOWN_ROWS: usize = 2;
+
+/// Rows of tokens and what was counted on the way.
+#[derive(Debug, Default)]
+pub(super) struct Tokenized {
+    /// The rows that have a token to train on.
+    pub(super) rows: Vec<TokenizedRow>,
+    /// How many of them were cut.
+    pub(super) truncated: usize,
+    /// Rows that were left out, because no token of them carries loss.
+    pub(super) without_loss: usize,
+    /// The first rows.
+    pub(super) first: Vec<Place>,
+}
+
+/// Where a row stands before and after tokenising.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) source: usize,
+    pub(super) row: usize,
+}
+
+/// Tokenises `rows`; what is wrong with them is reported together.
+pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized, Faults> {
+    let mut result = Tokenized::default();
+    let mut faults = Faults::default();
+    for (source, (row, encoded)) in rows.iter().zip(encode_all(encoder, rows)).enumerate() {
+        match encoded {
+            Ok(encoded) if encoded.row.trainable() == 0 => result.without_loss += 1,
+            Ok(encoded) => {
+                if result.first.len() < SHOWN_ROWS {
+                    result.first.push(Place {
+                        source,
+                        row: result.rows.len(),
+                    });
+                }
+                result.truncated += usize::from(encoded.truncated);
+                result.rows.push(encoded.row);
+            }
+            Err(message) => {
+                faults.count += 1;
+                if faults.first.len() < SHOWN_FAULTS {
+                    faults.first.push(Fault {
+                        file: row.file.clone(),
+                        line: row.line,
+                        message,
+                    });
+                }
+            }
+        }
+    }
+    if faults.count == 0 { Ok(result) } else { Err(faults) }
+}
+
+fn encode_all(encoder: &Encoder<'_>, rows: &[&Row]) -> Vec<Result<EncodedRow, String>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = rows.len().div_ceil(threads).max(1);
+    let encode = |rows: &[&Row]| rows.iter().map(|row| encoder.encode(row)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = rows
+            .chunks(share)
+            .map(|rows| scope.spawn(move || encode(rows)))
+            .collect();
+        workers
+            .into_iter()
+            .zip(rows.chunks(share))
+            .flat_map(|(worker, rows)| {
+                worker.join().unwrap_or_else(|_| {
+                    vec![Err("the tokenizer panicked on it or on a row near it".to_owned()); rows.len()]
+                })
+            })
+            .collect()
+    })
+}

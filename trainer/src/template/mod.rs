@@ -1,0 +1,197 @@
+//! Chat templates: a model's own Jinja program that turns a conversation into text, rendered as transformers does it.
+//!
+//! A template comes with the model and is untrusted: it sees the conversation and nothing else, and can run only so
+//! long.
+
+mod json;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use finetune_artifacts::rows::Message;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
+use regex::Regex;
+
+/// Instructions that a template may take for one conversation; ordinary ones take some thousands.
+const FUEL: u64 = 50_000_000;
+/// Marks the start of what the assistant says. A noncharacter: no text may contain it.
+const SPAN_START: char = '\u{fdd0}';
+/// Marks the end of what the assistant says.
+const SPAN_END: char = '\u{fdd1}';
+/// The name under which the template is compiled. It ends in nothing that turns on escaping.
+const NAME: &str = "chat_template";
+
+/// What can go wrong with a template.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not a Jinja template.
+    #[error("the chat template cannot be parsed: {0}")]
+    Syntax(String),
+    /// It refused a conversation, or failed on it.
+    #[error("the chat template fails: {0}")]
+    Render(String),
+    /// The conversation holds a character that no text may hold.
+    #[error("a message holds the noncharacter U+FDD0 or U+FDD1, expected text: remove it")]
+    Noncharacter,
+}
+
+/// A rendered conversation and the byte ranges of what the assistant says in it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Marked {
+    /// The text.
+    pub text: String,
+    /// The ranges between `{% generation %}` and `{% endgeneration %}`.
+    pub spans: Vec<Range<usize>>,
+}
+
+/// A compiled template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    source: String,
+    environment: Environment<'static>,
+    marked: bool,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`. `special_tokens` are the variables such as `bos_token` that templates read.
+    pub fn new(source: &str, special_tokens: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|error| Error::Syntax(one_line(&error)))?;
+        environment.set_syntax(syntax);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", json::tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        for (name, token) in special_tokens {
+            environment.add_global(name.clone(), token.clone());
+        }
+        let (marked_source, marked) = with_marks(source)?;
+        environment
+            .add_template_owned(NAME, marked_source)
+            .map_err(|error| Error::Syntax(one_line(&error)))?;
+        Ok(Self {
+            source: source.to_owned(),
+            environment,
+            marked,
+        })
+    }
+
+    /// The template as the model has it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template itself says which parts the assistant generates.
+    pub fn is_marked(&self) -> bool {
+        self.marked
+    }
+
+    /// The conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        let rendered = self.render_marked(messages, add_generation_prompt)?;
+        Ok(rendered.text)
+    }
+
+    /// The conversation as text, with the spans that the template marks; none where it marks none.
+    pub fn render_marked(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Marked, Error> {
+        let marks = [SPAN_START, SPAN_END];
+        if messages
+            .iter()
+            .any(|m| m.content.contains(marks) || m.role.contains(marks))
+        {
+            return Err(Error::Noncharacter);
+        }
+        let text = self
+            .environment
+            .get_template(NAME)
+            .and_then(|template| {
+                template.render(context! {
+                    messages => messages.iter().map(as_value).collect::<Value>(),
+                    add_generation_prompt,
+                    tools => (),
+                    documents => (),
+                })
+            })
+            .map_err(|error| Error::Render(one_line(&error)))?;
+        Ok(take_marks(&text))
+    }
+}
+
+fn as_value(message: &Message) -> Value {
+    Value::from_pairs([("role", &message.role), ("content", &message.content)])
+}
+
+/// Replaces the tags `generation` and `endgeneration`, which are transformers' own, by marks in the text. What a tag says
+/// of the white space around it is kept.
+fn with_marks(source: &str) -> Result<(String, bool), Error> {
+    let tag = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+        .map_err(|error| Error::Syntax(error.to_string()))?;
+    if !tag.is_match(source) {
+        return Ok((source.to_owned(), false));
+    }
+    let replaced = tag.replace_all(source, |found: &regex::Captures<'_>| {
+        let mark = if found.get(2).is_some() { SPAN_END } else { SPAN_START };
+        format!("{{%{} if true %}}{{{{ '{mark}' }}}}{{% endif {}%}}", &found[1], &found[3])
+    });
+    Ok((replaced.into_owned(), true))
+}
+
+/// Takes the marks out of a text.
+fn take_marks(text: &str) -> Marked {
+    let mut marked = Marked {
+        text: String::with_capacity(text.len()),
+        spans: Vec::new(),
+    };
+    let mut start = None;
+    for character in text.chars() {
+        match character {
+            SPAN_START => start = Some(marked.text.len()),
+            SPAN_END => marked
+                .spans
+                .extend(start.take().map(|start| start..marked.text.len())),
+            other => marked.text.push(other),
+        }
+    }
+    marked
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that minijinja calls"
+)]
+fn raise_exception(message: String) -> Result<Value, JinjaError> {
+    Err(JinjaError::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The present time by a format of `strftime`, which some templates print as the date of the conversation.
+fn strftime_now(format: &str) -> Result<String, JinjaError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the template asks for the clock; nothing of ours depends on the answer"
+    )]
+    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::system());
+    jiff::fmt::strtime::format(format, &now)
+        .map_err(|error| JinjaError::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// An error of minijinja with its cause, on one line.
+fn one_line(error: &JinjaError) -> String {
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("{detail} (line {line} of the template)"),
+        None => detail,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! Text to tokens and back, with the model's own tokenizer, special tokens and chat template.
+//!
+//! Special tokens are recognised wherever they stand in a text, as transformers does it, and none is ever added unseen:
+//! callers ask for the start token where a sequence needs it.
+
+mod gguf;
+mod hugging_face;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use sha2::{Digest, Sha256};
+
+use crate::template::{self, ChatTemplate};
+
+/// What can go wrong with a tokenizer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("{file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file or a metadata key is not what it should be.
+    #[error("{origin}: {message}")]
+    Invalid {
+        /// The file or key.
+        origin: String,
+        /// What it is, what was expected, the cure.
+        message: String,
+    },
+    /// The chat template is at fault.
+    #[error(transparent)]
+    Template(#[from] template::Error),
+    /// A conversation was given to a model without a chat template.
+    #[error(
+        "the base model has no chat template, which conversations need: give a base that was tuned for chat, or data in \
+         format PromptCompletion or Text"
+    )]
+    NoTemplate,
+    /// The tokenizer refused a text or ids.
+    #[error("the tokenizer fails: {0}")]
+    Tokenizer(String),
+}
+
+impl Error {
+    fn invalid(origin: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            origin: origin.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A special token.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SpecialToken {
+    /// Its id.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+}
+
+/// The tokens with a role of their own. In some models two roles share a token: the end of a turn is often the padding.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SpecialTokens {
+    /// Begins a sequence.
+    pub bos: Option<SpecialToken>,
+    /// Ends a sequence or a turn.
+    pub eos: Option<SpecialToken>,
+    /// Stands for what is unknown.
+    pub unk: Option<SpecialToken>,
+    /// Fills rows up.
+    pub pad: Option<SpecialToken>,
+}
+
+impl SpecialTokens {
+    /// The variables of chat templates.
+    fn variables(&self) -> BTreeMap<String, String> {
+        [
+            ("bos_token", &self.bos),
+            ("eos_token", &self.eos),
+            ("unk_token", &self.unk),
+            ("pad_token", &self.pad),
+        ]
+        .into_iter()
+        .filter_map(|(name, token)| Some((name.to_owned(), token.as_ref()?.text.clone())))
+        .collect()
+    }
+}
+
+/// What a source says of a tokenizer, before it is put together.
+struct Parts {
+    /// The bytes of a `tokenizer.json`.
+    json: Vec<u8>,
+    special: SpecialTokens,
+    /// Whether a plain text begins with the start token.
+    adds_bos: Option<bool>,
+    /// More ids that end an answer.
+    stop_ids: Vec<u32>,
+    template: Option<String>,
+    /// Where the template comes from, for messages.
+    origin: String,
+}
+
+/// A model's tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    adds_bos: bool,
+    stop_ids: Vec<u32>,
+    template: Option<ChatTemplate>,
+    json: Vec<u8>,
+    digest: String,
+}
+
+/// A text's tokens and where in the text each one stands.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Encoded {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// Byte ranges of the text, one for each id. Tokens that share a character share its range.
+    pub ranges: Vec<Range<usize>>,
+}
+
+impl Tokenizer {
+    fn new(parts: Parts) -> Result<Self, Error> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(&parts.json)
+            .map_err(|error| Error::invalid(&parts.origin, error.to_string()))?;
+        // What a file says of cutting and padding is for another use.
+        inner
+            .with_truncation(None)
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        inner.with_padding(None);
+        let adds_bos = match (parts.adds_bos, &parts.special.bos) {
+            (Some(adds), _) => adds,
+            (None, None) => false,
+            (None, Some(bos)) => {
+                let empty = inner
+                    .encode("", true)
+                    .map_err(|error| Error::Tokenizer(error.to_string()))?;
+                empty.get_ids().first() == Some(&bos.id)
+            }
+        };
+        let template = parts
+            .template
+            .as_deref()
+            .map(|source| ChatTemplate::new(source, &parts.special.variables()))
+            .transpose()?;
+        let mut stop_ids = parts.stop_ids;
+        stop_ids.extend(parts.special.eos.as_ref().map(|eos| eos.id));
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+        let digest = digest(&parts.json, &parts.special, adds_bos, parts.template.as_deref());
+        Ok(Self {
+            inner,
+            special: parts.special,
+            adds_bos,
+            stop_ids,
+            template,
+            json: parts.json,
+            digest,
+        })
+    }
+
+    /// The tokens of a text, nothing added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a text that begins a sequence: with the start token before it where the model wants one and the text
+    /// does not begin with it already.
+    pub fn encode_sequence(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let mut ids = self.encode(text)?;
+        if let Some(bos) = self.special.bos.as_ref().filter(|_| self.adds_bos)
+            && ids.first() != Some(&bos.id)
+        {
+            ids.insert(0, bos.id);
+        }
+        Ok(ids)
+    }
+
+    /// The tokens of a text with their places, nothing added.
+    pub fn encode_with_ranges(&self, text: &str) -> Result<Encoded, Error> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            ranges: encoding
+                .get_offsets()
+                .iter()
+                .map(|(start, end)| *start..*end)
+                .collect(),
+        })
+    }
+
+    /// The text of some tokens. `skip_special` leaves special tokens out.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|error| Error::Tokenizer(error.to_string()))
+    }
+
+    /// The tokenizer itself, for what is not wrapped here.
+    pub fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The tokens with a role of their own.
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// Whether `id` is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner
+            .get_added_vocabulary()
+            .simple_id_to_token(id)
+            .is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// The ids that end an answer, in order.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// The number of ids, special ones included.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The chat template, or an error that says what its lack means.
+    pub fn template(&self) -> Result<&ChatTemplate, Error> {
+        self.template.as_ref().ok_or(Error::NoTemplate)
+    }
+
+    /// A `tokenizer.json` of this tokenizer.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// A `tokenizer_config.json` with which transformers uses this tokenizer as it is used here.
+    pub fn config_json(&self) -> Vec<u8> {
+        let mut config = serde_json::Map::new();
+        for (name, token) in self.special.variables() {
+            config.insert(name, token.into());
+        }
+        if let Some(template) = &self.template {
+            config.insert("chat_template".to_owned(), template.source().into());
+        }
+        config.insert("clean_up_tokenization_spaces".to_owned(), false.into());
+        config.insert(
+            "tokenizer_class".to_owned(),
+            "PreTrainedTokenizerFast".into(),
+        );
+        let mut text = serde_json::to_vec_pretty(&config).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// A digest of everything that decides how text becomes tokens: vocabulary, special tokens, template.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+fn digest(json: &[u8], special: &SpecialTokens, adds_bos: bool, template: Option<&str>) -> String {
+    let mut hasher = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(json);
+    for token in [&special.bos, &special.eos, &special.unk, &special.pad] {
+        add(&token.as_ref().map_or(u32::MAX, |token| token.id).to_le_bytes());
+    }
+    add(&[u8::from(adds_bos)]);
+    add(template.unwrap_or_default().as_bytes());
+    format!("sha256:{}", hex::encode(hasher.finalize()))
+}

@@ -1,0 +1,223 @@
+//! A prepared set: what is made of files, what is refused, and what is read back.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use finetune_artifacts::cache::Cache;
+use finetune_artifacts::credentials::Credentials;
+use finetune_artifacts::store::Store;
+use finetune_crds::FineTuneJobSpec;
+use finetune_crds::contract::OutcomeReason;
+use serde_json::{Value, json};
+use trainer::base::BaseModelFiles;
+use trainer::prepare::{self, Error, Prepared, Request};
+
+use crate::fixtures;
+
+struct Work {
+    folder: tempfile::TempDir,
+    base: BaseModelFiles,
+}
+
+impl Work {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            folder: tempfile::tempdir()?,
+            base: BaseModelFiles::open(&fixtures().join("tiny-llama"))?,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().context("no parent")?)?;
+        std::fs::write(&path, text)?;
+        Ok(format!("file://{}", path.display()))
+    }
+
+    fn run(&self, spec: &FineTuneJobSpec, load: bool) -> Result<Option<Prepared>, Error> {
+        let credentials = Credentials::default();
+        let passing = Store::open(&format!("file://{}/passing/", self.path().display()), &credentials)?;
+        let request = Request {
+            spec,
+            base: &self.base,
+            credentials: &credentials,
+            cache: &Cache::new(&self.path().join("cache")),
+            passing: &passing,
+            local: self.path(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            if load {
+                prepare::load(&request).await
+            } else {
+                prepare::prepare(&request).await.map(Some)
+            }
+        })
+    }
+
+    fn prepare(&self, dataset: Value) -> Result<Prepared, Error> {
+        self.run(&spec(dataset), false).map(Option::unwrap)
+    }
+}
+
+fn spec(dataset: Value) -> FineTuneJobSpec {
+    serde_json::from_value(json!({
+        "baseModel": { "uri": "file:///base/" },
+        "dataset": dataset,
+        "method": { "lora": {} },
+    }))
+    .unwrap()
+}
+
+fn chats(numbers: std::ops::Range<usize>) -> String {
+    numbers
+        .map(|n| {
+            format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"q{n}\"}},{{\"role\":\"assistant\",\"content\":\"a{n}\"}}]}}\n")
+        })
+        .collect()
+}
+
+#[test]
+fn what_was_prepared_is_read_back_and_counted() -> Result<()> {
+    let work = Work::new()?;
+    let uri = work.write("train.jsonl", &(chats(0..40) + &chats(3..5)))?;
+    let dataset = json!({ "train": [{ "uri": uri }], "validation": { "fraction": 0.2 } });
+    let prepared = work.prepare(dataset.clone())?;
+    let report = &prepared.report;
+    ensure!(prepared.train.len() + prepared.validation.len() == 42);
+    ensure!((2..18).contains(&prepared.validation.len()), "{}", prepared.validation.len());
+    ensure!(report.dataset.rows == prepared.train.len() as i64);
+    ensure!(report.dataset.validation_rows == prepared.validation.len() as i64);
+    ensure!(report.dataset.format == "Messages");
+    let trainable: usize = prepared.train.iter().map(trainer::data::TokenizedRow::trainable).sum();
+    ensure!(report.dataset.trainable_tokens == trainable as i64);
+    ensure!(report.dataset.duplicate_rows <= 2);
+
+    let loaded = work.run(&spec(dataset), true)?.context("nothing there")?;
+    ensure!(loaded == prepared);
+    Ok(())
+}
+
+#[test]
+fn the_report_shows_what_is_learnt_and_what_deserves_a_look() -> Result<()> {
+    let work = Work::new()?;
+    let long = format!(
+        "{{\"messages\":[{{\"role\":\"user\",\"content\":\"q\"}},{{\"role\":\"assistant\",\"content\":\"{}\"}}]}}\n",
+        "z".repeat(100)
+    );
+    let unanswered = "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n";
+    let uri = work.write("train.jsonl", &(chats(0..3) + &chats(0..1) + &long + unanswered))?;
+    let prepared = work.prepare(json!({ "train": [{ "uri": uri }], "maxSequenceLength": 60 }))?;
+    let data = &prepared.report.dataset;
+    ensure!((data.rows, data.truncated_rows, data.duplicate_rows) == (5, 1, 1), "{data:?}");
+    ensure!(prepared.report.rows_without_loss == 1);
+    let text = prepared.report.to_text();
+    for expected in [
+        "5 rows to train on (Messages), 0 to validate with",
+        "train.jsonl line 1, what is learnt in «»:",
+        "<|im_start|>assistant\n«a0<|im_end|>»",
+        "1 of 5 rows are longer than 60 tokens",
+        "1 rows have no token to train on and are left out",
+        "1 rows repeat an earlier one",
+    ] {
+        ensure!(text.contains(expected), "{expected:?} is not in\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_prefix_means_all_files_below_it_and_a_malformed_row_is_named_with_its_file() -> Result<()> {
+    let work = Work::new()?;
+    work.write("data/b/2.jsonl", &chats(5..7))?;
+    work.write("data/a.jsonl", &chats(0..3))?;
+    let uri = format!("file://{}/data/", work.path().display());
+    let dataset = json!({ "train": [{ "uri": uri }] });
+    ensure!(work.prepare(dataset.clone())?.train.len() == 5);
+
+    work.write("data/b/2.jsonl", &(chats(5..7) + "{\"messages\":[]}\n"))?;
+    let error = work.prepare(dataset).unwrap_err();
+    ensure!(error.reason() == OutcomeReason::InvalidInput);
+    let expected = format!("{uri}b/2.jsonl line 3: `messages` is empty");
+    ensure!(error.to_string().starts_with(&expected), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_set_made_for_another_manifest_or_tokenizer_is_refused() -> Result<()> {
+    let mut work = Work::new()?;
+    let uri = work.write("train.jsonl", &chats(0..4))?;
+    let dataset = json!({ "train": [{ "uri": uri }] });
+    ensure!(work.run(&spec(dataset.clone()), true)?.is_none(), "nothing was prepared yet");
+    work.prepare(dataset.clone())?;
+    let other = json!({ "train": [{ "uri": uri }], "maxSequenceLength": 50 });
+    for error in [
+        work.run(&spec(other.clone()), true).unwrap_err(),
+        work.prepare(other).unwrap_err(),
+    ] {
+        ensure!(error.to_string().contains("was made for another spec"), "{error}");
+        ensure!(error.reason() == OutcomeReason::InvalidInput);
+    }
+    let folder = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(fixtures().join("tiny-llama"))? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
+    }
+    std::fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}")?;
+    work.base = BaseModelFiles::open(folder.path())?;
+    let error = work.run(&spec(dataset), true).unwrap_err();
+    ensure!(error.to_string().contains("another tokenizer or chat template"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn data_without_anything_to_learn_is_refused_with_what_to_check() -> Result<()> {
+    let work = Work::new()?;
+    let empty = work.write("empty.jsonl", "\n")?;
+    let error = work.prepare(json!({ "train": [{ "uri": empty }] })).unwrap_err();
+    ensure!(error.to_string().contains("dataset.train holds no row"), "{error}");
+    let questions = work.write("q.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n")?;
+    let error = work.prepare(json!({ "train": [{ "uri": questions }] })).unwrap_err();
+    ensure!(error.to_string().contains("not one of the 1 rows has a token to train on"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn settings_that_do_not_fit_the_rows_are_refused() -> Result<()> {
+    let work = Work::new()?;
+    let text = work.write("t.jsonl", "{\"text\":\"abc\"}\n")?;
+    let error = work.prepare(json!({ "train": [{ "uri": text }], "lossOn": "Assistant" })).unwrap_err();
+    ensure!(error.to_string().contains("dataset.lossOn"), "{error}");
+    let chat = work.write("c.jsonl", &chats(0..1))?;
+    let error = work.prepare(json!({ "train": [{ "uri": chat }], "appendEndOfSequence": true })).unwrap_err();
+    ensure!(error.to_string().contains("dataset.appendEndOfSequence"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn validation_files_of_their_own_are_read_and_leaks_are_told() -> Result<()> {
+    let work = Work::new()?;
+    let train = work.write("train.jsonl", &chats(0..4))?;
+    let validation = work.write("validation.jsonl", &chats(3..6))?;
+    let prepared = work.prepare(json!({
+        "train": [{ "uri": train }],
+        "validation": { "sources": [{ "uri": validation }] },
+    }))?;
+    ensure!((prepared.train.len(), prepared.validation.len()) == (4, 3));
+    ensure!(prepared.report.leaked_rows == 1);
+    ensure!(prepared.report.to_text().contains("1 validation rows are in the training data too"));
+    Ok(())
+}
+
+#[test]
+fn a_missing_file_is_told_as_missing() -> Result<()> {
+    let work = Work::new()?;
+    let uri = format!("file://{}/absent.jsonl", work.path().display());
+    let error = work.prepare(json!({ "train": [{ "uri": uri }] })).unwrap_err();
+    ensure!(error.reason() == OutcomeReason::NotFound, "{error}");
+    ensure!(error.to_string().contains("absent.jsonl"), "{error}");
+    Ok(())
+}
