@@ -48,6 +48,16 @@ impl Lora {
         Ok(lora)
     }
 
+    /// How many numbers an adapter of these settings has, without making it.
+    pub fn count(config: &ModelConfig, settings: &Settings) -> Result<i64> {
+        let targets = targeted(config, &settings.target_modules)?;
+        let of = |projection: Projection| {
+            let (output, input) = projection.shape(config);
+            settings.rank * (output + input)
+        };
+        Ok(targets.iter().map(|&(_, projection)| of(projection)).sum())
+    }
+
     /// An adapter from the tensors of an `adapter_model.safetensors`, by their names there, with PEFT's `scaling` (alpha / r,
     /// or alpha / sqrt(r) for rsLoRA). A tensor that fits no linear layer of the model is an error: ignoring it would serve another model than
     /// was trained.
