@@ -1,0 +1,209 @@
+//! Checkpoints: a run's state at a step, complete or absent.
+//!
+//! `attempts/<N>/checkpoints/<step>/` holds `state.safetensors`, `state.json` and `metrics.jsonl`; `manifest.json` comes
+//! last and makes them count. What a manifest does not name is never read. The position in the data is the step itself:
+//! the rows of a step are a pure function of seed and step.
+
+mod files;
+
+use bytes::Bytes;
+use finetune_artifacts::manifest::Manifest;
+use finetune_artifacts::store::Store;
+use finetune_crds::contract::{OutcomeReason, layout};
+use serde::{Deserialize, Serialize};
+
+use crate::attempt::{Attempt, number_of};
+use crate::failure::Failure;
+use crate::optimizer::{AdamW, Parameters};
+use crate::train::metrics_log::MetricsLog;
+use crate::workplace::Workplace;
+
+/// What a checkpoint belongs to. A run never goes on from another one's.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The digest of the manifest's spec.
+    pub spec_digest: String,
+    /// The digest of the prepared data.
+    pub dataset_digest: String,
+    /// The digest of the base.
+    pub base_digest: String,
+    /// The number of trained parameters.
+    pub parameters: usize,
+}
+
+/// A run's state after [`Self::step`] steps.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// The trained parameters, flat.
+    pub values: Vec<f32>,
+    /// AdamW's mean of the gradients, flat.
+    pub first_moment: Vec<f32>,
+    /// AdamW's mean of their squares, flat.
+    pub second_moment: Vec<f32>,
+    /// The metrics of all steps up to this one.
+    pub metrics: MetricsLog,
+}
+
+/// A complete checkpoint in the passing folder.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Place {
+    step: u64,
+    attempt: u32,
+    folder: String,
+}
+
+impl Checkpoint {
+    /// Puts the state back where it came from.
+    pub fn restore(
+        &self,
+        parameters: &mut Parameters,
+        optimizer: &mut AdamW,
+    ) -> Result<(), Failure> {
+        parameters.values_mut()?.copy_from_slice(&self.values);
+        optimizer.first_moment.copy_from_slice(&self.first_moment);
+        optimizer.second_moment.copy_from_slice(&self.second_moment);
+        optimizer.steps = self.step;
+        Ok(())
+    }
+}
+
+/// Writes the state after `step`, then deletes all complete checkpoints but the newest `keep`. Fails with `Superseded`,
+/// and completes nothing, once a newer attempt has claimed the job.
+pub async fn write(
+    place: &Workplace,
+    attempt: &Attempt,
+    identity: &Identity,
+    parameters: &Parameters,
+    optimizer: &AdamW,
+    metrics: &MetricsLog,
+    keep: usize,
+) -> Result<(), Failure> {
+    let step = optimizer.steps;
+    let local = place.temporary()?;
+    files::write(local.path(), step, identity, parameters, optimizer, metrics)?;
+    let manifest = Manifest::of_folder(local.path())?;
+    let folder = place.passing.child(&format!(
+        "{}{}",
+        attempt.folder(),
+        layout::checkpoint_folder(step)
+    ))?;
+    for file in &manifest.files {
+        folder
+            .upload(&file.path, &local.path().join(&file.path))
+            .await?;
+    }
+    attempt.ensure_newest().await?;
+    folder
+        .write(layout::MANIFEST, Bytes::from(manifest.to_bytes()))
+        .await?;
+    delete_old(&place.passing, attempt.number, keep).await
+}
+
+/// The newest complete checkpoint of any attempt that belongs to `identity`; `None` where there is none.
+///
+/// A damaged one is passed over with a warning. One that belongs to another spec, base or data is an error: to train
+/// from the start in its place would throw its work away without a word.
+pub async fn newest(place: &Workplace, identity: &Identity) -> Result<Option<Checkpoint>, Failure> {
+    let mut places = complete(&place.passing).await?;
+    places.sort();
+    while let Some(found) = places.pop() {
+        let folder = place.passing.child(&found.folder)?;
+        match read(place, &folder, identity).await {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(failure) if failure.reason == OutcomeReason::Internal => {
+                tracing::warn!("{} is damaged and passed over: {failure}", folder.uri());
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(None)
+}
+
+async fn read(
+    place: &Workplace,
+    folder: &Store,
+    identity: &Identity,
+) -> Result<Checkpoint, Failure> {
+    let damaged = |error: finetune_artifacts::Error| match error.reason() {
+        OutcomeReason::InvalidInput | OutcomeReason::NotFound => Failure::internal(error),
+        _ => Failure::from(error),
+    };
+    let bytes = folder.read(layout::MANIFEST).await.map_err(damaged)?;
+    let manifest = Manifest::parse(&bytes, &folder.uri_of(layout::MANIFEST)).map_err(damaged)?;
+    let local = place.temporary()?;
+    for file in &manifest.files {
+        folder
+            .download(
+                &file.path,
+                &local.path().join(&file.path),
+                Some(&file.digest()),
+                &|_, _| {},
+            )
+            .await
+            .map_err(damaged)?;
+    }
+    files::read(local.path(), &folder.uri(), identity)
+}
+
+/// Deletes what is older than the newest `keep` complete checkpoints, of this attempt and of those that it has
+/// superseded. A half-written one of theirs goes too.
+async fn delete_old(passing: &Store, attempt: u32, keep: usize) -> Result<(), Failure> {
+    let mut places = complete(passing).await?;
+    places.sort();
+    let kept: Vec<Place> = places.split_off(places.len().saturating_sub(keep));
+    let mut folders: Vec<String> = all_folders(passing).await?;
+    folders.retain(|folder| {
+        number_of(folder).is_some_and(|number| number <= attempt)
+            && kept.iter().all(|place| place.folder != *folder)
+    });
+    for folder in folders {
+        passing.delete_below(&folder).await?;
+    }
+    Ok(())
+}
+
+/// Every complete checkpoint.
+async fn complete(passing: &Store) -> Result<Vec<Place>, Failure> {
+    let entries = passing.list(layout::ATTEMPTS).await?;
+    Ok(entries
+        .iter()
+        .filter_map(|entry| {
+            let folder = entry.path.strip_suffix(layout::MANIFEST)?;
+            let step = step_of(folder)?;
+            let attempt = number_of(folder)?;
+            Some(Place {
+                step,
+                attempt,
+                folder: folder.to_owned(),
+            })
+        })
+        .collect())
+}
+
+/// The folder of every checkpoint, complete or not.
+async fn all_folders(passing: &Store) -> Result<Vec<String>, Failure> {
+    let entries = passing.list(layout::ATTEMPTS).await?;
+    let mut folders: Vec<String> = entries
+        .iter()
+        .filter_map(|entry| {
+            let (folder, _) = entry.path.rsplit_once('/')?;
+            let folder = format!("{folder}/");
+            step_of(&folder).map(|_| folder)
+        })
+        .collect();
+    folders.dedup();
+    Ok(folders)
+}
+
+/// The step in `attempts/000001/checkpoints/000000100/`.
+fn step_of(folder: &str) -> Option<u64> {
+    let mut parts = folder.strip_suffix('/')?.rsplit('/');
+    let step = parts.next()?.parse().ok()?;
+    (parts.next()? == "checkpoints").then_some(step)
+}
+
+#[cfg(test)]
+mod tests;

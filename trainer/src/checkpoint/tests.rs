@@ -1,0 +1,229 @@
+use std::path::Path;
+
+use crate::manifest_file::Job;
+use crate::train::metrics_log::Row;
+use crate::workplace::Places;
+
+use super::*;
+
+const COUNT: usize = 6;
+
+/// A place of its own for each test, and the state of a run in it.
+struct Bench {
+    folder: tempfile::TempDir,
+    place: Workplace,
+    identity: Identity,
+    parameters: Parameters,
+    optimizer: AdamW,
+    metrics: MetricsLog,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = "apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: { name: tiny }
+spec:
+  baseModel: { uri: file:///base/ }
+  dataset: { train: [ { uri: file:///train.jsonl } ] }
+  method: { lora: {} }
+";
+        let job = Job::parse(manifest, Path::new("job.yaml")).unwrap();
+        let places = Places {
+            work: folder.path().join("work").display().to_string(),
+            passing: None,
+            cache: Some(folder.path().join("cache")),
+            credentials: None,
+        };
+        Self {
+            place: Workplace::open(&job, &places).unwrap(),
+            folder,
+            identity: Identity {
+                spec_digest: "spec".into(),
+                dataset_digest: "data".into(),
+                base_digest: "base".into(),
+                parameters: COUNT,
+            },
+            parameters: Parameters::zeros(vec![("a".into(), vec![2, 3])]).unwrap(),
+            optimizer: AdamW::new(COUNT, 0.0),
+            metrics: MetricsLog::default(),
+        }
+    }
+
+    async fn claim(&self) -> Attempt {
+        Attempt::claim(
+            &self.place.passing,
+            "test".into(),
+            jiff::Timestamp::UNIX_EPOCH,
+        )
+        .await
+        .unwrap()
+    }
+
+    /// Makes a step's worth of change and saves it.
+    async fn save(&mut self, attempt: &Attempt, keep: usize) -> Result<(), Failure> {
+        self.optimizer.steps += 1;
+        let step = self.optimizer.steps;
+        for (index, value) in self.parameters.values_mut().unwrap().iter_mut().enumerate() {
+            *value = step as f32 / 3.0 + index as f32;
+        }
+        self.optimizer.first_moment.fill(step as f32 / 7.0);
+        self.optimizer.second_moment.fill(step as f32 / 11.0);
+        let row = Row {
+            step,
+            epoch: 0.0,
+            loss: 1.0 / step as f64,
+            learning_rate: 0.1,
+            gradient_norm: 1.0,
+            tokens: 5,
+            validation_loss: None,
+        };
+        self.metrics.push(row).unwrap();
+        write(
+            &self.place,
+            attempt,
+            &self.identity,
+            &self.parameters,
+            &self.optimizer,
+            &self.metrics,
+            keep,
+        )
+        .await
+    }
+
+    fn folders(&self, attempt: u32) -> Vec<String> {
+        let folder = self
+            .folder
+            .path()
+            .join(format!("work/scratch/attempts/{attempt:06}/checkpoints"));
+        let mut names: Vec<String> = std::fs::read_dir(folder)
+            .map(|entries| {
+                entries
+                    .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                    .collect()
+            })
+            .unwrap_or_default();
+        names.sort();
+        names
+    }
+}
+
+#[tokio::test]
+async fn what_was_saved_is_restored_to_the_bit() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    bench.save(&attempt, 2).await.unwrap();
+    bench.save(&attempt, 2).await.unwrap();
+    let checkpoint = newest(&bench.place, &bench.identity)
+        .await
+        .unwrap()
+        .unwrap();
+
+    let mut parameters = Parameters::zeros(vec![("a".into(), vec![2, 3])]).unwrap();
+    let mut optimizer = AdamW::new(COUNT, 0.0);
+    checkpoint.restore(&mut parameters, &mut optimizer).unwrap();
+    assert_eq!(
+        parameters.values().unwrap(),
+        bench.parameters.values().unwrap()
+    );
+    assert_eq!(optimizer, bench.optimizer);
+    assert_eq!(checkpoint.metrics.to_jsonl(), bench.metrics.to_jsonl());
+}
+
+#[tokio::test]
+async fn only_the_newest_are_kept_and_those_of_superseded_attempts_go_too() {
+    let mut bench = Bench::new();
+    let first = bench.claim().await;
+    for _ in 0..3 {
+        bench.save(&first, 2).await.unwrap();
+    }
+    assert_eq!(bench.folders(1), ["000000002", "000000003"]);
+    let second = bench.claim().await;
+    bench.save(&second, 2).await.unwrap();
+    assert_eq!(bench.folders(1), ["000000003"]);
+    bench.save(&second, 2).await.unwrap();
+    assert!(bench.folders(1).is_empty());
+    assert_eq!(bench.folders(2), ["000000004", "000000005"]);
+}
+
+#[tokio::test]
+async fn a_superseded_attempt_completes_nothing() {
+    let mut bench = Bench::new();
+    let first = bench.claim().await;
+    bench.save(&first, 2).await.unwrap();
+    let _second = bench.claim().await;
+    let failure = bench.save(&first, 2).await.unwrap_err();
+    assert_eq!(failure.reason, OutcomeReason::Superseded);
+    assert_eq!(
+        newest(&bench.place, &bench.identity)
+            .await
+            .unwrap()
+            .unwrap()
+            .step,
+        1
+    );
+}
+
+#[tokio::test]
+async fn one_without_a_manifest_or_with_a_damaged_file_is_passed_over() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    for _ in 0..3 {
+        bench.save(&attempt, 3).await.unwrap();
+    }
+    let folder = bench
+        .folder
+        .path()
+        .join("work/scratch/attempts/000001/checkpoints");
+    std::fs::remove_file(folder.join("000000003/manifest.json")).unwrap();
+    std::fs::write(folder.join("000000002/state.safetensors"), "torn").unwrap();
+    assert_eq!(
+        newest(&bench.place, &bench.identity)
+            .await
+            .unwrap()
+            .unwrap()
+            .step,
+        1
+    );
+}
+
+#[tokio::test]
+async fn one_of_another_run_is_refused_with_what_differs() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    bench.save(&attempt, 1).await.unwrap();
+    bench.identity.base_digest = "other".into();
+    let failure = newest(&bench.place, &bench.identity).await.unwrap_err();
+    assert_eq!(failure.reason, OutcomeReason::InvalidInput);
+    assert!(
+        failure
+            .message
+            .contains("the base has digest other, and had base"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn only_checkpoint_folders_have_a_step() {
+    assert_eq!(step_of("attempts/000001/checkpoints/000000100/"), Some(100));
+    assert_eq!(step_of("attempts/000001/"), None);
+    let folder = format!(
+        "{}{}",
+        layout::attempt_folder(1),
+        layout::checkpoint_folder(7)
+    );
+    assert_eq!(step_of(&folder), Some(7));
+}
+
+#[test]
+fn the_newest_is_that_of_the_highest_step_then_of_the_highest_attempt() {
+    let place = |step, attempt| Place {
+        step,
+        attempt,
+        folder: String::new(),
+    };
+    let mut places = vec![place(10, 1), place(9, 3), place(10, 2)];
+    places.sort();
+    assert_eq!(places.pop(), Some(place(10, 2)));
+}

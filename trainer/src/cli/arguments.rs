@@ -1,0 +1,69 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::workplace::Places;
+
+/// Which job, and where its files lie.
+#[derive(Args, Debug)]
+pub(super) struct JobArguments {
+    /// The FineTuneJob manifest.
+    #[arg(long, value_name = "JOB.YAML", env = "FINETUNE_FILE")]
+    pub file: PathBuf,
+
+    /// The job's folder, a directory or a URI: plan, metrics and outcome are kept there.
+    ///
+    /// Without `output.uri` in the manifest the result is published below `<WORK>/output/`.
+    #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_WORK")]
+    pub work: String,
+
+    /// The folder of what only a running job needs: prepared data and checkpoints. Default: `<WORK>/scratch`.
+    #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_PASSING")]
+    pub passing: Option<String>,
+
+    /// The local directory in which downloads are kept and uploads are put together. Default: `finetune` in the user's
+    /// cache directory.
+    #[arg(long, value_name = "DIR", env = "FINETUNE_CACHE")]
+    pub cache: Option<PathBuf>,
+
+    /// A directory with the folders `base`, `dataset` and `output`, each with one file a key (`AWS_ACCESS_KEY_ID`, …),
+    /// as Kubernetes mounts Secrets. Default: the environment.
+    #[arg(long, value_name = "DIR", env = "FINETUNE_CREDENTIALS")]
+    pub credentials: Option<PathBuf>,
+
+    /// Threads to compute with. Default: the CPUs that this process may use.
+    #[arg(long, value_name = "COUNT", env = "FINETUNE_THREADS")]
+    pub threads: Option<std::num::NonZeroU16>,
+}
+
+impl JobArguments {
+    /// The places that the flags name.
+    pub(super) fn places(&self) -> Places {
+        Places {
+            work: self.work.clone(),
+            passing: self.passing.clone(),
+            cache: self.cache.clone(),
+            credentials: self.credentials.clone(),
+        }
+    }
+
+    /// Tells libtorch how many threads to compute with.
+    pub(super) fn set_threads(&self) {
+        let threads = self
+            .threads
+            .map_or_else(crate::device::threads, |threads| usize::from(threads.get()));
+        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        tracing::debug!("computing with {threads} threads");
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors: one JSON object a line.
+    Json,
+}

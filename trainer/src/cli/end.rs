@@ -1,0 +1,69 @@
+//! How a command ends: the outcome on standard output, in the termination message, and as the exit code.
+
+use std::io::Write;
+use std::path::Path;
+
+use finetune_crds::contract::{ExitCode, Outcome, OutcomeReason, Progress, Stage};
+use serde::Serialize;
+
+use crate::failure::{Failure, exit_code};
+use crate::manifest_file::Job;
+use crate::outcome;
+
+/// Ends a stage well or badly. `job` is absent where not even the manifest could be read.
+pub(super) fn stage(
+    stage: Stage,
+    job: Option<&Job>,
+    result: Result<Outcome, Failure>,
+    progress: Option<Progress>,
+    termination_message: Option<&Path>,
+) -> ExitCode {
+    let outcome = match result {
+        Ok(outcome) => {
+            print(&outcome);
+            outcome
+        }
+        Err(failure) => {
+            report(&failure);
+            let attempt = progress.as_ref().map_or(0, |progress| progress.attempt);
+            outcome::of_failure(job, stage, attempt, &failure, progress)
+        }
+    };
+    if let Some(path) = termination_message
+        && let Err(error) = outcome::write_termination_message(path, &outcome)
+    {
+        tracing::warn!(
+            "failed to write the termination message {}: {error}",
+            path.display()
+        );
+    }
+    exit_code(outcome.reason)
+}
+
+/// Says what went wrong, in the one place where a person looks.
+pub(super) fn report(failure: &Failure) {
+    if failure.reason == OutcomeReason::Preempted {
+        tracing::info!("{failure}");
+    } else {
+        tracing::error!("{failure}");
+    }
+}
+
+/// Prints a result for a person or a script.
+pub(super) fn print(result: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string_pretty(result) {
+        // A closed pipe is the reader's wish.
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+}
+
+/// Prints what a person reads beside the result.
+pub(super) fn explain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+}
+
+/// Ends a process that could not even start.
+pub(super) fn failed_to_start(error: &std::io::Error) -> std::process::ExitCode {
+    tracing::error!("failed to start: {error}");
+    std::process::ExitCode::from(ExitCode::Retry.code())
+}

@@ -1,0 +1,108 @@
+//! The command line: what was typed becomes calls of the library, and their results become exit codes.
+//!
+//! Nothing is decided here that a caller of the library would have to decide again.
+
+mod arguments;
+mod completions;
+mod end;
+mod evaluate;
+mod prepare;
+mod train;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use arguments::LogFormat;
+
+/// Fine-tunes a language model, with or without Kubernetes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trainer",
+    version,
+    after_help = "Example, all by hand:\n  \
+        trainer train --file job.yaml --work out\n  \
+        trainer evaluate --file job.yaml --work out --rows validation --adapter file:///…/sha256-…/\n\n\
+        Exit codes: 0 done, 10 the manifest, data or base is at fault, 11 stopped after a checkpoint (run it again to \
+        go on), 12 out of memory, 13 the loss is no longer a number, 1 anything that another try may mend."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines look on standard error; what is logged is set by RUST_LOG.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "FINETUNE_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Prepare(prepare::Arguments),
+    Train(train::Arguments),
+    Evaluate(evaluate::Arguments),
+    Completions(completions::Arguments),
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return end::failed_to_start(&error),
+    };
+    // The command runs on this thread, where it may block; signals, the progress server and transfers run on the others.
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Prepare(arguments) => prepare::run(arguments).await,
+            Command::Train(arguments) => train::run(arguments).await,
+            Command::Evaluate(arguments) => evaluate::run(arguments).await,
+            Command::Completions(arguments) => completions::run(&arguments),
+        }
+    });
+    ExitCode::from(code.code())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_flag_has_an_environment_variable() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            for flag in command
+                .get_arguments()
+                .filter(|flag| flag.get_long().is_some())
+            {
+                assert!(
+                    flag.get_env().is_some(),
+                    "{} --{}",
+                    command.get_name(),
+                    flag.get_id()
+                );
+            }
+        }
+    }
+}

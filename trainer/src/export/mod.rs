@@ -1,0 +1,49 @@
+//! The result of a run as a folder to publish: weights, what they mean, and what proves them.
+//!
+//! The same run gives the same bytes, hence the same digest: nothing here holds a time, a path of this machine or a
+//! score.
+
+mod golden;
+mod model_card;
+mod whole_model;
+
+use std::path::Path;
+
+use finetune_crds::contract::layout;
+
+use crate::failure::Failure;
+use crate::manifest_file::Job;
+use crate::peft::{self, AdapterConfig};
+use crate::train::inputs::Inputs;
+use crate::train::plan::Plan;
+use crate::train::trainee::Trainee;
+
+/// Writes the result into `folder`. Takes the model apart: a 4-bit base makes room for the dense one that engines serve.
+pub(crate) fn write(
+    folder: &Path,
+    job: &Job,
+    inputs: &Inputs,
+    plan: &Plan,
+    trainee: Trainee,
+) -> Result<(), Failure> {
+    std::fs::write(
+        folder.join("README.md"),
+        model_card::text(job, inputs, plan),
+    )?;
+    let Trainee { base, lora } = trainee;
+    match lora.zip(job.lora()) {
+        Some((lora, settings)) => {
+            let config = AdapterConfig::of_training(
+                inputs.base.config(),
+                &settings,
+                &job.spec.base_model.uri,
+            );
+            peft::write(folder, &config, &lora)?;
+            let golden = golden::compute(base, &lora, job, inputs)?;
+            let bytes = serde_json::to_vec(&golden).map_err(Failure::internal)?;
+            std::fs::write(folder.join(layout::GOLDEN), bytes)?;
+        }
+        None => whole_model::write(folder, inputs, &base)?,
+    }
+    Ok(())
+}

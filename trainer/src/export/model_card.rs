@@ -1,0 +1,122 @@
+//! `README.md`: what a result was made from and how to load it.
+//!
+//! No times and no scores: the same run must give the same bytes.
+
+use std::fmt::Write;
+
+use crate::manifest_file::Job;
+use crate::train::inputs::Inputs;
+use crate::train::plan::Plan;
+
+/// The card of `job`'s result.
+pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
+    let base_uri = &job.spec.base_model.uri;
+    let is_adapter = job.lora().is_some();
+    let name = job.spec.adapter_name(&job.name).unwrap_or(&job.name);
+    let mut card = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_front_matter(&mut card, is_adapter, base_uri);
+    let _ = write!(
+        card,
+        "# {name}\n\n{}\n\n## Made from\n\n| | |\n| --- | --- |\n\
+         | Base model | `{base_uri}` |\n| Digest of the base | `{}` |\n| Architecture | {} |\n\
+         | Digest of the data | `{}` |\n| Rows | {} |\n| Tokens with loss | {} |\n\n",
+        if is_adapter {
+            "A low-rank adapter (LoRA). It works on its base model only."
+        } else {
+            "A whole model, all weights of which were trained."
+        },
+        inputs.base_digest,
+        inputs.base.config().architecture,
+        inputs.data.report.dataset.digest,
+        inputs.data.report.dataset.rows,
+        inputs.data.report.dataset.trainable_tokens,
+    );
+    let _ = write_hyper_parameters(&mut card, job, plan);
+    let _ = if is_adapter {
+        write_adapter_usage(&mut card, name)
+    } else {
+        write_model_usage(&mut card, name)
+    };
+    card
+}
+
+fn write_front_matter(card: &mut String, is_adapter: bool, base_uri: &str) -> std::fmt::Result {
+    let library = if is_adapter { "peft" } else { "transformers" };
+    write!(
+        card,
+        "---\nlibrary_name: {library}\nbase_model: {base_uri}\n---\n\n"
+    )
+}
+
+fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt::Result {
+    let training = &job.spec.training;
+    card.push_str("## Hyper-parameters\n\n| | |\n| --- | --- |\n");
+    let mut row =
+        |name: &str, value: &dyn std::fmt::Display| writeln!(card, "| {name} | {value} |");
+    row("Method", &plan.method)?;
+    if let Some(lora) = job.lora() {
+        row("Rank", &lora.rank)?;
+        row("Alpha", &lora.alpha)?;
+        row("Target modules", &lora.target_modules.join(", "))?;
+    }
+    if let Some(quantization) = job.quantization() {
+        let double = if quantization.double_quantization {
+            ", scales quantised too"
+        } else {
+            ""
+        };
+        row(
+            "Base in training",
+            &format!("{:?}{double}", quantization.type_),
+        )?;
+    }
+    row("Optimiser steps", &plan.total_steps)?;
+    row("Batch size", &plan.batch_size)?;
+    row("Peak learning rate", &format!("{:e}", plan.learning_rate))?;
+    row(
+        "Schedule",
+        &format!("{:?}, {} warm-up steps", plan.schedule, plan.warmup_steps),
+    )?;
+    row("Weight decay", &training.weight_decay)?;
+    row("Greatest gradient norm", &training.max_gradient_norm)?;
+    row("Longest sequence", &job.spec.dataset.max_sequence_length)?;
+    row("Seed", &training.seed)?;
+    card.push('\n');
+    Ok(())
+}
+
+fn write_adapter_usage(card: &mut String, name: &str) -> std::fmt::Result {
+    write!(
+        card,
+        "## Use\n\nWith transformers and peft, this folder being `adapter/` and the base `base/`:\n\n\
+         ```python\n\
+         from peft import PeftModel\n\
+         from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
+         tokenizer = AutoTokenizer.from_pretrained(\"base/\")\n\
+         base = AutoModelForCausalLM.from_pretrained(\"base/\")\n\
+         model = PeftModel.from_pretrained(base, \"adapter/\")\n\
+         ```\n\n\
+         With the server of the trainer, which needs no Python:\n\n\
+         ```sh\n\
+         trainer serve --model BASE-URI --served-model-name base --adapter {name}=ADAPTER-URI --port 8000\n\
+         ```\n\n\
+         `golden.json` holds log-probabilities that tell whether an engine really serves this adapter.\n"
+    )
+}
+
+fn write_model_usage(card: &mut String, name: &str) -> std::fmt::Result {
+    write!(
+        card,
+        "## Use\n\nWith transformers, this folder being `model/`:\n\n\
+         ```python\n\
+         from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
+         tokenizer = AutoTokenizer.from_pretrained(\"model/\")\n\
+         model = AutoModelForCausalLM.from_pretrained(\"model/\")\n\
+         ```\n\n\
+         With the server of the trainer, which needs no Python:\n\n\
+         ```sh\n\
+         trainer serve --model MODEL-URI --served-model-name {name} --port 8000\n\
+         ```\n"
+    )
+}

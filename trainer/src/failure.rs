@@ -1,0 +1,149 @@
+//! How a stage can fail, in the terms of the contract: whose turn it is, and what to do.
+//!
+//! Every module has its own error type; here they meet the reasons and exit codes that the operator reads.
+
+use finetune_crds::contract::{ExitCode, OutcomeReason};
+
+/// A failure as a person and the operator see it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Its class.
+    pub reason: OutcomeReason,
+    /// The field or file and line, the value, what was expected, the cure.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of class `reason`.
+    pub fn new(reason: OutcomeReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The manifest, the data or the base is at fault.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors are handed over: `map_err(Failure::invalid)`"
+    )]
+    pub fn invalid(message: impl ToString) -> Self {
+        Self::new(OutcomeReason::InvalidInput, message.to_string())
+    }
+
+    /// The trainer or its machine is at fault.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors are handed over: `map_err(Failure::internal)`"
+    )]
+    pub fn internal(message: impl ToString) -> Self {
+        Self::new(OutcomeReason::Internal, message.to_string())
+    }
+
+    /// The code with which the process ends.
+    pub const fn exit_code(&self) -> ExitCode {
+        exit_code(self.reason)
+    }
+}
+
+/// The code with which a process ends that ended for `reason`.
+///
+/// A missing file is final, as a wrong one is: another try would not find it. Missing credentials may still come.
+pub const fn exit_code(reason: OutcomeReason) -> ExitCode {
+    match reason {
+        OutcomeReason::Succeeded => ExitCode::Done,
+        OutcomeReason::InvalidInput | OutcomeReason::NotFound => ExitCode::InvalidInput,
+        OutcomeReason::Preempted => ExitCode::Preempted,
+        OutcomeReason::OutOfMemory => ExitCode::OutOfMemory,
+        OutcomeReason::Diverged => ExitCode::Diverged,
+        OutcomeReason::Credentials
+        | OutcomeReason::Unavailable
+        | OutcomeReason::Superseded
+        | OutcomeReason::Internal => ExitCode::Retry,
+    }
+}
+
+impl From<crate::ops::Error> for Failure {
+    fn from(error: crate::ops::Error) -> Self {
+        use crate::ops::Error;
+        let reason = match &error {
+            Error::OutOfMemory(_) => OutcomeReason::OutOfMemory,
+            Error::Libtorch(_) => OutcomeReason::Internal,
+            Error::MissingTensor { .. }
+            | Error::Shape { .. }
+            | Error::Source { .. }
+            | Error::Configuration(_)
+            | Error::Adapter(_)
+            | Error::Input(_) => OutcomeReason::InvalidInput,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl From<tch::TchError> for Failure {
+    fn from(error: tch::TchError) -> Self {
+        crate::ops::Error::from(error).into()
+    }
+}
+
+impl From<crate::base::Error> for Failure {
+    fn from(error: crate::base::Error) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<crate::prepare::Error> for Failure {
+    fn from(error: crate::prepare::Error) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<crate::peft::Error> for Failure {
+    fn from(error: crate::peft::Error) -> Self {
+        Self::invalid(error)
+    }
+}
+
+impl From<finetune_artifacts::Error> for Failure {
+    fn from(error: finetune_artifacts::Error) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<crate::manifest_file::Error> for Failure {
+    fn from(error: crate::manifest_file::Error) -> Self {
+        Self::invalid(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_allocation_is_no_fault_of_the_trainer() {
+        let text = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12 (Cannot allocate memory)";
+        let failure = Failure::from(tch::TchError::Torch(text.to_owned()));
+        assert_eq!(failure.exit_code(), ExitCode::OutOfMemory);
+        let failure = Failure::from(tch::TchError::Torch("shape mismatch".to_owned()));
+        assert_eq!(failure.exit_code(), ExitCode::Retry);
+    }
+
+    #[test]
+    fn what_another_try_may_mend_has_no_final_code() {
+        for reason in [
+            OutcomeReason::Credentials,
+            OutcomeReason::Unavailable,
+            OutcomeReason::Superseded,
+        ] {
+            assert!(!ExitCode::FINAL.contains(&exit_code(reason)), "{reason:?}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The run's metrics for Prometheus, in a registry of their own.
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder,
+};
+
+use super::Step;
+use super::memory::peak_resident_bytes;
+
+/// The metrics of one run.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    step: IntGauge,
+    loss: Gauge,
+    validation_loss: Gauge,
+    learning_rate: Gauge,
+    gradient_norm: Gauge,
+    tokens: IntCounter,
+    step_seconds: Histogram,
+    peak_memory: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric. A loss that was not computed yet is NaN, which Prometheus draws as a gap.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let seconds = vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
+        let metrics = Self {
+            registry: Registry::new(),
+            step: IntGauge::new("finetune_training_step", "Optimiser steps done.")?,
+            loss: Gauge::new(
+                "finetune_training_loss",
+                "Mean loss over the unmasked tokens of the last step, in nats.",
+            )?,
+            validation_loss: Gauge::new(
+                "finetune_validation_loss",
+                "Mean loss over the unmasked validation tokens, in nats.",
+            )?,
+            learning_rate: Gauge::new("finetune_learning_rate", "Learning rate of the last step.")?,
+            gradient_norm: Gauge::new(
+                "finetune_gradient_norm",
+                "Norm of the last step's gradient before clipping.",
+            )?,
+            tokens: IntCounter::new(
+                "finetune_tokens_total",
+                "Tokens trained on by this process, padding not counted.",
+            )?,
+            step_seconds: Histogram::with_opts(
+                HistogramOpts::new("finetune_step_seconds", "Duration of an optimiser step.")
+                    .buckets(seconds),
+            )?,
+            peak_memory: IntGauge::new(
+                "finetune_peak_memory_bytes",
+                "Peak resident memory of the trainer.",
+            )?,
+        };
+        metrics.loss.set(f64::NAN);
+        metrics.validation_loss.set(f64::NAN);
+        metrics.gradient_norm.set(f64::NAN);
+        let collectors: [Box<dyn prometheus::core::Collector>; 8] = [
+            Box::new(metrics.step.clone()),
+            Box::new(metrics.loss.clone()),
+            Box::new(metrics.validation_loss.clone()),
+            Box::new(metrics.learning_rate.clone()),
+            Box::new(metrics.gradient_norm.clone()),
+            Box::new(metrics.tokens.clone()),
+            Box::new(metrics.step_seconds.clone()),
+            Box::new(metrics.peak_memory.clone()),
+        ];
+        for collector in collectors {
+            metrics.registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// A step is done.
+    pub(super) fn step(&self, step: &Step) {
+        self.step.set(step.step as i64);
+        self.loss.set(step.loss);
+        self.learning_rate.set(step.learning_rate);
+        self.gradient_norm.set(step.gradient_norm);
+        self.tokens.inc_by(step.tokens);
+        self.step_seconds.observe(step.duration.as_secs_f64());
+    }
+
+    /// The validation loss was computed.
+    pub(super) fn validation(&self, loss: f64) {
+        self.validation_loss.set(loss);
+    }
+
+    /// All metrics in Prometheus's text format.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        if let Some(bytes) = peak_resident_bytes() {
+            self.peak_memory.set(bytes as i64);
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}

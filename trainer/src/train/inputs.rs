@@ -1,0 +1,61 @@
+//! What a run works on: the base's files and the prepared data.
+
+use crate::base::{BaseModelFiles, Fetch};
+use crate::failure::Failure;
+use crate::manifest_file::Job;
+use crate::prepare::{self, Prepared, Request};
+use crate::workplace::Workplace;
+
+/// Base and data of a job that is about to be trained.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    /// The base, fetched whole.
+    pub base: BaseModelFiles,
+    /// The digest of all its files.
+    pub base_digest: String,
+    /// The data.
+    pub data: Prepared,
+}
+
+impl Inputs {
+    /// Fetches the base and reads the prepared data, which is prepared now where `trainer prepare` has not done so.
+    pub(crate) async fn of(job: &Job, place: &Workplace) -> Result<Self, Failure> {
+        let base = fetch(job, place, Fetch::Whole).await?;
+        let request = request(job, place, &base);
+        let data = match prepare::load(&request).await? {
+            Some(data) => data,
+            None => prepare::prepare(&request).await?,
+        };
+        Ok(Self {
+            base_digest: base.digest()?,
+            base,
+            data,
+        })
+    }
+}
+
+/// Prepares the data anew. Reads no weights where the base keeps them apart.
+pub(crate) async fn prepare(
+    job: &Job,
+    place: &Workplace,
+) -> Result<(BaseModelFiles, Prepared), Failure> {
+    let base = fetch(job, place, Fetch::WithoutWeights).await?;
+    let data = prepare::prepare(&request(job, place, &base)).await?;
+    Ok((base, data))
+}
+
+async fn fetch(job: &Job, place: &Workplace, fetch: Fetch) -> Result<BaseModelFiles, Failure> {
+    let uri = &job.spec.base_model.uri;
+    Ok(BaseModelFiles::fetch(uri, &place.base_credentials, &place.cache, fetch).await?)
+}
+
+fn request<'a>(job: &'a Job, place: &'a Workplace, base: &'a BaseModelFiles) -> Request<'a> {
+    Request {
+        spec: &job.spec,
+        base,
+        credentials: &place.dataset_credentials,
+        cache: &place.cache,
+        passing: &place.passing,
+        local: &place.local,
+    }
+}

@@ -1,0 +1,139 @@
+//! What is trained: a base and, unless all of it is, the adapter on it.
+//!
+//! The one place that knows that `full` keeps its parameters in the base and `lora` and `qlora` in the adapter.
+
+use crate::base::BaseModelFiles;
+use crate::data::{TokenizedRow, micro_batches};
+use crate::device::compute_kind;
+use crate::failure::Failure;
+use crate::manifest_file::Job;
+use crate::method::Lora;
+use crate::model::{Base, Batch, LoadOptions, Storage};
+use crate::optimizer::Parameters;
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Trainee {
+    /// The base; with method `full` it is what is trained.
+    pub base: Base,
+    /// The adapter.
+    pub lora: Option<Lora>,
+}
+
+/// A sum of losses and what it was summed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// In nats.
+    pub sum: f64,
+    /// Tokens that carry loss.
+    pub trainable_tokens: u64,
+    /// Tokens of the rows.
+    pub tokens: u64,
+}
+
+impl Loss {
+    /// The mean over the tokens that carry loss.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.trainable_tokens.max(1) as f64
+    }
+}
+
+impl Trainee {
+    /// Loads the base as the method holds it, and starts the adapter as PEFT does.
+    pub(crate) fn load(job: &Job, base: &BaseModelFiles) -> Result<Self, Failure> {
+        Ok(Self {
+            base: load_base(job, base)?,
+            lora: job
+                .lora()
+                .map(|settings| Lora::new(base.config(), &settings, job.spec.training.seed as u64))
+                .transpose()?,
+        })
+    }
+
+    /// Adds the gradient of the mean loss over `rows` of `data` to the parameters', `micro_batch_size` rows at a time.
+    ///
+    /// The mean is taken over the unmasked tokens of all rows together, so the result does not depend on how they were
+    /// cut into passes.
+    pub fn accumulate_gradient(
+        &mut self,
+        data: &[TokenizedRow],
+        rows: &[usize],
+        micro_batch_size: usize,
+    ) -> Result<Loss, Failure> {
+        let mut loss = counted(data, rows);
+        let scale = 1.0 / loss.trainable_tokens.max(1) as f64;
+        for rows in micro_batches(rows, data, micro_batch_size) {
+            let batch = batch(data, &rows)?; // (B, T)
+            loss.sum += self
+                .base
+                .loss_and_gradient(self.lora.as_mut(), &batch, scale)?
+                .loss;
+        }
+        Ok(loss)
+    }
+
+    /// The loss of all of `data`, without gradients.
+    pub fn loss(&self, data: &[TokenizedRow], micro_batch_size: usize) -> Result<Loss, Failure> {
+        let rows: Vec<usize> = (0..data.len()).collect();
+        let mut loss = counted(data, &rows);
+        for rows in micro_batches(&rows, data, micro_batch_size) {
+            loss.sum += self
+                .base
+                .loss(self.lora.as_ref(), &batch(data, &rows)?)?
+                .loss;
+        }
+        Ok(loss)
+    }
+
+    /// What is trained.
+    pub fn parameters(&self) -> Result<&Parameters, Failure> {
+        match &self.lora {
+            Some(lora) => Ok(lora.parameters()),
+            None => self.base.parameters().ok_or_else(nothing_to_train),
+        }
+    }
+
+    /// What is trained, to be written.
+    pub fn parameters_mut(&mut self) -> Result<&mut Parameters, Failure> {
+        match &mut self.lora {
+            Some(lora) => Ok(lora.parameters_mut()),
+            None => self.base.parameters_mut().ok_or_else(nothing_to_train),
+        }
+    }
+}
+
+/// The base as the job's method holds it.
+pub(crate) fn load_base(job: &Job, base: &BaseModelFiles) -> Result<Base, Failure> {
+    let storage = match (&job.spec.method.full, job.quantization()) {
+        (Some(_), _) => Storage::Trained,
+        (None, Some(quantization)) => Storage::Nf4 {
+            double_quantization: quantization.double_quantization,
+        },
+        (None, None) => Storage::Frozen,
+    };
+    let compute = compute_kind(job.spec.training.compute_type);
+    Ok(Base::load(
+        base.config(),
+        base.weights()?.as_ref(),
+        &LoadOptions { compute, storage },
+    )?)
+}
+
+fn nothing_to_train() -> Failure {
+    Failure::internal("the model has no trainable parameters")
+}
+
+/// Tokens of the rows, and those of them that carry loss.
+fn counted(data: &[TokenizedRow], rows: &[usize]) -> Loss {
+    let rows = rows.iter().map(|row| &data[*row]);
+    rows.fold(Loss::default(), |loss, row| Loss {
+        tokens: loss.tokens + row.tokens.len() as u64,
+        trainable_tokens: loss.trainable_tokens + row.trainable() as u64,
+        ..loss
+    })
+}
+
+fn batch(data: &[TokenizedRow], rows: &[usize]) -> Result<Batch, Failure> {
+    let rows: Vec<_> = rows.iter().map(|row| data[*row].as_batch_row()).collect();
+    Ok(Batch::new(&rows)?)
+}

@@ -1,0 +1,398 @@
+//! The rules of the CRD, for manifests that no API server has seen.
+//!
+//! Pure: a fault is data. The bounds are those of the schema; a rule that stands here and not there would surprise.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use finetune_artifacts::uri::Location;
+use finetune_crds::FineTuneJobSpec;
+use finetune_crds::fine_tune_job::{Dataset, Format, Method, Training};
+
+/// One thing that is wrong with a manifest.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fault {
+    /// The field, such as `spec.training.epochs`.
+    pub field: String,
+    /// The value, what was expected, the cure.
+    pub message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.field, self.message)
+    }
+}
+
+/// Everything that is wrong with the spec of the job called `name`; empty where nothing is.
+pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    check_name(name, &mut faults);
+    check_uri("spec.baseModel.uri", &spec.base_model.uri, &mut faults);
+    check_dataset(&spec.dataset, &mut faults);
+    check_method(&spec.method, &mut faults);
+    check_training(&spec.training, &mut faults);
+    let checkpoint = &spec.checkpoint;
+    check_range(
+        "spec.checkpoint.everySteps",
+        checkpoint.every_steps,
+        1..=1_000_000_000,
+        &mut faults,
+    );
+    check_range(
+        "spec.checkpoint.everySeconds",
+        checkpoint.every_seconds,
+        1..=604_800,
+        &mut faults,
+    );
+    check_range(
+        "spec.checkpoint.keep",
+        checkpoint.keep,
+        1..=100,
+        &mut faults,
+    );
+    if let Some(output) = &spec.output {
+        if let Some(uri) = &output.uri {
+            check_uri("spec.output.uri", uri, &mut faults);
+        }
+        if output.adapter.is_some() && spec.method.full.is_some() {
+            faults.push(Fault::new(
+                "spec.output.adapter",
+                "is set with method full, which makes a whole model: remove it, or use lora or qlora",
+            ));
+        }
+        if let Some(adapter) = output
+            .adapter
+            .as_ref()
+            .and_then(|adapter| adapter.name.as_deref())
+            && !is_name(adapter)
+        {
+            faults.push(Fault::new("spec.output.adapter.name", name_rule(adapter)));
+        }
+    }
+    faults
+}
+
+fn check_name(name: &str, faults: &mut Vec<Fault>) {
+    if !is_name(name) {
+        faults.push(Fault::new("metadata.name", name_rule(name)));
+    }
+}
+
+/// `[a-z]([-a-z0-9]*[a-z0-9])?`, at most 52 characters.
+fn is_name(name: &str) -> bool {
+    name.len() <= 52
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name
+            .chars()
+            .all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == '-')
+}
+
+fn name_rule(name: &str) -> String {
+    format!("is `{name}`, expected 1 to 52 of a-z, 0-9 and -, a letter first and no - last")
+}
+
+fn check_uri(field: &str, uri: &str, faults: &mut Vec<Fault>) {
+    if let Err(error) = Location::parse(uri) {
+        faults.push(Fault::new(field, format!("is `{uri}`: {error}")));
+    }
+}
+
+fn check_dataset(dataset: &Dataset, faults: &mut Vec<Fault>) {
+    if !(1..=64).contains(&dataset.train.len()) {
+        let count = dataset.train.len();
+        faults.push(Fault::new(
+            "spec.dataset.train",
+            format!("has {count} sources, expected 1 to 64"),
+        ));
+    }
+    for (index, source) in dataset.train.iter().enumerate() {
+        check_uri(
+            &format!("spec.dataset.train[{index}].uri"),
+            &source.uri,
+            faults,
+        );
+    }
+    if let Some(validation) = &dataset.validation {
+        let field = "spec.dataset.validation";
+        match (validation.fraction, &validation.sources) {
+            (Some(fraction), None) => {
+                check_range(&format!("{field}.fraction"), fraction, 0.001..=0.5, faults);
+            }
+            (None, Some(sources)) if (1..=64).contains(&sources.len()) => {
+                for (index, source) in sources.iter().enumerate() {
+                    check_uri(&format!("{field}.sources[{index}].uri"), &source.uri, faults);
+                }
+            }
+            (None, Some(sources)) => {
+                let count = sources.len();
+                faults.push(Fault::new(&format!("{field}.sources"), format!("has {count} sources, expected 1 to 64")));
+            }
+            (Some(_), Some(_)) => faults.push(Fault::new(
+                field,
+                "has both fraction and sources, expected exactly one: remove one of them",
+            )),
+            (None, None) => faults.push(Fault::new(
+                field,
+                "has neither fraction nor sources, expected exactly one: add one, or remove validation",
+            )),
+        }
+        if let Some(every_steps) = validation.every_steps {
+            check_range(
+                &format!("{field}.everySteps"),
+                every_steps,
+                1..=1_000_000_000,
+                faults,
+            );
+        }
+    }
+    if dataset.append_end_of_sequence.is_some() && dataset.format != Format::Text {
+        faults.push(Fault::new(
+            "spec.dataset.appendEndOfSequence",
+            "applies to format Text only: set format: Text or remove it",
+        ));
+    }
+    check_range(
+        "spec.dataset.maxSequenceLength",
+        dataset.max_sequence_length,
+        2..=1_048_576,
+        faults,
+    );
+}
+
+fn check_method(method: &Method, faults: &mut Vec<Fault>) {
+    let named: Vec<&str> = [
+        method.full.is_some().then_some("full"),
+        method.lora.is_some().then_some("lora"),
+        method.qlora.is_some().then_some("qlora"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if named.len() != 1 {
+        let seen = if named.is_empty() {
+            "none".to_owned()
+        } else {
+            named.join(" and ")
+        };
+        faults.push(Fault::new(
+            "spec.method",
+            format!("has {seen}, expected exactly one of full, lora and qlora"),
+        ));
+    }
+    for (name, rank, alpha, target_modules) in [
+        method
+            .lora
+            .as_ref()
+            .map(|lora| ("lora", lora.rank, lora.alpha, &lora.target_modules)),
+        method
+            .qlora
+            .as_ref()
+            .map(|qlora| ("qlora", qlora.rank, qlora.alpha, &qlora.target_modules)),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        check_range(&format!("spec.method.{name}.rank"), rank, 1..=1024, faults);
+        check_range(
+            &format!("spec.method.{name}.alpha"),
+            alpha,
+            1..=65536,
+            faults,
+        );
+        if target_modules.is_empty() || target_modules.iter().any(String::is_empty) {
+            faults.push(Fault::new(
+                &format!("spec.method.{name}.targetModules"),
+                "is empty or has an empty name, expected names such as q_proj, or all-linear",
+            ));
+        }
+    }
+}
+
+fn check_training(training: &Training, faults: &mut Vec<Fault>) {
+    let field = |name: &str| format!("spec.training.{name}");
+    if training.epochs.is_some() && training.max_steps.is_some() {
+        faults.push(Fault::new(
+            "spec.training",
+            "has both epochs and maxSteps, expected at most one: remove one of them",
+        ));
+    }
+    if let Some(epochs) = training.epochs {
+        check_range(&field("epochs"), epochs, 1..=10_000, faults);
+    }
+    if let Some(max_steps) = training.max_steps {
+        check_range(&field("maxSteps"), max_steps, 1..=1_000_000_000, faults);
+    }
+    check_range(&field("batchSize"), training.batch_size, 1..=65536, faults);
+    if let Some(micro_batch_size) = training.micro_batch_size {
+        check_range(
+            &field("microBatchSize"),
+            micro_batch_size,
+            1..=training.batch_size.max(1),
+            faults,
+        );
+    }
+    if let Some(learning_rate) = training.learning_rate {
+        check_range(&field("learningRate"), learning_rate, 1e-10..=10.0, faults);
+    }
+    check_range(
+        &field("warmupFraction"),
+        training.warmup_fraction,
+        0.0..=1.0,
+        faults,
+    );
+    check_range(
+        &field("weightDecay"),
+        training.weight_decay,
+        0.0..=1.0,
+        faults,
+    );
+    check_range(
+        &field("maxGradientNorm"),
+        training.max_gradient_norm,
+        0.0..=1_000_000.0,
+        faults,
+    );
+    check_range(&field("seed"), training.seed, 0..=4_294_967_295, faults);
+}
+
+/// NaN lies in no range.
+fn check_range<T: Copy + PartialOrd + fmt::Display>(
+    field: &str,
+    value: T,
+    range: RangeInclusive<T>,
+    faults: &mut Vec<Fault>,
+) {
+    if !range.contains(&value) {
+        faults.push(Fault::new(
+            field,
+            format!("is {value}, expected {} to {}", range.start(), range.end()),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use finetune_crds::fine_tune_job::{
+        BaseModel, Full, Lora, Output, OutputAdapter, Source, Validation,
+    };
+    use finetune_crds::fine_tune_job::{Checkpoint, Placement};
+
+    use super::*;
+
+    fn good() -> FineTuneJobSpec {
+        FineTuneJobSpec {
+            base_model: BaseModel {
+                uri: "file:///base/".into(),
+                credentials_secret_ref: None,
+            },
+            dataset: Dataset {
+                train: vec![Source {
+                    uri: "s3://bucket/train.jsonl".into(),
+                }],
+                max_sequence_length: 128,
+                ..Dataset::default()
+            },
+            method: Method {
+                lora: Some(Lora::default()),
+                ..Method::default()
+            },
+            training: Training::default(),
+            checkpoint: Checkpoint::default(),
+            output: None,
+            placement: Placement::default(),
+            max_retries: 3,
+            dry_run: false,
+        }
+    }
+
+    #[track_caller]
+    fn refuses(expected: &str, change: impl Fn(&mut FineTuneJobSpec)) {
+        let mut spec = good();
+        change(&mut spec);
+        let faults = validate("job", &spec);
+        let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        assert!(
+            shown.iter().any(|fault| fault.starts_with(expected)),
+            "expected `{expected}`, got {shown:?}"
+        );
+    }
+
+    #[test]
+    fn a_good_spec_has_no_fault() {
+        assert_eq!(validate("job", &good()), []);
+    }
+
+    #[test]
+    fn each_rule_names_its_field() {
+        refuses("spec.method has full and lora", |spec| {
+            spec.method.full = Some(Full {})
+        });
+        refuses("spec.method has none", |spec| spec.method.lora = None);
+        refuses("spec.training has both", |spec| {
+            spec.training.epochs = Some(1);
+            spec.training.max_steps = Some(1);
+        });
+        refuses(
+            "spec.training.microBatchSize is 17, expected 1 to 16",
+            |spec| {
+                spec.training.micro_batch_size = Some(17);
+            },
+        );
+        refuses("spec.training.learningRate is NaN", |spec| {
+            spec.training.learning_rate = Some(f64::NAN)
+        });
+        refuses("spec.dataset.validation has neither", |spec| {
+            spec.dataset.validation = Some(Validation::default())
+        });
+        refuses("spec.dataset.validation has both", |spec| {
+            spec.dataset.validation = Some(Validation {
+                fraction: Some(0.1),
+                sources: Some(vec![]),
+                every_steps: None,
+            });
+        });
+        refuses("spec.dataset.appendEndOfSequence", |spec| {
+            spec.dataset.append_end_of_sequence = Some(true)
+        });
+        refuses("spec.dataset.train has 0", |spec| {
+            spec.dataset.train.clear()
+        });
+        refuses("spec.baseModel.uri is `ftp://x/y`", |spec| {
+            spec.base_model.uri = "ftp://x/y".into()
+        });
+        refuses("spec.output.adapter is set with method full", |spec| {
+            spec.method = Method {
+                full: Some(Full {}),
+                ..Method::default()
+            };
+            spec.output = Some(Output {
+                adapter: Some(OutputAdapter::default()),
+                ..Output::default()
+            });
+        });
+        refuses("spec.method.lora.rank is 0", |spec| {
+            spec.method.lora = Some(Lora {
+                rank: 0,
+                ..Lora::default()
+            });
+        });
+    }
+
+    #[test]
+    fn a_name_that_no_service_could_have_is_refused() {
+        for name in ["", "1a", "a-", "A", &"a".repeat(53)] {
+            assert_eq!(validate(name, &good()).len(), 1, "{name}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Where a run's files lie: the job's folder, the passing folder, the output, the cache, and with which credentials
+//! each is reached.
+//!
+//! By hand and in a pod it is one code path: only the places differ.
+
+use std::path::{Path, PathBuf};
+
+use finetune_artifacts::cache::Cache;
+use finetune_artifacts::credentials::{Credentials, Usage};
+use finetune_artifacts::store::Store;
+use finetune_artifacts::uri::Location;
+use finetune_crds::contract::layout;
+use finetune_crds::shared::SecretReference;
+
+use crate::failure::Failure;
+use crate::manifest_file::Job;
+
+/// What the command line says of places.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The job's folder: a directory or a URI.
+    pub work: String,
+    /// The passing folder; absent: `scratch` in the job's.
+    pub passing: Option<String>,
+    /// Where downloads are kept; absent: the user's cache directory.
+    pub cache: Option<PathBuf>,
+    /// The mounted credentials, a folder a use; absent: the environment.
+    pub credentials: Option<PathBuf>,
+}
+
+/// The places of one job, opened.
+#[derive(Debug)]
+pub struct Workplace {
+    /// The job's own folder, which is kept.
+    pub job_folder: Store,
+    /// What only a running job needs.
+    pub passing: Store,
+    /// Where results are published, ending in `/`.
+    pub output_uri: String,
+    /// With which they are published.
+    pub output_credentials: Credentials,
+    /// With which the base is read.
+    pub base_credentials: Credentials,
+    /// With which the data is read.
+    pub dataset_credentials: Credentials,
+    /// Downloads, kept between jobs.
+    pub cache: Cache,
+    /// The local directory of [`Self::cache`], where files on their way out are put together too.
+    pub local: PathBuf,
+}
+
+impl Workplace {
+    /// Opens the places of `job`. Touches no store yet.
+    pub fn open(job: &Job, places: &Places) -> Result<Self, Failure> {
+        let spec = &job.spec;
+        let root = places.credentials.as_deref();
+        let resolve = |usage, reference: Option<&SecretReference>| {
+            Credentials::resolve(root, usage, reference.map(|secret| secret.name.as_str()))
+        };
+        let output = spec.output.as_ref();
+        let output_credentials = resolve(
+            Usage::Output,
+            output.and_then(|output| output.credentials_secret_ref.as_ref()),
+        )?;
+        let work = Location::parse_folder(&places.work)?.to_string();
+        let passing = match &places.passing {
+            Some(passing) => Location::parse_folder(passing)?.to_string(),
+            None => below(&work, "scratch/"),
+        };
+        let output_uri = match output.and_then(|output| output.uri.as_deref()) {
+            Some(uri) => Location::parse(uri)?.into_folder().to_string(),
+            None => below(&work, "output/"),
+        };
+        let local = match &places.cache {
+            Some(cache) => std::path::absolute(cache)?,
+            None => default_cache()?,
+        };
+        std::fs::create_dir_all(&local).map_err(|error| {
+            Failure::internal(format!(
+                "failed to create the cache {}: {error}; choose another with --cache",
+                local.display()
+            ))
+        })?;
+        Ok(Self {
+            job_folder: Store::open(&work, &output_credentials)?,
+            passing: Store::open(&passing, &output_credentials)?,
+            output_uri,
+            output_credentials,
+            base_credentials: resolve(
+                Usage::Base,
+                spec.base_model.credentials_secret_ref.as_ref(),
+            )?,
+            dataset_credentials: resolve(
+                Usage::Dataset,
+                spec.dataset.credentials_secret_ref.as_ref(),
+            )?,
+            cache: Cache::new(&local),
+            local,
+        })
+    }
+
+    /// A store of the folder in which the result's versions lie.
+    pub fn versions(&self, job: &Job) -> Result<Store, Failure> {
+        let uri = match job.spec.adapter_name(&job.name) {
+            Some(adapter) => layout::adapter_folder(&self.output_uri, &job.namespace, adapter),
+            None => layout::model_folder(&self.output_uri, &job.namespace, &job.name),
+        };
+        Ok(Store::open(&uri, &self.output_credentials)?)
+    }
+
+    /// A new directory for files on their way out, removed when dropped.
+    pub fn temporary(&self) -> Result<tempfile::TempDir, Failure> {
+        Ok(tempfile::Builder::new()
+            .prefix("outgoing-")
+            .tempdir_in(&self.local)?)
+    }
+}
+
+/// `<folder>/<name>`.
+fn below(folder: &str, name: &str) -> String {
+    format!("{}/{name}", folder.trim_end_matches('/'))
+}
+
+/// `$XDG_CACHE_HOME/finetune`, or `~/.cache/finetune`.
+fn default_cache() -> Result<PathBuf, Failure> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".cache")))
+        .map(|cache| cache.join("finetune"))
+        .ok_or_else(|| Failure::invalid("no directory for downloads: neither XDG_CACHE_HOME nor HOME is set; name one with --cache"))
+}
