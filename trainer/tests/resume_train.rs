@@ -1,0 +1,190 @@
+//! A trainer may die at any moment: the next one goes on, and the numbers are those of a run that nobody touched.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's failure is a panic"
+)]
+
+mod bench;
+
+use std::time::{Duration, Instant};
+
+use bench::Bench;
+use rand::{Rng, SeedableRng};
+
+const STEPS: usize = 120;
+
+#[test]
+fn killed_at_random_moments_every_loss_equals_the_uninterrupted_runs_to_the_bit() {
+    let whole = Bench::new(STEPS);
+    let started = Instant::now();
+    let expected = whole.run("train").succeeded().outcome();
+    let duration = started.elapsed();
+
+    let torn = Bench::new(STEPS);
+    // The same data at the same place: the digest of the result depends on both.
+    torn.copy_job_of(&whole);
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    let mut kills = 0;
+    while kills < 8 {
+        let mut trainer = torn.spawn("train");
+        std::thread::sleep(duration.mul_f64(random.random_range(0.1..0.9)));
+        if trainer.try_wait().unwrap().is_some() {
+            break;
+        }
+        trainer.kill().unwrap(); // SIGKILL
+        trainer.wait().unwrap();
+        kills += 1;
+    }
+    assert!(kills >= 2, "the run ended before it was killed twice");
+    let ended = torn.run("train").succeeded();
+    assert!(
+        ended.stderr.contains("resumed after step") || ended.stderr.contains("the job is done"),
+        "{}",
+        ended.stderr
+    );
+
+    // Every number of every step, written to the last digit.
+    assert_eq!(torn.read("metrics.jsonl"), whole.read("metrics.jsonl"));
+    assert_eq!(
+        ended.outcome()["adapter"]["digest"],
+        expected["adapter"]["digest"]
+    );
+    assert!(
+        ended.outcome()["attempt"].as_u64() > Some(2),
+        "{}",
+        ended.outcome()
+    );
+}
+
+#[test]
+fn told_to_stop_it_saves_and_exits_as_preempted_and_goes_on_when_started_again() {
+    let whole = Bench::new(STEPS);
+    let expected = whole.run("train").succeeded().outcome();
+    let torn = Bench::with("tiny-llama", |job| {
+        job["spec"]["training"]["maxSteps"] = STEPS.into();
+    });
+    torn.copy_job_of(&whole);
+    let message = torn.work().with_extension("message");
+
+    let trainer = torn
+        .command("train")
+        .arg("--termination-message")
+        .arg(&message)
+        .spawn()
+        .unwrap();
+    wait_until("the first checkpoint", || torn.checkpoints() > 0);
+    terminate(trainer.id());
+    let ended = bench::Ended::from(trainer.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(11), "{}", ended.stderr);
+    let outcome: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(message).unwrap()).unwrap();
+    assert_eq!(outcome["reason"], "Preempted");
+    let step = outcome["progress"]["step"].as_u64().unwrap();
+    assert_eq!(
+        outcome["progress"]["checkpointStep"], step,
+        "the checkpoint is that of the last step"
+    );
+
+    let resumed = torn.run("train").succeeded();
+    assert!(
+        resumed
+            .stderr
+            .contains(&format!("resumed after step {step}")),
+        "{}",
+        resumed.stderr
+    );
+    assert_eq!(torn.read("metrics.jsonl"), whole.read("metrics.jsonl"));
+    assert_eq!(
+        resumed.outcome()["adapter"]["digest"],
+        expected["adapter"]["digest"]
+    );
+}
+
+#[test]
+fn killed_between_upload_and_outcome_the_result_is_found() {
+    // The window is short: where the process was faster, another run is tried.
+    for _ in 0..20 {
+        let bench = Bench::new(3);
+        let mut trainer = bench.spawn("train");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while bench.versions().is_empty() {
+            assert!(Instant::now() < deadline, "nothing was published");
+        }
+        trainer.kill().unwrap();
+        trainer.wait().unwrap();
+        if bench.work().join("outcome.json").exists() {
+            continue;
+        }
+        let [published] = bench.versions().try_into().unwrap();
+        let outcome = bench.run("train").succeeded().outcome();
+        assert_eq!(bench.versions(), [published], "nothing was published twice");
+        assert_eq!(outcome["attempt"], 2);
+        return;
+    }
+    panic!("in 20 runs the process was never killed between upload and outcome");
+}
+
+#[test]
+fn a_newer_claim_stops_the_older_run_before_it_completes_anything() {
+    let bench = Bench::new(100_000);
+    let older = bench.command("train").spawn().unwrap();
+    wait_until("the first checkpoint", || bench.checkpoints() > 0);
+    let claim = bench.work().join("scratch/attempts/000002");
+    std::fs::create_dir_all(&claim).unwrap();
+    std::fs::write(
+        claim.join("claim.json"),
+        r#"{"holder":"another pod","claimedAt":"1970-01-01T00:00:00Z"}"#,
+    )
+    .unwrap();
+    let ended = bench::Ended::from(older.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("another pod has claimed attempt 2"),
+        "{}",
+        ended.stderr
+    );
+    assert!(bench.versions().is_empty());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let bench = Bench::new(100_000);
+    let mut trainer = bench.spawn("train");
+    wait_until("two checkpoints", || bench.checkpoints() >= 2);
+    trainer.kill().unwrap();
+    trainer.wait().unwrap();
+    let newest = bench.complete_checkpoints().pop().unwrap();
+    std::fs::write(newest.join("state.safetensors"), b"torn").unwrap();
+
+    let mut trainer = bench.command("train").spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    terminate(trainer.id());
+    let ended = bench::Ended::from({
+        trainer.stdin.take();
+        trainer.wait_with_output().unwrap()
+    });
+    assert!(
+        ended.stderr.contains("damaged and passed over")
+            && ended.stderr.contains("resumed after step"),
+        "{}",
+        ended.stderr
+    );
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "no sign of {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn terminate(process: u32) {
+    let killed = std::process::Command::new("kill")
+        .args(["-TERM", &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+}
