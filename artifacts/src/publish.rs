@@ -228,10 +228,10 @@ mod tests {
         async fn publish(&self) -> Result<Published> {
             publish(&self.store, "ns/name", &self.folder.path().join("local")).await
         }
+    }
 
-        fn version(&self, published: &Published) -> Store {
-            Store::open(&published.uri, &Credentials::default()).unwrap()
-        }
+    fn open(published: &Published) -> Store {
+        Store::open(&published.uri, &Credentials::default()).unwrap()
     }
 
     #[tokio::test]
@@ -239,7 +239,7 @@ mod tests {
         let bench = bench();
         let published = bench.publish().await.unwrap();
         let dest = bench.folder.path().join("fetched/version");
-        fetch(&bench.version(&published), &published.digest, &dest, &FILES)
+        fetch(&open(&published), &published.digest, &dest, &FILES)
             .await
             .unwrap();
         assert_eq!(
@@ -257,7 +257,7 @@ mod tests {
     async fn publishing_again_gives_the_same_and_writes_nothing() {
         let bench = bench();
         let first = bench.publish().await.unwrap();
-        let weights = bench.version(&first).local_path(FILES[1]).unwrap();
+        let weights = open(&first).local_path(FILES[1]).unwrap();
         let written = std::fs::metadata(&weights).unwrap().modified().unwrap();
         let second = bench.publish().await.unwrap();
         assert_eq!(first, second);
@@ -274,7 +274,7 @@ mod tests {
             .await
             .unwrap();
         let digest = staged.published().digest.clone();
-        let version = bench.version(staged.published());
+        let version = open(staged.published());
         assert!(matches!(
             fetch_manifest(&version, &digest).await,
             Err(Error::ObjectNotFound { .. })
@@ -288,7 +288,7 @@ mod tests {
     async fn another_manifest_under_the_same_name_is_never_written_over() {
         let bench = bench();
         let published = bench.publish().await.unwrap();
-        let path = bench.version(&published).local_path(MANIFEST).unwrap();
+        let path = open(&published).local_path(MANIFEST).unwrap();
         std::fs::write(&path, "{\"files\":[]}").unwrap();
         assert!(bench.publish().await.is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"files\":[]}");
@@ -302,7 +302,7 @@ mod tests {
     async fn a_damaged_file_never_appears_in_the_destination(#[case] damage: fn(&Path)) {
         let bench = bench();
         let published = bench.publish().await.unwrap();
-        let version = bench.version(&published);
+        let version = open(&published);
         damage(&version.local_path(FILES[1]).unwrap());
         let dest = bench.folder.path().join("fetched/version");
         let error = fetch(&version, &published.digest, &dest, &FILES)
@@ -322,9 +322,7 @@ mod tests {
         let bench = bench();
         let published = bench.publish().await.unwrap();
         let other = digest::of_bytes(b"other");
-        let error = fetch_manifest(&bench.version(&published), &other)
-            .await
-            .unwrap_err();
+        let error = fetch_manifest(&open(&published), &other).await.unwrap_err();
         assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
     }
 
@@ -332,7 +330,7 @@ mod tests {
     async fn a_damaged_local_copy_is_fetched_again() {
         let bench = bench();
         let published = bench.publish().await.unwrap();
-        let version = bench.version(&published);
+        let version = open(&published);
         let dest = bench.folder.path().join("version");
         fetch(&version, &published.digest, &dest, &FILES)
             .await
@@ -350,7 +348,7 @@ mod tests {
         let published = bench.publish().await.unwrap();
         let dest = bench.folder.path().join("version");
         let error = fetch(
-            &bench.version(&published),
+            &open(&published),
             &published.digest,
             &dest,
             &["golden.json"],

@@ -26,7 +26,7 @@ const KEY_FAULTS: [&str; 7] = [
 
 impl Store {
     /// Our error for what the client said about `path`.
-    pub(super) fn classify(&self, error: object_store::Error, path: &str) -> Error {
+    pub(super) fn classify(&self, error: &object_store::Error, path: &str) -> Error {
         let uri = self.uri_of(path);
         let text = error.to_string();
         if let Some(status) = status(&text) {
@@ -34,16 +34,16 @@ impl Store {
         }
         // Without keys the client asks the machine's metadata service for an identity.
         if self.keyless() && text.contains("169.254.169.254") {
-            return self.no_identity(uri, &error);
+            return self.no_identity(uri, error);
         }
-        if let Some(cause) = find::<HttpError>(&error) {
+        if let Some(cause) = find::<HttpError>(error) {
             return Error::Unavailable {
                 uri,
                 cause: root(cause),
             };
         }
         if let Location::File { path: folder, .. } = &self.location {
-            return match find::<std::io::Error>(&error).map(std::io::Error::kind) {
+            return match find::<std::io::Error>(error).map(std::io::Error::kind) {
                 Some(ErrorKind::NotFound) => Error::ObjectNotFound { uri },
                 kind => Error::local(
                     "use",

@@ -121,10 +121,10 @@ impl Store {
         let key = self.key(path)?;
         let read = || async {
             let result = self.inner.get(&key).await;
-            let result = result.map_err(|error| self.classify(error, path))?;
+            let result = result.map_err(|error| self.classify(&error, path))?;
             let size = result.meta.size;
             let bytes = result.bytes().await;
-            let bytes = bytes.map_err(|error| self.classify(error, path))?;
+            let bytes = bytes.map_err(|error| self.classify(&error, path))?;
             if bytes.len() as u64 == size {
                 Ok(bytes)
             } else {
@@ -148,7 +148,9 @@ impl Store {
         let key = self.key(path)?;
         let write = || async {
             let result = self.inner.put(&key, bytes.clone().into()).await;
-            result.map(drop).map_err(|error| self.classify(error, path))
+            result
+                .map(drop)
+                .map_err(|error| self.classify(&error, path))
         };
         self.retry(write).await
     }
@@ -166,7 +168,7 @@ impl Store {
             {
                 Ok(_) => Ok(true),
                 Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-                Err(error) => Err(self.classify(error, path)),
+                Err(error) => Err(self.classify(&error, path)),
             }
         };
         if self.retry(create).await? || self.read(path).await? == bytes {
@@ -186,7 +188,7 @@ impl Store {
                 .list(Some(&key))
                 .try_collect()
                 .await
-                .map_err(|error| self.classify(error, prefix))?;
+                .map_err(|error| self.classify(&error, prefix))?;
             let mut entries: Vec<Entry> = found
                 .into_iter()
                 .filter_map(|meta| {
@@ -210,7 +212,7 @@ impl Store {
         let look = || async {
             // Not a HEAD: its answer has no body, so that a missing bucket and a missing object would look the same.
             let result = self.inner.get(&key).await;
-            let meta = result.map_err(|error| self.classify(error, path))?.meta;
+            let meta = result.map_err(|error| self.classify(&error, path))?.meta;
             Ok(Entry {
                 path: path.to_owned(),
                 size: meta.size,
@@ -238,7 +240,7 @@ impl Store {
                 .delete_stream(found.boxed())
                 .map(|result| match result {
                     Err(object_store::Error::NotFound { .. }) | Ok(_) => Ok(()),
-                    Err(error) => Err(self.classify(error, prefix)),
+                    Err(error) => Err(self.classify(&error, prefix)),
                 });
             deleted.try_collect::<()>().await
         };

@@ -47,7 +47,7 @@ fn s3(bucket: &str, uri: &str, credentials: &Credentials) -> Result<impl ObjectS
     let client = ClientOptions::new()
         .with_timeout_disabled()
         .with_connect_timeout(Duration::from_secs(10))
-        .with_read_timeout(Duration::from_secs(60));
+        .with_read_timeout(Duration::from_mins(1));
     // One lost part must not cost a whole upload, so requests are tried again at this level too.
     let retry = RetryConfig {
         max_retries: 3,

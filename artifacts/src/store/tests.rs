@@ -247,7 +247,7 @@ async fn a_download_that_breaks_often_continues_where_it_was() {
     let digest = crate::digest::of_bytes(&bytes);
     let downloaded = store
         .download("b", &dest, Some(&digest), &|received, _| {
-            seen.store(received, Ordering::SeqCst)
+            seen.store(received, Ordering::SeqCst);
         })
         .await
         .unwrap();

@@ -145,7 +145,7 @@ impl Store {
                 if matches!(error, object_store::Error::Precondition { .. }) {
                     incoming.restart().await.map_err(local)?;
                 }
-                return Err(self.classify(error, path));
+                return Err(self.classify(&error, path));
             }
         };
         incoming.size = result.meta.size;
@@ -161,7 +161,7 @@ impl Store {
         }
         let mut stream = result.into_stream();
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| self.classify(error, path))?;
+            let chunk = chunk.map_err(|error| self.classify(&error, path))?;
             incoming.hasher.update(&chunk);
             incoming.file.write_all(&chunk).await.map_err(local)?;
             incoming.received += chunk.len() as u64;
@@ -193,11 +193,11 @@ impl Store {
             let put = self.inner.put(key, bytes.into()).await;
             return put
                 .map(|_| digest)
-                .map_err(|error| self.classify(error, path));
+                .map_err(|error| self.classify(&error, path));
         }
         let part = PART.max(size.div_ceil(MAX_PARTS)) as usize;
         let upload = self.inner.put_multipart(key).await;
-        let upload = upload.map_err(|error| self.classify(error, path))?;
+        let upload = upload.map_err(|error| self.classify(&error, path))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, part);
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
@@ -209,7 +209,7 @@ impl Store {
                 (Ok(count), Ok(())) => count,
                 (Err(error), _) => return Err(abort(writer, local(error)).await),
                 (_, Err(error)) => {
-                    let error = self.classify(error, path);
+                    let error = self.classify(&error, path);
                     return Err(abort(writer, error).await);
                 }
             };
@@ -217,7 +217,7 @@ impl Store {
             writer.write(&buffer[..count]);
         }
         let finished = writer.finish().await;
-        finished.map_err(|error| self.classify(error, path))?;
+        finished.map_err(|error| self.classify(&error, path))?;
         Ok(format!("sha256:{}", hex::encode(hasher.finalize())))
     }
 }
