@@ -1,0 +1,305 @@
+//! The proxy that clients talk to: it turns the alias in a request into the version that answers for it, and back.
+//!
+//! A name that nobody knows is a 404 and a version that is not there a 503; the base never answers in its place. The
+//! engine's routes that load and unload are not reachable through it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures::{Stream, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::metrics::{BASE, Metrics, UNKNOWN};
+use super::rename::Renamer;
+use super::routes::{InFlight, Route, Routes};
+
+/// The greatest request body.
+const MAX_BODY: usize = 16 << 20;
+/// Seconds after which a client that met a version on its way should try again.
+const RETRY_AFTER: u64 = 2;
+/// Which version answered, for people who look at a swap.
+const VERSION_HEADER: HeaderName = HeaderName::from_static("x-finetune-version");
+
+/// What each request needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    /// Where requests go.
+    pub routes: Arc<Routes>,
+    /// To the engine. Without a limit on the whole request: a generation may take minutes.
+    pub client: reqwest::Client,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Wakes the loop when the engine has lost a version.
+    pub nudge: Arc<Notify>,
+}
+
+/// The proxy's routes.
+pub(crate) fn router(proxy: Proxy) -> Router {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
+        .fallback(no_route)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(proxy)
+}
+
+async fn no_route() -> Response {
+    let message = "no such route: expected /v1/models, /v1/completions or /v1/chat/completions";
+    fault(StatusCode::NOT_FOUND, "not_found_error", message)
+}
+
+async fn models(State(proxy): State<Proxy>) -> Response {
+    let (bases, aliases) = proxy.routes.names();
+    let card = |id: &String, parent: Option<&String>| json!({"id": id, "object": "model", "created": 0, "owned_by": "finetune-operator", "parent": parent});
+    let parent = bases.first();
+    let bases_first = bases.iter().map(|id| card(id, None));
+    let data: Vec<_> = bases_first
+        .chain(aliases.iter().map(|id| card(id, parent)))
+        .collect();
+    axum::Json(json!({"object": "list", "data": data})).into_response()
+}
+
+async fn completions(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response {
+    proxy.forward("/v1/completions", &headers, &body).await
+}
+
+async fn chat_completions(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response {
+    proxy.forward("/v1/chat/completions", &headers, &body).await
+}
+
+impl Proxy {
+    async fn forward(&self, path: &str, headers: &HeaderMap, body: &Bytes) -> Response {
+        let start = Instant::now();
+        let (label, response) = self.answer(path, headers, body, start).await;
+        self.metrics.request(&label, response.status().as_u16());
+        response
+    }
+
+    /// The answer, and the label under which it counts.
+    async fn answer(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+        start: Instant,
+    ) -> (String, Response) {
+        let mut request: Value = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => {
+                let message = format!("the body is not JSON: {error}");
+                return (
+                    UNKNOWN.into(),
+                    fault(StatusCode::BAD_REQUEST, "invalid_request_error", &message),
+                );
+            }
+        };
+        let Some(model) = request
+            .get("model")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+        else {
+            // Engines take their base then, which must not happen in silence.
+            let message =
+                "`model` is missing or not a string, expected an adapter's name or the base's";
+            return (
+                UNKNOWN.into(),
+                fault(StatusCode::BAD_REQUEST, "invalid_request_error", message),
+            );
+        };
+        match self.routes.resolve(&model) {
+            Route::Unknown => {
+                let message =
+                    format!("the model `{model}` does not exist; /v1/models lists those that do");
+                (
+                    UNKNOWN.into(),
+                    fault(StatusCode::NOT_FOUND, "not_found_error", &message),
+                )
+            }
+            Route::NotReady => {
+                let label = if self.routes.is_alias(&model) {
+                    model.as_str()
+                } else {
+                    UNKNOWN
+                };
+                (label.to_owned(), not_ready(&model))
+            }
+            Route::Base { engine } => {
+                let url = format!("{engine}{path}");
+                let response = match self.send(&url, headers, &request, BASE, start).await {
+                    Ok(response) => relay(response, None, None),
+                    Err(response) => response,
+                };
+                (BASE.into(), response)
+            }
+            Route::Version {
+                engine,
+                version,
+                in_flight,
+            } => {
+                request["model"] = Value::String(version.clone());
+                let url = format!("{engine}{path}");
+                let response = match self.send(&url, headers, &request, &model, start).await {
+                    // The engine has restarted and the loop does not know it yet.
+                    Ok(response) if response.status() == StatusCode::NOT_FOUND => {
+                        self.nudge.notify_one();
+                        not_ready(&model)
+                    }
+                    Ok(response) => relay(response, Some(in_flight), Some((&version, &model))),
+                    Err(response) => response,
+                };
+                (model, response)
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        url: &str,
+        headers: &HeaderMap,
+        request: &Value,
+        label: &str,
+        start: Instant,
+    ) -> Result<reqwest::Response, Response> {
+        let sent = self
+            .client
+            .post(url)
+            .headers(passed_on(headers))
+            .json(request)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => {
+                self.metrics.first_byte(label, start.elapsed());
+                Ok(response)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the engine does not answer");
+                self.nudge.notify_one();
+                let message = "the engine does not answer; try again in a moment";
+                Err(retry_later(fault(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "service_unavailable",
+                    message,
+                )))
+            }
+        }
+    }
+}
+
+/// The engine's answer as the client's, streamed, under the name that the client used.
+fn relay(
+    response: reqwest::Response,
+    in_flight: Option<InFlight>,
+    names: Option<(&str, &str)>,
+) -> Response {
+    let mut headers = passed_on(response.headers());
+    if let Some(value) = names.and_then(|(version, _)| HeaderValue::from_str(version).ok()) {
+        headers.insert(VERSION_HEADER, value);
+    }
+    let status = response.status();
+    let textual = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|kind| {
+            kind.starts_with("application/json") || kind.starts_with("text/event-stream")
+        });
+    let renamer = names
+        .filter(|_| textual)
+        .map(|(version, alias)| Renamer::new(version, alias));
+    let body = Body::from_stream(renamed(response.bytes_stream(), renamer, in_flight));
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer
+}
+
+/// The bytes of an answer with the version's name turned back. The count of the request ends with the stream, also
+/// where the client leaves early.
+fn renamed(
+    stream: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static,
+    renamer: Option<Renamer>,
+    in_flight: Option<InFlight>,
+) -> impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static {
+    let state = (Box::pin(stream), renamer, in_flight);
+    futures::stream::unfold(Some(state), |state| async move {
+        let (mut stream, mut renamer, in_flight) = state?;
+        loop {
+            let Some(chunk) = stream.next().await else {
+                let rest = renamer
+                    .as_mut()
+                    .map(Renamer::finish)
+                    .filter(|rest| !rest.is_empty())?;
+                return Some((Ok(rest), None));
+            };
+            let chunk = match (chunk, renamer.as_mut()) {
+                (Ok(chunk), Some(renamer)) => renamer.push(&chunk),
+                (Ok(chunk), None) => chunk,
+                (Err(error), _) => return Some((Err(error), None)),
+            };
+            if !chunk.is_empty() {
+                return Some((Ok(chunk), Some((stream, renamer, in_flight))));
+            }
+        }
+    })
+}
+
+/// The headers that may travel on. Lengths and encodings belong to one connection, and the body changes.
+fn passed_on(headers: &HeaderMap) -> HeaderMap {
+    const STAY: [HeaderName; 10] = [
+        header::ACCEPT_ENCODING,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::HOST,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let mut passed = headers.clone();
+    for name in STAY {
+        passed.remove(name);
+    }
+    passed
+}
+
+fn not_ready(model: &str) -> Response {
+    let message = format!("the model `{model}` is being loaded; try again in a moment");
+    retry_later(fault(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "service_unavailable",
+        &message,
+    ))
+}
+
+fn retry_later(mut response: Response) -> Response {
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    response
+}
+
+/// An error as OpenAI's clients read it.
+fn fault(status: StatusCode, kind: &str, message: &str) -> Response {
+    let error = json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}});
+    (status, axum::Json(error)).into_response()
+}
+
+/// The client for the engine: never through a proxy of the environment, never after a redirect.
+pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(2))
+        .build()
+}

@@ -1,0 +1,90 @@
+//! A version's files: from object storage to a checked folder that the engine may read.
+//!
+//! Nothing reaches an engine before manifest, hashes and weights were checked here.
+
+use std::path::{Path, PathBuf};
+
+use finetune_artifacts::credentials::Credentials;
+use finetune_artifacts::publish;
+use finetune_artifacts::store::Store;
+use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, GOLDEN, version_folder};
+use finetune_crds::contract::{Golden, OutcomeReason};
+
+use super::golden;
+
+/// What is fetched of a version; nothing else of it ever lies beside the engine.
+const FILES: [&str; 3] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, GOLDEN];
+
+/// Where versions come from and go to.
+#[derive(Clone, Debug)]
+pub(crate) struct Versions {
+    /// The folder below which each version has its own, named by its digest.
+    pub folder: PathBuf,
+    /// The mounted Secret; `None` for the pod's own identity.
+    pub credentials: Option<PathBuf>,
+    /// The Secret's name, for messages.
+    pub secret: Option<String>,
+}
+
+/// A version whose files are here and were checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetched {
+    /// Its folder.
+    pub folder: String,
+    /// What its engine must answer.
+    pub golden: Golden,
+}
+
+/// Why a version's files are not here.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// The store, the network or a Secret, which may get better without a change of what is desired.
+    #[error("{0}")]
+    Transient(String),
+    /// The files themselves.
+    #[error("{0}")]
+    Permanent(String),
+}
+
+impl Versions {
+    /// Fetches and checks a version. Files that are here already are checked again and not fetched.
+    pub(crate) async fn fetch(&self, uri: &str, digest: &str) -> Result<Fetched, FetchError> {
+        let folder = self
+            .folder
+            .join(version_folder(digest).trim_end_matches('/'));
+        // Read each time: the Secret may have come or changed.
+        let credentials = match &self.credentials {
+            Some(mount) => Credentials::from_secret(mount, self.secret.as_deref())?,
+            None => Credentials::from_environment(),
+        };
+        let store = Store::open(uri, &credentials)?;
+        publish::fetch(&store, digest, &folder, &FILES).await?;
+        let checked = folder.clone();
+        let golden = tokio::task::spawn_blocking(move || check(&checked)).await;
+        let golden = golden
+            .map_err(|error| FetchError::Transient(error.to_string()))?
+            .map_err(FetchError::Permanent)?;
+        Ok(Fetched {
+            folder: folder.display().to_string(),
+            golden,
+        })
+    }
+}
+
+impl From<finetune_artifacts::Error> for FetchError {
+    fn from(error: finetune_artifacts::Error) -> Self {
+        match error.reason() {
+            OutcomeReason::InvalidInput => Self::Permanent(error.to_string()),
+            _ => Self::Transient(error.to_string()),
+        }
+    }
+}
+
+/// Checks the files' content. The hashes say that they are what was published, not that it makes sense.
+fn check(folder: &Path) -> Result<Golden, String> {
+    let read = |name: &str| {
+        std::fs::read(folder.join(name)).map_err(|error| format!("failed to read {name}: {error}"))
+    };
+    super::weights::check(folder)?;
+    golden::parse(&read(GOLDEN)?)
+}
