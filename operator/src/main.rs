@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use operator::controller;
-use operator::runtime::telemetry;
+use operator::runtime::{shutdown, telemetry};
+use operator::{agent, controller};
 
 /// Fine-tunes language models on Kubernetes and serves the result.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ const AFTER_HELP: &str = "Every flag can be set by the environment variable name
 enum Command {
     /// Drive FineTuneJobs: prepare, train, publish. Needs a cluster: its own ServiceAccount, or KUBECONFIG.
     Controller(controller::Arguments),
+    /// Run beside an inference engine: keep its adapters loaded, prove them, and proxy names to versions. Needs no cluster.
+    Agent(agent::Arguments),
     /// Print completions for a shell, as in: operator completions bash > /etc/bash_completion.d/operator
     Completions {
         /// The shell.
@@ -31,27 +33,29 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
-        Command::Controller(arguments) => match telemetry::start(&cli.telemetry) {
-            Ok(()) => controller::run(arguments).await,
-            Err(error) => Err(error),
-        },
-        Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "operator",
-                &mut std::io::stdout(),
-            );
-            Ok(())
-        }
-    };
-    match outcome {
+    match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("operator: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+async fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
+    match cli.command {
+        Command::Controller(arguments) => {
+            telemetry::start(&cli.telemetry)?;
+            controller::run(arguments).await?;
+        }
+        Command::Agent(arguments) => {
+            telemetry::start(&cli.telemetry)?;
+            agent::run(arguments, shutdown::token()?).await?;
+        }
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "operator", &mut std::io::stdout());
+        }
+    }
+    Ok(())
 }
