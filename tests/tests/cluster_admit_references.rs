@@ -65,7 +65,7 @@ async fn an_author_without_rights_on_a_secret_cannot_have_it_mounted() -> Result
         .err()
         .unwrap_or_else(|| "accepted".to_owned());
     ensure!(
-        message.contains("you may use Secret finetune-s3"),
+        message.contains("spec.baseModel.credentialsSecretRef: you may use Secret finetune-s3"),
         "{message}"
     );
     for (name, manifest) in [
