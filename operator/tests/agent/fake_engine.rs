@@ -19,13 +19,23 @@ use tokio::sync::watch;
 
 pub(crate) const BASE: &str = "tiny";
 
-/// What an engine does wrong, and what it saw.
+/// What an engine does wrong.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fault {
+    /// Answers as the base whatever was loaded.
+    SilentBase,
+    /// Never answers a request to unload.
+    HungUnload,
+    /// Refuses each load.
+    RefusedLoads,
+    /// Lists its models and says that it is not well.
+    DeadCore,
+}
+
+/// What it does wrong, and what it saw.
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
-    pub silent_base: bool,
-    pub hang_unload: bool,
-    pub refuse_loads: bool,
-    pub down: bool,
+    pub fault: Option<Fault>,
     pub loads: Vec<String>,
     pub unloads: Vec<String>,
     pub loaded: BTreeMap<String, String>,
@@ -69,7 +79,7 @@ impl FakeEngine {
 }
 
 async fn health(State(engine): State<FakeEngine>) -> StatusCode {
-    if engine.with().down {
+    if engine.with().fault == Some(Fault::DeadCore) {
         StatusCode::INTERNAL_SERVER_ERROR
     } else {
         StatusCode::OK
@@ -88,7 +98,7 @@ async fn models(State(engine): State<FakeEngine>) -> Response {
     Json(json!({"object": "list", "data": data})).into_response()
 }
 
-fn fault(status: StatusCode, message: &str) -> Response {
+fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"error": {"message": message}}))).into_response()
 }
 
@@ -99,14 +109,14 @@ async fn load(State(engine): State<FakeEngine>, Json(body): Json<Value>) -> Resp
         body["lora_path"].as_str().unwrap(),
     );
     inner.loads.push(name.to_owned());
-    if inner.refuse_loads {
-        return fault(StatusCode::BAD_REQUEST, "rank 64 is greater than 16");
+    if inner.fault == Some(Fault::RefusedLoads) {
+        return refuse(StatusCode::BAD_REQUEST, "rank 64 is greater than 16");
     }
     if inner.loaded.contains_key(name) {
-        return fault(StatusCode::BAD_REQUEST, "already loaded");
+        return refuse(StatusCode::BAD_REQUEST, "already loaded");
     }
     if effect(path).is_none() {
-        return fault(StatusCode::NOT_FOUND, "no such adapter");
+        return refuse(StatusCode::NOT_FOUND, "no such adapter");
     }
     inner.loaded.insert(name.to_owned(), path.to_owned());
     "loaded".into_response()
@@ -117,14 +127,14 @@ async fn unload(State(engine): State<FakeEngine>, Json(body): Json<Value>) -> Re
     let hang = {
         let mut inner = engine.with();
         inner.unloads.push(name.clone());
-        inner.hang_unload
+        inner.fault == Some(Fault::HungUnload)
     };
     if hang {
         std::future::pending::<()>().await;
     }
     match engine.with().loaded.remove(&name) {
         Some(_) => "unloaded".into_response(),
-        None => fault(StatusCode::NOT_FOUND, "not loaded"),
+        None => refuse(StatusCode::NOT_FOUND, "not loaded"),
     }
 }
 
@@ -134,8 +144,8 @@ async fn completions(State(engine): State<FakeEngine>, Json(body): Json<Value>) 
         let inner = engine.with();
         match inner.loaded.get(&model) {
             _ if model == BASE => 0.0,
-            None => return fault(StatusCode::NOT_FOUND, "no such model"),
-            Some(_) if inner.silent_base => 0.0,
+            None => return refuse(StatusCode::NOT_FOUND, "no such model"),
+            Some(_) if inner.fault == Some(Fault::SilentBase) => 0.0,
             Some(path) => effect(path).unwrap(),
         }
     };

@@ -11,11 +11,11 @@ mod fake_engine;
 
 use futures::StreamExt;
 use operator::agent::desired::Role::{Candidate, Stable};
-use operator::agent::state::{GoldenState, State};
+use operator::agent::state::{GoldenState, State, VersionState};
 use serde_json::json;
 
 use bench::{Bench, of};
-use fake_engine::{BASE, SETTLE};
+use fake_engine::{BASE, Fault, SETTLE};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alias_answers_once_its_version_is_proven_and_only_known_names_answer() {
@@ -63,7 +63,10 @@ async fn an_alias_answers_once_its_version_is_proven_and_only_known_names_answer
         bench.post("/v1/load_lora_adapter", &unload).await.status(),
         404
     );
-    assert_eq!(bench.engine.with().loads, [one.version.clone()]);
+    assert_eq!(
+        bench.engine.with().loads,
+        std::slice::from_ref(&one.version)
+    );
 
     let files = bench.adapters().join(one.digest.replace(':', "-"));
     assert!(files.join("golden.json").exists() && !files.join("README.md").exists());
@@ -109,7 +112,7 @@ async fn an_engine_that_restarted_empty_is_not_ready_then_filled_again_and_never
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_serves_the_base_in_silence_fails_the_golden_test_until_it_is_restarted() {
     let bench = Bench::start().await;
-    bench.engine.with().silent_base = true;
+    bench.engine.with().fault = Some(Fault::SilentBase);
     let one = bench.publish("tone", 0.25).await;
     bench.desire(&[("tone", &[(&one, Stable)])]);
     bench
@@ -135,7 +138,7 @@ async fn an_engine_that_serves_the_base_in_silence_fails_the_golden_test_until_i
     );
 
     // Taken away and put back: someone asks for another try.
-    bench.engine.with().silent_base = false;
+    bench.engine.with().fault = None;
     bench.desire(&[]);
     bench
         .until("forgotten", |state| state.versions.is_empty())
@@ -155,7 +158,7 @@ async fn a_swap_waits_for_the_proof_loses_no_request_and_drains_before_it_unload
     bench.desire(&[("tone", &[(&one, Stable), (&two, Candidate)])]);
     let proven = bench
         .until("proven", |state| {
-            of(state, &two).is_some_and(|two| two.is_proven())
+            of(state, &two).is_some_and(VersionState::is_proven)
         })
         .await;
     assert_eq!(proven.aliases["tone"], one.version);
@@ -207,7 +210,10 @@ async fn a_swap_waits_for_the_proof_loses_no_request_and_drains_before_it_unload
             !state.engine.models.contains(&one.version)
         })
         .await;
-    assert_eq!(bench.engine.with().unloads, [one.version.clone()]);
+    assert_eq!(
+        bench.engine.with().unloads,
+        std::slice::from_ref(&one.version)
+    );
     let files = bench.adapters().join(one.digest.replace(':', "-"));
     assert!(
         files.exists(),
@@ -218,7 +224,7 @@ async fn a_swap_waits_for_the_proof_loses_no_request_and_drains_before_it_unload
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_unload_holds_up_neither_another_load_nor_readiness() {
     let bench = Bench::start().await;
-    bench.engine.with().hang_unload = true;
+    bench.engine.with().fault = Some(Fault::HungUnload);
     let one = bench.publish("tone", 0.25).await;
     let other = bench.publish("form", 0.5).await;
     bench.desire(&[("tone", &[(&one, Stable)])]);
@@ -271,14 +277,17 @@ async fn bad_artefacts_are_refused_before_the_engine_sees_them_and_hold_up_nothi
     );
     assert!(error(&idle).contains("changes nothing"), "{}", error(&idle));
     assert!(!of(&state, &damaged).unwrap().verified);
-    assert_eq!(bench.engine.with().loads, [good.version.clone()]);
+    assert_eq!(
+        bench.engine.with().loads,
+        std::slice::from_ref(&good.version)
+    );
     assert_eq!(bench.complete("idle").await.0, 503);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_the_engine_is_final_and_says_what_the_engine_said() {
     let bench = Bench::start().await;
-    bench.engine.with().refuse_loads = true;
+    bench.engine.with().fault = Some(Fault::RefusedLoads);
     let one = bench.publish("tone", 0.25).await;
     bench.desire(&[("tone", &[(&one, Candidate)])]);
     bench
@@ -349,7 +358,7 @@ async fn a_dead_engine_core_makes_the_pod_unready_although_it_lists_its_models()
     let bench = Bench::start().await;
     bench.desire(&[]);
     bench.until_ready().await;
-    bench.engine.with().down = true;
+    bench.engine.with().fault = Some(Fault::DeadCore);
     let why = bench.ready().await.unwrap_err();
     assert!(why.contains("500"), "{why}");
 }
