@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn each_rule_names_its_field() {
         refuses("spec.method has full and lora", |spec| {
-            spec.method.full = Some(Full {})
+            spec.method.full = Some(Full {});
         });
         refuses("spec.method has none", |spec| spec.method.lora = None);
         refuses("spec.training has both", |spec| {
@@ -350,10 +350,10 @@ mod tests {
             },
         );
         refuses("spec.training.learningRate is NaN", |spec| {
-            spec.training.learning_rate = Some(f64::NAN)
+            spec.training.learning_rate = Some(f64::NAN);
         });
         refuses("spec.dataset.validation has neither", |spec| {
-            spec.dataset.validation = Some(Validation::default())
+            spec.dataset.validation = Some(Validation::default());
         });
         refuses("spec.dataset.validation has both", |spec| {
             spec.dataset.validation = Some(Validation {
@@ -363,13 +363,13 @@ mod tests {
             });
         });
         refuses("spec.dataset.appendEndOfSequence", |spec| {
-            spec.dataset.append_end_of_sequence = Some(true)
+            spec.dataset.append_end_of_sequence = Some(true);
         });
         refuses("spec.dataset.train has 0", |spec| {
-            spec.dataset.train.clear()
+            spec.dataset.train.clear();
         });
         refuses("spec.baseModel.uri is `ftp://x/y`", |spec| {
-            spec.base_model.uri = "ftp://x/y".into()
+            spec.base_model.uri = "ftp://x/y".into();
         });
         refuses("spec.output.adapter is set with method full", |spec| {
             spec.method = Method {

@@ -108,7 +108,7 @@ fn killed_between_upload_and_outcome_the_result_is_found() {
     for _ in 0..20 {
         let bench = Bench::new(3);
         let mut trainer = bench.spawn("train");
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while bench.versions().is_empty() {
             assert!(Instant::now() < deadline, "nothing was published");
         }
@@ -174,7 +174,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !condition() {
         assert!(Instant::now() < deadline, "no sign of {what}");
         std::thread::sleep(Duration::from_millis(5));

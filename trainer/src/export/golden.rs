@@ -5,7 +5,6 @@
 //! base is held as it will be there.
 
 use finetune_crds::contract::golden::{Golden, GoldenSample};
-use tch::Kind;
 
 use crate::data::TokenizedRow;
 use crate::device::kind_name;
