@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod peft;
 pub mod prepare;
 pub mod progress;
+pub mod serve;
 pub mod template;
 pub mod tokenize;
 pub mod train;

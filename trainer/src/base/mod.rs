@@ -164,6 +164,11 @@ impl BaseModelFiles {
         &self.tokenizer
     }
 
+    /// Its tokenizer, where the files are needed no longer.
+    pub fn into_tokenizer(self) -> Tokenizer {
+        self.tokenizer
+    }
+
     /// Its weights, checked to be exactly those that the configuration calls for.
     pub fn weights(&self) -> Result<Box<dyn WeightSource>, Error> {
         Ok(match &self.place {

@@ -7,6 +7,7 @@ mod completions;
 mod end;
 mod evaluate;
 mod prepare;
+mod serve;
 mod train;
 
 use std::io::IsTerminal;
@@ -42,6 +43,7 @@ enum Command {
     Prepare(prepare::Arguments),
     Train(train::Arguments),
     Evaluate(evaluate::Arguments),
+    Serve(Box<crate::serve::Options>),
     Completions(completions::Arguments),
 }
 
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
             Command::Prepare(arguments) => prepare::run(arguments).await,
             Command::Train(arguments) => train::run(arguments).await,
             Command::Evaluate(arguments) => evaluate::run(arguments).await,
+            Command::Serve(options) => serve::run(&options).await,
             Command::Completions(arguments) => completions::run(&arguments),
         }
     });

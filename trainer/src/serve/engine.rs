@@ -1,0 +1,189 @@
+//! The HTTP side's handle of the worker: it keeps the names of adapters and the bound of the queue.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::adapters::{Adapters, Served};
+use super::api::ApiError;
+use super::generation::{Event, Generation};
+use super::metrics::Metrics;
+use super::sampling::Sampling;
+use super::worker::{Command, Worker};
+use super::{Error, adapter_files};
+use crate::model::{Base, ModelConfig};
+use crate::tokenize::Tokenizer;
+
+/// What the engine is allowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The most tokens of prompt and answer together.
+    pub(super) context: usize,
+    /// Answers computed at a time.
+    pub(super) running: usize,
+    /// Requests that may wait besides.
+    pub(super) waiting: usize,
+    /// The most adapters.
+    pub(super) adapters: usize,
+    /// The greatest rank of an adapter.
+    pub(super) rank: i64,
+    /// Threads of the computation.
+    pub(super) threads: usize,
+}
+
+/// A prompt and what to do with it.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) model: String,
+    pub(super) prompt: Vec<u32>,
+    pub(super) max_new_tokens: usize,
+    pub(super) sampling: Sampling,
+    pub(super) stop_at_end_tokens: bool,
+    pub(super) alternatives: Option<usize>,
+    pub(super) score_prompt: bool,
+}
+
+/// The model as the HTTP side sees it.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) config: ModelConfig,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
+    adapters: Mutex<Adapters>,
+    places: Arc<Semaphore>,
+    commands: mpsc::Sender<Command>,
+    worker: JoinHandle<()>,
+}
+
+impl Engine {
+    /// Starts the worker over a loaded base, which clients call `name`.
+    pub(super) fn start(
+        name: &str,
+        base: Base,
+        tokenizer: Arc<Tokenizer>,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
+        let config = base.config().clone();
+        let (commands, receiver) = mpsc::channel();
+        let (stop_tokens, of_worker) = (tokenizer.stop_ids().to_vec(), metrics.clone());
+        let worker = std::thread::Builder::new()
+            .name("model".to_owned())
+            .spawn(move || {
+                // OpenMP keeps this number for each thread that starts a computation.
+                tch::set_num_threads(limits.threads as i32);
+                Worker::new(base, stop_tokens, limits.running, of_worker).run(&receiver);
+            })?;
+        Ok(Self {
+            config,
+            tokenizer,
+            limits,
+            metrics,
+            adapters: Mutex::new(Adapters::new(name.to_owned(), limits.adapters)),
+            places: Arc::new(Semaphore::new(limits.running + limits.waiting)),
+            commands,
+            worker,
+        })
+    }
+
+    /// Whether the model can still compute.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.worker.is_finished()
+    }
+
+    /// Queues a prompt. What is too long, unknown or too much is refused here.
+    pub(super) fn ask(&self, ask: Ask) -> Result<UnboundedReceiver<Event>, ApiError> {
+        let adapter = self.names().find(&ask.model)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let (running, waiting) = (self.limits.running, self.limits.waiting);
+            ApiError::unavailable(format!("{running} answers are running and {waiting} requests wait, which is the most; try again"))
+        })?;
+        let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+        self.send(Command::Generate(Box::new(Generation {
+            prompt: ask.prompt,
+            adapter,
+            max_new_tokens: ask.max_new_tokens,
+            sampling: ask.sampling,
+            stop_at_end_tokens: ask.stop_at_end_tokens,
+            alternatives: ask.alternatives,
+            score_prompt: ask.score_prompt,
+            events,
+            _place: place,
+            since: Instant::now(),
+        })))?;
+        Ok(receiver)
+    }
+
+    /// Loads the PEFT folder at `folder` and serves it as `name`; `root` is what `/v1/models` says of its origin. Reads files: not for the
+    /// threads that answer requests.
+    pub(super) fn load(
+        &self,
+        name: &str,
+        root: &str,
+        folder: &Path,
+        created: i64,
+    ) -> Result<(), ApiError> {
+        self.names().check(name)?;
+        let lora = adapter_files::read(folder, &self.config, self.limits.rank)?;
+        let mut names = self.names();
+        // Another load of the same name may have won meanwhile.
+        names.check(name)?;
+        let id = names.next_id();
+        self.send(Command::Load(id, Box::new(lora)))?;
+        names.add(Served {
+            name: name.to_owned(),
+            root: root.to_owned(),
+            created,
+            id,
+        });
+        tracing::info!(name, root, "adapter loaded");
+        Ok(())
+    }
+
+    /// Serves `name` no longer; answers that are running keep their weights to the end.
+    pub(super) fn unload(&self, name: &str) -> Result<(), ApiError> {
+        let id = self.names().remove(name)?;
+        self.send(Command::Unload(id))?;
+        tracing::info!(name, "adapter unloaded");
+        Ok(())
+    }
+
+    /// Refuses a model that is not served.
+    pub(super) fn check_model(&self, model: &str) -> Result<(), ApiError> {
+        self.names().find(model).map(|_| ())
+    }
+
+    /// The adapters that are served.
+    pub(super) fn adapters(&self) -> Vec<Served> {
+        self.names().list().to_vec()
+    }
+
+    /// How many answers are running or waiting.
+    pub(super) fn in_flight(&self) -> usize {
+        self.limits.running + self.limits.waiting - self.places.available_permits()
+    }
+
+    /// Ends the worker, which gives up what is not finished. libtorch must not compute while the process ends.
+    pub(super) async fn halt(&self) {
+        // The worker may have ended already.
+        let _ = self.commands.send(Command::Halt);
+        while self.is_alive() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, Adapters> {
+        self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, command: Command) -> Result<(), ApiError> {
+        self.commands
+            .send(command)
+            .map_err(|_| ApiError::internal("the model's thread has ended; restart the server"))
+    }
+}

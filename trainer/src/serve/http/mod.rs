@@ -1,0 +1,168 @@
+//! The routes. Handlers translate: what they decide is only what a request says.
+
+mod chat;
+mod completions;
+mod models;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use super::api::ApiError;
+use super::engine::{Ask, Engine};
+
+/// The largest body: some millions of characters, far more than any context.
+const MAX_BODY: usize = 16 << 20;
+/// The most alternatives with log-probabilities.
+const MAX_ALTERNATIVES: usize = 20;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) engine: Engine,
+    /// The base's name.
+    pub(super) name: String,
+    /// Where the base was loaded from.
+    pub(super) root: String,
+    /// When, in seconds since 1970.
+    pub(super) started: i64,
+    /// The present, in seconds since 1970.
+    pub(super) now: fn() -> i64,
+    /// Whether the server is about to end.
+    pub(super) draining: AtomicBool,
+}
+
+/// All routes.
+pub(super) fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(models::list))
+        .route("/v1/load_lora_adapter", post(models::load))
+        .route("/v1/unload_lora_adapter", post(models::unload))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(chat::create))
+        .fallback(async |request: Request| {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            ApiError::not_found(None, format!("there is no {method} {path}"))
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "BadRequestError",
+                format!("{path} does not take {method}"),
+            )
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), count))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(server)
+}
+
+async fn health(State(server): State<Arc<Server>>) -> StatusCode {
+    if server.engine.is_alive() && !server.draining.load(Ordering::Relaxed) {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+async fn metrics(State(server): State<Arc<Server>>) -> Response {
+    match server.engine.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => ApiError::internal(error.to_string()).into_response(),
+    }
+}
+
+/// Counts answers by route and status. Paths without a route share one label, so that clients cannot make new ones.
+async fn count(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    server
+        .engine
+        .metrics
+        .requests
+        .with_label_values(&[route, response.status().as_str()])
+        .inc();
+    response
+}
+
+/// The name in `model`, if it is served. Absent means the base, as in vLLM.
+fn model(server: &Server, model: Option<String>) -> Result<String, ApiError> {
+    let model = model
+        .filter(|model| !model.is_empty())
+        .unwrap_or_else(|| server.name.clone());
+    server.engine.check_model(&model)?;
+    Ok(model)
+}
+
+/// The number of alternatives, if it is one that is served.
+fn alternatives(field: &str, count: usize) -> Result<usize, ApiError> {
+    if count > MAX_ALTERNATIVES {
+        return Err(ApiError::field(
+            field,
+            format!("`{field}` is {count}, expected at most {MAX_ALTERNATIVES}"),
+        ));
+    }
+    Ok(count)
+}
+
+/// How many tokens may follow a prompt of `prompt` tokens, of which the client wants `wanted`.
+fn room(
+    server: &Server,
+    prompt_field: &str,
+    prompt: usize,
+    wanted_field: &str,
+    wanted: Option<usize>,
+) -> Result<usize, ApiError> {
+    let context = server.engine.limits.context;
+    if prompt == 0 {
+        return Err(ApiError::field(
+            prompt_field,
+            format!("`{prompt_field}` has no tokens, expected at least one"),
+        ));
+    }
+    // The last token that is chosen is not computed any further, but vLLM counts it, and so do clients.
+    if prompt > context || (prompt == context && wanted != Some(0)) {
+        return Err(ApiError::field(
+            prompt_field,
+            format!(
+                "`{prompt_field}` has {prompt} tokens, expected fewer than the model's {context}; shorten it"
+            ),
+        ));
+    }
+    let left = context - prompt;
+    match wanted {
+        None => Ok(left),
+        Some(wanted) if wanted <= left => Ok(wanted),
+        Some(wanted) => Err(ApiError::field(
+            wanted_field,
+            format!(
+                "`{wanted_field}` is {wanted} and the prompt has {prompt} tokens, expected at most {context} together; \
+                 shorten the prompt or lower `{wanted_field}` to {left}"
+            ),
+        )),
+    }
+}
+
+/// A token's own text, special tokens included.
+fn token_text(server: &Server, token: u32) -> String {
+    server
+        .engine
+        .tokenizer
+        .decode(&[token], false)
+        .unwrap_or_default()
+}
+
+/// A name for an answer that no other answer has.
+fn answer_id(prefix: &str) -> String {
+    format!("{prefix}-{:032x}", rand::random::<u128>())
+}

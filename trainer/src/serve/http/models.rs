@@ -1,0 +1,95 @@
+//! `/v1/models`, and vLLM's routes to load and unload an adapter.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+
+use super::Server;
+use crate::serve::api::{
+    ApiError, LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest, parse,
+};
+
+/// `GET /v1/models`.
+pub(super) async fn list(State(server): State<Arc<Server>>) -> Json<ModelList> {
+    let max_model_len = server.engine.limits.context;
+    let card = |id: String, created, root, parent| ModelCard {
+        id,
+        object: "model",
+        created,
+        owned_by: "finetune-operator",
+        root,
+        parent,
+        max_model_len,
+    };
+    let base = card(
+        server.name.clone(),
+        server.started,
+        server.root.clone(),
+        None,
+    );
+    let adapters = server.engine.adapters().into_iter();
+    let adapters = adapters.map(|served| {
+        card(
+            served.name,
+            served.created,
+            served.root,
+            Some(server.name.clone()),
+        )
+    });
+    Json(ModelList {
+        object: "list",
+        data: std::iter::once(base).chain(adapters).collect(),
+    })
+}
+
+/// `POST /v1/load_lora_adapter`.
+pub(super) async fn load(
+    State(server): State<Arc<Server>>,
+    body: Bytes,
+) -> Result<String, ApiError> {
+    let request: LoadAdapterRequest = parse(&body)?;
+    let (name, path) = (request.lora_name, request.lora_path);
+    if name.is_empty() || path.is_empty() {
+        return Err(ApiError::user_input(
+            "Both 'lora_name' and 'lora_path' must be provided.",
+        ));
+    }
+    if request.load_inplace {
+        return Err(ApiError::user_input(
+            "'load_inplace' is not supported: load the new weights under another name",
+        ));
+    }
+    if !Path::new(&path).is_absolute() {
+        return Err(ApiError::user_input(format!(
+            "'lora_path' is '{path}', expected an absolute path on the server's machine"
+        )));
+    }
+    let success = format!("Success: LoRA adapter '{name}' added successfully.");
+    let created = (server.now)();
+    let load = move || server.engine.load(&name, &path, Path::new(&path), created);
+    let loaded = tokio::task::spawn_blocking(load).await;
+    loaded
+        .map_err(|error| ApiError::internal(format!("loading the adapter failed: {error}")))??;
+    Ok(success)
+}
+
+/// `POST /v1/unload_lora_adapter`.
+pub(super) async fn unload(
+    State(server): State<Arc<Server>>,
+    body: Bytes,
+) -> Result<String, ApiError> {
+    let request: UnloadAdapterRequest = parse(&body)?;
+    let name = request.lora_name;
+    if name.is_empty() {
+        return Err(ApiError::user_input(
+            "'lora_name' needs to be provided to unload a LoRA adapter.",
+        ));
+    }
+    server.engine.unload(&name)?;
+    Ok(format!(
+        "Success: LoRA adapter '{name}' removed successfully."
+    ))
+}

@@ -1,0 +1,93 @@
+//! The server's metrics for Prometheus, in a registry of their own. Labels are bounded: routes and statuses, never names
+//! that clients or adapters bring.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+/// The metrics of one server.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    /// Answers by `route` and `status`; a stream counts when it begins.
+    pub(super) requests: IntCounterVec,
+    /// Tokens of prompts that were computed.
+    pub(super) prompt_tokens: IntCounter,
+    /// Tokens that were generated.
+    pub(super) generated_tokens: IntCounter,
+    /// From a request's arrival to its first token.
+    pub(super) first_token_seconds: Histogram,
+    /// From one token to the next of the same answer.
+    pub(super) token_seconds: Histogram,
+    /// Answers being computed.
+    pub(super) running: IntGauge,
+    /// Requests that wait for their turn.
+    pub(super) waiting: IntGauge,
+    /// Adapters that are loaded.
+    pub(super) adapters: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let first = vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+        let next = vec![0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0];
+        let metrics = Self {
+            registry: Registry::new(),
+            requests: IntCounterVec::new(
+                Opts::new("finetune_serve_requests_total", "Requests answered."),
+                &["route", "status"],
+            )?,
+            prompt_tokens: IntCounter::new(
+                "finetune_serve_prompt_tokens_total",
+                "Tokens of prompts computed.",
+            )?,
+            generated_tokens: IntCounter::new(
+                "finetune_serve_generated_tokens_total",
+                "Tokens generated.",
+            )?,
+            first_token_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "finetune_serve_first_token_seconds",
+                    "From a request's arrival to its first token.",
+                )
+                .buckets(first),
+            )?,
+            token_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "finetune_serve_token_seconds",
+                    "From one token to the next of the same answer.",
+                )
+                .buckets(next),
+            )?,
+            running: IntGauge::new("finetune_serve_running", "Answers being computed.")?,
+            waiting: IntGauge::new(
+                "finetune_serve_waiting",
+                "Requests that wait for their turn.",
+            )?,
+            adapters: IntGauge::new("finetune_serve_adapters", "Adapters loaded.")?,
+        };
+        let collectors: [Box<dyn prometheus::core::Collector>; 8] = [
+            Box::new(metrics.requests.clone()),
+            Box::new(metrics.prompt_tokens.clone()),
+            Box::new(metrics.generated_tokens.clone()),
+            Box::new(metrics.first_token_seconds.clone()),
+            Box::new(metrics.token_seconds.clone()),
+            Box::new(metrics.running.clone()),
+            Box::new(metrics.waiting.clone()),
+            Box::new(metrics.adapters.clone()),
+        ];
+        for collector in collectors {
+            metrics.registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// All metrics in Prometheus's text format.
+    pub(super) fn text(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}

@@ -1,0 +1,23 @@
+//! `trainer serve`: a base model and its adapters behind OpenAI's API, with vLLM's routes to load and unload adapters.
+//!
+//! One thread owns the model and computes; HTTP has threads of its own, so that `/health` answers while the model works.
+//! An unknown model is a 404, never the base in silence; weights under a name are never replaced.
+
+mod adapter_files;
+mod adapters;
+mod api;
+mod engine;
+mod error;
+mod generation;
+mod http;
+mod metrics;
+mod options;
+mod reply;
+mod sampling;
+mod start;
+mod text;
+mod worker;
+
+pub use error::Error;
+pub use options::{ComputeType, Options};
+pub use start::{Running, serve, start};

@@ -1,0 +1,137 @@
+//! Requests that are wrong, and what is said of them.
+
+use reqwest::StatusCode;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::client::server;
+
+#[rstest]
+#[case::no_messages("/v1/chat/completions", json!({ "model": "tiny" }), "messages")]
+#[case::empty_messages("/v1/chat/completions", json!({ "messages": [] }), "messages")]
+#[case::no_role("/v1/chat/completions", json!({ "messages": [{ "content": "x" }] }), "messages")]
+#[case::image("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }), "messages")]
+#[case::tools("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x" }], "tools": [{}] }), "tools")]
+#[case::alternatives("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x" }], "top_logprobs": 2 }), "top_logprobs")]
+#[case::no_room("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x" }], "max_completion_tokens": 1000 }), "max_completion_tokens")]
+#[case::no_prompt("/v1/completions", json!({ "model": "tiny" }), "prompt")]
+#[case::empty_prompt("/v1/completions", json!({ "prompt": [] }), "prompt")]
+#[case::foreign_token("/v1/completions", json!({ "prompt": [1, 320] }), "prompt")]
+#[case::negative_token("/v1/completions", json!({ "prompt": [-1] }), "prompt")]
+#[case::long_prompt("/v1/completions", json!({ "prompt": vec![5; 128] }), "prompt")]
+#[case::no_tokens("/v1/completions", json!({ "prompt": "x", "max_tokens": 0 }), "max_tokens")]
+#[case::negative("/v1/completions", json!({ "prompt": "x", "max_tokens": -1 }), "max_tokens")]
+#[case::hot("/v1/completions", json!({ "prompt": "x", "temperature": 3 }), "temperature")]
+#[case::text("/v1/completions", json!({ "prompt": "x", "temperature": "hot" }), "temperature")]
+#[case::top_p("/v1/completions", json!({ "prompt": "x", "top_p": 0 }), "top_p")]
+#[case::two("/v1/completions", json!({ "prompt": "x", "n": 2 }), "n")]
+#[case::logprobs("/v1/completions", json!({ "prompt": "x", "logprobs": 100 }), "logprobs")]
+#[case::stop("/v1/completions", json!({ "prompt": "x", "stop": [1] }), "stop")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_field_is_named(#[case] path: &str, #[case] body: Value, #[case] field: &str) {
+    let server = server(&[]).await;
+    let (status, answer) = server.post(path, &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert_eq!(answer["error"]["param"], field, "{answer}");
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("`{field}")),
+        "{answer}"
+    );
+    assert_eq!(answer["error"]["code"], 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_no_json_is_refused() {
+    let server = server(&[]).await;
+    for body in ["", "{", "[]", "{} {}"] {
+        let response = server.send("/v1/completions", body).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{body}");
+    }
+}
+
+#[rstest]
+#[case("/v1/completions", json!({ "model": "other", "prompt": "x" }))]
+#[case("/v1/chat/completions", json!({ "model": "other", "messages": [{ "role": "user", "content": "x" }] }))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_model_is_not_found_and_never_the_base(#[case] path: &str, #[case] body: Value) {
+    let server = server(&[]).await;
+    let (status, answer) = server.post(path, &body).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        answer,
+        json!({ "error": { "message": "The model `other` does not exist.", "type": "NotFoundError", "param": "model", "code": 404 } })
+    );
+    assert_eq!(
+        server.get("/v1/nothing").await.status(),
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        server.get(path).await.status(),
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_seed_gives_the_same_answer() {
+    let server = server(&[]).await;
+    let ask = |seed: i64| json!({ "prompt": "x", "max_tokens": 30, "seed": seed, "ignore_eos": true, "temperature": 1.5, "top_p": 0.95 });
+    let first = server.complete(ask(1)).await;
+    let again = server.complete(ask(1)).await;
+    let other = server.complete(ask(2)).await;
+    assert_eq!(first["choices"], again["choices"]);
+    assert_ne!(first["choices"], other["choices"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_counted_by_route_and_status_only() {
+    let server = server(&[]).await;
+    server
+        .complete(json!({ "prompt": [5, 6, 7], "max_tokens": 4, "ignore_eos": true }))
+        .await;
+    server
+        .post(
+            "/v1/completions",
+            &json!({ "model": "other", "prompt": "x" }),
+        )
+        .await;
+    server.get("/made/up/by/a/client").await;
+    assert_eq!(
+        server
+            .metric("finetune_serve_requests_total{route=\"/v1/completions\",status=\"200\"}")
+            .await,
+        1.0
+    );
+    assert_eq!(
+        server
+            .metric("finetune_serve_requests_total{route=\"/v1/completions\",status=\"404\"}")
+            .await,
+        1.0
+    );
+    assert_eq!(
+        server
+            .metric("finetune_serve_requests_total{route=\"other\",status=\"404\"}")
+            .await,
+        1.0
+    );
+    assert_eq!(
+        server.metric("finetune_serve_prompt_tokens_total").await,
+        3.0
+    );
+    assert_eq!(
+        server.metric("finetune_serve_generated_tokens_total").await,
+        4.0
+    );
+    assert_eq!(
+        server
+            .metric("finetune_serve_first_token_seconds_count")
+            .await,
+        1.0
+    );
+    assert_eq!(
+        server.metric("finetune_serve_token_seconds_count").await,
+        3.0
+    );
+}
