@@ -51,7 +51,7 @@ type Key = (&'static str, Option<String>, String);
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(500);
-    const LONGEST: Duration = Duration::from_secs(300);
+    const LONGEST: Duration = Duration::from_mins(5);
 
     /// The object has failed once more: how long it rests. `spread` in 0..1 keeps objects that failed together apart.
     pub fn failed(&self, key: Key, spread: f64) -> Duration {

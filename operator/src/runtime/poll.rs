@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Pods read at once.
 const READS_AT_ONCE: usize = 16;
 /// An answer older than this is of no use to anybody.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
+const FORGET_AFTER: Duration = Duration::from_mins(1);
 
 /// What a pod answered, and when.
 type Answer = (Instant, Result<Bytes, String>);
