@@ -4,6 +4,8 @@ use finetune_crds::FineTuneJobStatus;
 use finetune_crds::names::condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use super::plan::attempts::LOST;
+use super::plan::cause;
 use super::status::condition_of;
 
 /// An Event to write.
@@ -17,6 +19,8 @@ pub struct NewEvent {
     pub action: &'static str,
     /// The message.
     pub note: String,
+    /// The pod that it is about. Events about two pods are not folded into one.
+    pub pod: Option<String>,
 }
 
 /// The Events for the change from `before` to `after`.
@@ -33,6 +37,7 @@ pub fn between(before: Option<&FineTuneJobStatus>, after: &FineTuneJobStatus) ->
                 reason: condition.reason.clone(),
                 action,
                 note: condition.message.chars().take(1000).collect(),
+                pod: None,
             });
         }
     }
@@ -41,25 +46,21 @@ pub fn between(before: Option<&FineTuneJobStatus>, after: &FineTuneJobStatus) ->
         .unwrap_or_default();
     for attempt in &after.attempts {
         let known = before.iter().find(|known| known.pod == attempt.pod);
-        if known.is_none() && attempt.reason.is_none() {
-            events.push(NewEvent {
-                warning: false,
-                reason: "Started".to_owned(),
-                action: "Train",
-                note: format!("the trainer runs in pod {}", attempt.pod),
-            });
-        }
-        if let Some(reason) = &attempt.reason
-            && reason != "Succeeded"
-            && known.is_none_or(|known| known.reason.is_none())
-        {
-            events.push(NewEvent {
-                warning: true,
-                reason: "AttemptEnded".to_owned(),
-                action: "Train",
-                note: format!("pod {} ended: {reason}", attempt.pod),
-            });
-        }
+        let lost = attempt.reason.as_deref() == Some(LOST);
+        let (warning, reason, note) = match known {
+            None if attempt.reason.is_none() => (false, "Started", "the trainer runs in pod"),
+            Some(known) if lost && known.reason.is_none() => {
+                (true, LOST, "this pod has gone without a word:")
+            }
+            _ => continue,
+        };
+        events.push(NewEvent {
+            warning,
+            reason: reason.to_owned(),
+            action: "Train",
+            note: format!("{note} {}", attempt.pod),
+            pod: Some(attempt.pod.clone()),
+        });
     }
     events
 }
@@ -68,9 +69,9 @@ pub fn between(before: Option<&FineTuneJobStatus>, after: &FineTuneJobStatus) ->
 fn worth(condition: &Condition) -> Option<(bool, &'static str)> {
     match (condition.type_.as_str(), condition.status.as_str()) {
         (condition::DATASET_VALID, "True") => Some((false, "Prepare")),
-        // `Failed` says the same, a moment later.
         (condition::PODS_RUNNING, "False")
-            if !["Starting", "Suspended"].contains(&condition.reason.as_str()) =>
+            if ![cause::STARTING, cause::ENDING, cause::SUSPENDED]
+                .contains(&condition.reason.as_str()) =>
         {
             Some((true, "Run"))
         }
@@ -121,6 +122,12 @@ mod tests {
     #[test]
     fn a_failure_is_a_warning_with_its_cause() {
         let mut failed = draft(None);
+        failed.condition(
+            condition::PODS_RUNNING,
+            "False",
+            cause::ENDING,
+            "about to end",
+        );
         failed.failed("InvalidInput", "train.jsonl line 17: …");
         let events = between(None, &failed.status);
         assert_eq!(events.len(), 1);
@@ -128,5 +135,26 @@ mod tests {
             (events[0].warning, events[0].reason.as_str()),
             (true, "InvalidInput")
         );
+    }
+
+    #[test]
+    fn each_pod_is_told_of_once_and_a_lost_one_again() {
+        let with = |reason: Option<&str>| {
+            let mut draft = draft(None);
+            draft
+                .status
+                .attempts
+                .push(finetune_crds::fine_tune_job::Attempt {
+                    pod: "pod-1".into(),
+                    reason: reason.map(str::to_owned),
+                    ..Default::default()
+                });
+            draft.status
+        };
+        let started = between(None, &with(None));
+        assert_eq!(started[0].pod.as_deref(), Some("pod-1"));
+        assert_eq!(between(Some(&with(None)), &with(None)), []);
+        assert!(between(Some(&with(None)), &with(Some(LOST)))[0].warning);
+        assert_eq!(between(Some(&with(Some(LOST))), &with(Some(LOST))), []);
     }
 }

@@ -162,14 +162,14 @@ pub(super) fn waiting(stage: Stage, reason: &str) -> PodSeen {
 }
 
 pub(super) fn ended(stage: Stage, exit_code: i32, outcome: Option<Outcome>) -> PodSeen {
-    let container = ContainerSeen::Terminated(Terminated {
+    let container = ContainerSeen::Terminated(Box::new(Terminated {
         exit_code,
         reason: if exit_code == 0 { "Completed" } else { "Error" }.to_owned(),
         started: Some(now()),
         finished: Some(now()),
         outcome,
         message: String::new(),
-    });
+    }));
     PodSeen {
         failed: exit_code != 0,
         ..pod(stage, container)
@@ -177,11 +177,11 @@ pub(super) fn ended(stage: Stage, exit_code: i32, outcome: Option<Outcome>) -> P
 }
 
 pub(super) fn out_of_memory(name: &str) -> PodSeen {
-    let container = ContainerSeen::Terminated(Terminated {
+    let container = ContainerSeen::Terminated(Box::new(Terminated {
         exit_code: 137,
         reason: "OOMKilled".to_owned(),
         ..Terminated::default()
-    });
+    }));
     PodSeen {
         name: name.to_owned(),
         ..pod(Stage::Train, container)

@@ -5,6 +5,7 @@
 use finetune_crds::FineTuneJob;
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::{GROUP, VERSION, field_manager};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
@@ -72,7 +73,12 @@ async fn write_event(ctx: &Context, job: &FineTuneJob, event: NewEvent) {
         reason: event.reason,
         note: Some(event.note),
         action: event.action.to_owned(),
-        secondary: None,
+        secondary: event.pod.map(|pod| ObjectReference {
+            kind: Some("Pod".to_owned()),
+            namespace: job.namespace(),
+            name: Some(pod),
+            ..ObjectReference::default()
+        }),
     };
     if let Err(error) = ctx.recorder.publish(&event, &job.object_ref(&())).await {
         tracing::warn!(%error, reason = event.reason, "an Event could not be written");

@@ -133,7 +133,7 @@ pub enum ContainerSeen {
         started: Option<Timestamp>,
     },
     /// It ended.
-    Terminated(Terminated),
+    Terminated(Box<Terminated>),
 }
 
 /// A container that ended.

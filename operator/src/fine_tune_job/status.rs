@@ -108,6 +108,14 @@ impl Draft {
         }
     }
 
+    /// The run has made its last step, even where nobody was there to see it.
+    pub fn progress_is_complete(&mut self) {
+        if let Some(progress) = &mut self.status.progress {
+            progress.step = progress.total_steps;
+            "100%".clone_into(&mut progress.percent);
+        }
+    }
+
     /// Takes over what a run reports.
     pub fn progress(&mut self, progress: &Progress) {
         if progress.total_steps > 0 {

@@ -137,7 +137,7 @@ fn container_seen(state: &ContainerState, stage: Stage, owner: &str) -> Containe
         let outcome = serde_json::from_str::<Outcome>(&message)
             .ok()
             .filter(|outcome| outcome.stage == stage && outcome.uid == owner);
-        ContainerSeen::Terminated(Terminated {
+        ContainerSeen::Terminated(Box::new(Terminated {
             exit_code: terminated.exit_code,
             reason: terminated.reason.clone().unwrap_or_default(),
             started: instant(&terminated.started_at),
@@ -148,7 +148,7 @@ fn container_seen(state: &ContainerState, stage: Stage, owner: &str) -> Containe
                 last_lines(&message)
             },
             outcome,
-        })
+        }))
     } else if let Some(running) = &state.running {
         ContainerSeen::Running {
             started: instant(&running.started_at),

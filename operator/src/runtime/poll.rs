@@ -69,15 +69,14 @@ impl PodReader {
             .get(&key)
             .filter(|(read, _)| read.elapsed() < age)
             .cloned();
-        let answer = match recent {
-            Some((_, answer)) => answer,
-            None => {
-                let answer = self.ask(&url).await;
-                let mut recent = self.recent();
-                recent.retain(|_, (read, _)| read.elapsed() < FORGET_AFTER);
-                recent.insert(key, (Instant::now(), answer.clone()));
-                answer
-            }
+        let answer = if let Some((_, answer)) = recent {
+            answer
+        } else {
+            let answer = self.ask(&url).await;
+            let mut recent = self.recent();
+            recent.retain(|_, (read, _)| read.elapsed() < FORGET_AFTER);
+            recent.insert(key, (Instant::now(), answer.clone()));
+            answer
         };
         serde_json::from_slice(&answer?)
             .map_err(|error| format!("answers what is not the expected JSON: {error}"))

@@ -1,5 +1,7 @@
 //! Logs on standard error, for people or for machines. Never logs a spec, a Secret or a row of data.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use super::Error;
@@ -47,6 +49,7 @@ pub fn start(arguments: &Arguments) -> Result<(), Error> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Text => lines.try_init(),

@@ -10,7 +10,7 @@ use super::super::seen::{ContainerSeen, PodSeen, Seen};
 /// How many are kept.
 const KEPT: usize = 10;
 /// The reason of an attempt whose pod was gone before its end was seen.
-const LOST: &str = "Lost";
+pub const LOST: &str = "Lost";
 /// The kubelet's reason for a container that used more memory than it may.
 const OUT_OF_MEMORY: &str = "OOMKilled";
 

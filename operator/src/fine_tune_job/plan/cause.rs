@@ -1,6 +1,6 @@
 //! Why a pod does not run, or how it ended, in words that a person can act on. Pure.
 
-use finetune_crds::contract::OutcomeReason;
+use finetune_crds::contract::{ExitCode, OutcomeReason};
 use jiff::Timestamp;
 
 use super::super::seen::{ContainerSeen, JobEnd, JobSeen, PodSeen, Seen, Terminated};
@@ -24,6 +24,12 @@ impl Cause {
     }
 }
 
+/// The reason of a pod that is on its way: nothing to worry about.
+pub const STARTING: &str = "Starting";
+/// The reason of a Job whose last pod has ended: what comes of it is known in a moment.
+pub const ENDING: &str = "Ending";
+/// The reason of a Job that its queue holds back.
+pub const SUSPENDED: &str = "Suspended";
 /// A Job without a pod for this long has a trouble of its own.
 const POD_DUE_SECONDS: i64 = 10;
 
@@ -38,7 +44,7 @@ pub fn why_not_running(
 ) -> Option<Cause> {
     if stage_job.suspended {
         return Some(Cause::new(
-            "Suspended",
+            SUSPENDED,
             "The Job is suspended: it waits for its queue to admit it.",
         ));
     }
@@ -48,7 +54,7 @@ pub fn why_not_running(
     match &pod.container {
         ContainerSeen::Running { .. } => None,
         ContainerSeen::Terminated(terminated) => {
-            Some(between_pods(job, stage_job, pod, terminated))
+            Some(between_pods(job, stage_job, pods, pod, terminated))
         }
         ContainerSeen::Waiting { reason, message } => Some(waiting(image, pod, reason, message)),
         ContainerSeen::Unknown => Some(match (&pod.unschedulable, &pod.disruption) {
@@ -63,7 +69,7 @@ pub fn why_not_running(
                 "Disrupted",
                 format!("the pod {} was ended from outside: {disruption}", pod.name),
             ),
-            (None, None) => Cause::new("Starting", format!("The pod {} is on its way.", pod.name)),
+            (None, None) => Cause::new(STARTING, format!("The pod {} is on its way.", pod.name)),
         }),
     }
 }
@@ -81,7 +87,7 @@ fn no_pod(stage_job: &JobSeen, seen: &Seen, now: Timestamp) -> Cause {
             "Kubernetes has created no pod for the Job yet: is the Job controller running? See `kubectl describe job`",
         );
     }
-    Cause::new("Starting", "The Job waits for its pod.")
+    Cause::new(STARTING, "The Job waits for its pod.")
 }
 
 /// Whether a Job without a pod should have one by now.
@@ -117,7 +123,7 @@ fn waiting(image: &str, pod: &PodSeen, reason: &str, message: &str) -> Cause {
             ),
         ),
         "" | "ContainerCreating" | "PodInitializing" => {
-            Cause::new("Starting", format!("The pod {} is on its way.", pod.name))
+            Cause::new(STARTING, format!("The pod {} is on its way.", pod.name))
         }
         other => Cause::new(
             other,
@@ -126,26 +132,43 @@ fn waiting(image: &str, pod: &PodSeen, reason: &str, message: &str) -> Cause {
     }
 }
 
-/// A pod has ended and the Job has not: another one follows, unless the end just has not got round yet.
+/// A pod has ended and the Job has not: another one follows, unless the Job just has not got round to its own end.
 fn between_pods(
     job: &Validated,
     stage_job: &JobSeen,
+    pods: &[&PodSeen],
     pod: &PodSeen,
     terminated: &Terminated,
 ) -> Cause {
-    let cause = end_of_pod(job, pod, terminated);
-    if terminated.exit_code == 0 {
-        return cause;
-    }
+    let is_final = |code| {
+        ExitCode::FINAL
+            .iter()
+            .any(|last| i32::from(last.code()) == code)
+    };
+    let counts = |pod: &PodSeen| {
+        let preempted = i32::from(ExitCode::Preempted.code());
+        pod.disruption.is_none()
+            && pod
+                .terminated()
+                .is_some_and(|t| t.exit_code != 0 && t.exit_code != preempted)
+    };
+    let seen = i32::try_from(pods.iter().filter(|pod| counts(pod)).count()).unwrap_or(i32::MAX);
+    // The Job's own count lags behind its pods, and pods may have been cleared away.
+    let failures = stage_job.failed.max(seen);
     let retries = job.spec.max_retries;
-    let spent = stage_job.failed.min(retries);
-    Cause::new(
-        cause.reason,
-        format!(
-            "{}; another pod follows, {spent} of {retries} retries are spent",
-            cause.message
-        ),
-    )
+    if terminated.exit_code == 0 || is_final(terminated.exit_code) || failures > retries {
+        return Cause::new(
+            ENDING,
+            "The last pod has ended; the Job is about to end, too.",
+        );
+    }
+    let cause = end_of_pod(job, pod, terminated);
+    let next = if counts(pod) {
+        format!("retry {failures} of {retries} follows")
+    } else {
+        "another pod follows, which costs no retry".to_owned()
+    };
+    Cause::new(cause.reason, format!("{}; {next}", cause.message))
 }
 
 /// How a pod ended.
@@ -233,10 +256,12 @@ pub fn end_of_job(job: &Validated, stage_job: &JobSeen, pods: &[&PodSeen]) -> Op
     });
     let cause = last.unwrap_or_else(|| Cause::new(reason.clone(), message.clone()));
     if reason == "BackoffLimitExceeded" {
-        let retries = job.spec.max_retries;
         return Some(Cause::new(
             cause.reason,
-            format!("{}; all {retries} retries are spent", cause.message),
+            format!(
+                "{}; no retry is left of {}",
+                cause.message, job.spec.max_retries
+            ),
         ));
     }
     Some(cause)

@@ -143,7 +143,7 @@ fn a_dry_run_ends_well_and_trains_nothing() {
     "BackoffLimitExceeded",
     1,
     OutcomeReason::Credentials,
-    "all 3 retries are spent"
+    "no retry is left of 3"
 )]
 #[case::no_bucket(
     "BackoffLimitExceeded",
@@ -212,7 +212,31 @@ fn the_cause_of_a_failed_pod_is_told_from_the_first_time_on() {
         Some(("False", "Credentials"))
     );
     let message = message_of(&plan, condition::PODS_RUNNING);
-    assert!(message.contains("1 of 3 retries are spent"), "{message}");
+    assert!(message.contains("retry 1 of 3 follows"), "{message}");
+}
+
+#[rstest]
+#[case::it_cannot_be_mended(10, OutcomeReason::InvalidInput, 0, "Ending")]
+#[case::no_retry_is_left(1, OutcomeReason::Unavailable, 4, "Ending")]
+#[case::preemption_is_free(11, OutcomeReason::Preempted, 3, "Preempted")]
+fn a_pod_that_follows_is_promised_only_where_one_does(
+    #[case] exit_code: i32,
+    #[case] reason: OutcomeReason,
+    #[case] failed: i32,
+    #[case] expected: &str,
+) {
+    let tried = JobSeen {
+        failed,
+        ..JobSeen::default()
+    };
+    let plan = plan_for(
+        &prepared_job(),
+        &train_seen(tried, vec![said(Stage::Train, exit_code, reason)]),
+    );
+    assert_eq!(
+        reason_of(&plan, condition::PODS_RUNNING),
+        Some(("False", expected))
+    );
 }
 
 #[rstest]

@@ -194,6 +194,7 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
     if let Some(progress) = &outcome.progress {
         draft.progress(progress);
     }
+    draft.progress_is_complete();
     if let Some(digest) = outcome
         .base_model
         .as_ref()
