@@ -12,7 +12,7 @@ use crate::method::{Lora, full};
 use crate::ops::cross_entropy::{self, LossSum};
 use crate::ops::linear::{Dense, Linear, Scratch, Weight};
 use crate::ops::rope::Rotation;
-use crate::ops::{Error, Result, embedding, rms_norm};
+use crate::ops::{Error, Result, embedding, logits, rms_norm};
 use crate::optimizer::Parameters;
 
 /// How the weights are held.
@@ -228,8 +228,7 @@ impl Base {
     /// The logits after each of these hidden rows (M, V), fp32.
     pub(super) fn logits_of(&self, hidden: &Tensor) -> Result<Tensor> {
         let scratch = &mut self.scratch.borrow_mut();
-        let head = self.head().in_kind(scratch)?;
-        Ok(hidden.f_mm(&head.f_tr()?)?.f_to_kind(Kind::Float)?)
+        logits::forward(hidden, &self.head().in_kind(scratch)?)
     }
 
     fn head(&self) -> &Dense {

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use super::kernel::{self, Kernel, exp};
 use super::linear::add_product;
 use super::memory::{Element, slice_mut};
-use super::{Error, Result};
+use super::{Error, Result, logits};
 
 /// The target of a row that carries no loss.
 pub const IGNORED: i64 = -100;
@@ -75,7 +75,7 @@ pub fn loss_and_gradient(
 
 /// log p of every token after each hidden row: (M, V) in fp32.
 pub fn log_probabilities(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
-    Ok(hidden.f_mm(&head.f_tr()?)?.f_log_softmax(-1, Kind::Float)?)
+    Ok(logits::forward(hidden, head)?.f_log_softmax(-1, Kind::Float)?)
 }
 
 /// The sum of the losses of some rows of logits (m, V). With a scale, the logits are overwritten by the gradient of scale x

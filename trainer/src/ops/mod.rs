@@ -10,6 +10,7 @@ pub mod embedding;
 mod error;
 mod kernel;
 pub mod linear;
+pub mod logits;
 mod memory;
 pub mod rms_norm;
 pub mod rope;

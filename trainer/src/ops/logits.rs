@@ -1,0 +1,123 @@
+//! The output head of inference: logits in fp32, also from weights in bfloat16.
+//!
+//! libtorch's product of bfloat16 rounds its result: logits near 16 come in steps of 1/8, so that the likeliest tokens tie
+//! and log-probabilities are off by half a step. Here the sums stay in fp32.
+
+use half::bf16;
+use tch::{Kind, Tensor};
+
+use super::Result;
+use super::kernel::{self, Kernel};
+use super::memory::{self, Element, slice, slice_mut};
+
+/// Up to so many hidden rows, reading the weights as they are is faster than widening them first.
+const FEW: i64 = 4;
+/// Rows of the head that are widened at a time.
+const WIDENED: i64 = 4096;
+
+/// hidden (M, H) and head (V, H) of one type to logits (M, V) in fp32.
+pub fn forward(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
+    if hidden.f_kind()? == Kind::Float {
+        return Ok(hidden.f_mm(&head.f_tr()?)?);
+    }
+    let rows = hidden.size()[0];
+    let hidden = hidden.f_to_kind(Kind::Float)?.f_contiguous()?;
+    if rows <= FEW {
+        return few(&hidden, head);
+    }
+    let vocabulary = head.size()[0];
+    let mut parts = Vec::new();
+    for start in (0..vocabulary).step_by(WIDENED as usize) {
+        let part = head.f_narrow(0, start, WIDENED.min(vocabulary - start))?;
+        parts.push(hidden.f_mm(&part.f_to_kind(Kind::Float)?.f_tr()?)?); // (M, part)
+    }
+    Ok(Tensor::f_cat(&parts, 1)?)
+}
+
+fn few(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
+    let (rows, vocabulary) = (hidden.size()[0], head.size()[0]);
+    let mut logits = memory::empty::<f32>(&[rows, vocabulary])?;
+    let (hidden, head) = (slice::<f32>(hidden)?, slice::<bf16>(head)?);
+    let width = head.len() / vocabulary as usize;
+    let each = kernel::rows_per_thread(vocabulary as usize, width);
+    let mut kernels = Vec::new();
+    for (logits, hidden) in slice_mut::<f32>(&mut logits)?
+        .chunks_exact_mut(vocabulary as usize)
+        .zip(hidden.chunks_exact(width))
+    {
+        let parts = logits.chunks_mut(each).zip(head.chunks(each * width));
+        kernels.extend(parts.map(|(logits, head)| Dots {
+            hidden,
+            head,
+            logits,
+        }));
+    }
+    kernel::run_all(kernels);
+    Ok(logits)
+}
+
+/// The products of some rows of the head with one hidden row.
+struct Dots<'a> {
+    hidden: &'a [f32],
+    head: &'a [bf16],
+    logits: &'a mut [f32],
+}
+
+impl Kernel for Dots<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (logit, row) in self
+            .logits
+            .iter_mut()
+            .zip(self.head.chunks_exact(self.hidden.len()))
+        {
+            *logit = dot(self.hidden, row);
+        }
+    }
+}
+
+#[inline(always)]
+fn dot(hidden: &[f32], row: &[bf16]) -> f32 {
+    const LANES: usize = 32;
+    let mut sums = [0.0f32; LANES];
+    let (hidden, row) = (hidden.chunks_exact(LANES), row.chunks_exact(LANES));
+    let rest = hidden.remainder().iter().zip(row.remainder());
+    let rest: f32 = rest.map(|(x, weight)| x * weight.widen()).sum();
+    for (hidden, row) in hidden.zip(row) {
+        for lane in 0..LANES {
+            sums[lane] += hidden[lane] * row[lane].widen();
+        }
+    }
+    rest + sums.iter().sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_bfloat16_are_summed_and_kept_in_fp32() {
+        tch::manual_seed(1);
+        let float = (Kind::Float, tch::Device::Cpu);
+        for rows in [1, 3, FEW + 1] {
+            let hidden = Tensor::randn([rows, 72], float).to_kind(Kind::BFloat16);
+            let head = Tensor::randn([5000, 72], float).to_kind(Kind::BFloat16);
+            let exact = hidden
+                .to_kind(Kind::Double)
+                .mm(&head.to_kind(Kind::Double).tr());
+            let error = |logits: &Tensor| {
+                (logits.to_kind(Kind::Double) - &exact)
+                    .abs()
+                    .max()
+                    .double_value(&[])
+            };
+            let found = forward(&hidden, &head).unwrap();
+            assert_eq!(found.size(), [rows, 5000]);
+            assert!(error(&found) < 1e-4, "{}", error(&found));
+            assert!(
+                error(&hidden.mm(&head.tr())) > 1e-2,
+                "rounding would not be seen"
+            );
+        }
+    }
+}
