@@ -63,7 +63,12 @@ mod tests {
     fn a_greater_fraction_holds_back_the_same_rows_and_more() {
         let all = hashes(1000);
         let (small, large) = (held_back(&all, 0.1), held_back(&all, 0.3));
-        assert!(small.iter().zip(&large).all(|(small, large)| !small || *large));
+        assert!(
+            small
+                .iter()
+                .zip(&large)
+                .all(|(small, large)| !small || *large)
+        );
     }
 
     #[test]

@@ -174,10 +174,7 @@ impl Kind {
 }
 
 /// Reads `count` entries.
-pub(super) fn read(
-    cursor: &mut Cursor<'_>,
-    count: u64,
-) -> Result<BTreeMap<String, Value>, String> {
+pub(super) fn read(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<String, Value>, String> {
     let mut metadata = BTreeMap::new();
     for _ in 0..count {
         let key = cursor.name()?;
@@ -221,15 +218,21 @@ fn array(cursor: &mut Cursor<'_>) -> Result<Array, String> {
     }
     Ok(match kind {
         Kind::Array => return Err("a list of lists is not supported".to_owned()),
-        Kind::F32 | Kind::F64 => {
-            Array::Floats((0..count).map(|_| float(cursor, kind)).collect::<Result<_, _>>()?)
-        }
-        Kind::Boolean => {
-            Array::Booleans((0..count).map(|_| boolean(cursor)).collect::<Result<_, _>>()?)
-        }
-        Kind::String => {
-            Array::Strings((0..count).map(|_| cursor.string()).collect::<Result<_, _>>()?)
-        }
+        Kind::F32 | Kind::F64 => Array::Floats(
+            (0..count)
+                .map(|_| float(cursor, kind))
+                .collect::<Result<_, _>>()?,
+        ),
+        Kind::Boolean => Array::Booleans(
+            (0..count)
+                .map(|_| boolean(cursor))
+                .collect::<Result<_, _>>()?,
+        ),
+        Kind::String => Array::Strings(
+            (0..count)
+                .map(|_| cursor.string())
+                .collect::<Result<_, _>>()?,
+        ),
         Kind::U8
         | Kind::I8
         | Kind::U16
@@ -238,7 +241,9 @@ fn array(cursor: &mut Cursor<'_>) -> Result<Array, String> {
         | Kind::I32
         | Kind::U64
         | Kind::I64 => Array::Integers(
-            (0..count).map(|_| integer(cursor, kind)).collect::<Result<_, _>>()?,
+            (0..count)
+                .map(|_| integer(cursor, kind))
+                .collect::<Result<_, _>>()?,
         ),
     })
 }

@@ -176,13 +176,10 @@ impl GgufFile {
 
     /// The entry of the tensor called `name`.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo, Error> {
-        self.header
-            .tensors
-            .get(name)
-            .ok_or_else(|| Error::Missing {
-                path: self.path.clone(),
-                name: name.to_owned(),
-            })
+        self.header.tensors.get(name).ok_or_else(|| Error::Missing {
+            path: self.path.clone(),
+            name: name.to_owned(),
+        })
     }
 
     /// The bytes of the tensor called `name`, as stored.

@@ -16,7 +16,10 @@ const MESSAGES: &str =
 
 #[rstest]
 #[case(MESSAGES, RowFormat::Messages)]
-#[case(r#"{"prompt":"p","completion":"c","id":7}"#, RowFormat::PromptCompletion)]
+#[case(
+    r#"{"prompt":"p","completion":"c","id":7}"#,
+    RowFormat::PromptCompletion
+)]
 #[case(r#"{"text":"t"}"#, RowFormat::Text)]
 fn the_form_is_read_off_the_first_row(#[case] row: &str, #[case] expected: RowFormat) {
     let rows = read(Format::Auto, row).unwrap();
@@ -37,21 +40,69 @@ fn line_ends_byte_order_mark_and_blank_lines_of_other_systems_are_tolerated() {
 
 #[rstest]
 #[case(Format::Auto, r"[1]", "not a JSON object")]
-#[case(Format::Auto, r#"{"text":"a"} {"text":"b"}"#, "trailing characters at column 14")]
-#[case(Format::Auto, r#"{"question":"a"}"#, "the row has the columns `question`, expected `messages`")]
+#[case(
+    Format::Auto,
+    r#"{"text":"a"} {"text":"b"}"#,
+    "trailing characters at column 14"
+)]
+#[case(
+    Format::Auto,
+    r#"{"question":"a"}"#,
+    "the row has the columns `question`, expected `messages`"
+)]
 #[case(Format::Auto, "{}", "the row has the columns (none)")]
-#[case(Format::Auto, r#"{"text":"a","messages":[]}"#, "the columns of Messages and of Text: set dataset.format")]
-#[case(Format::Text, r#"{"prompt":"a"}"#, "column `text` is absent, expected it in format Text")]
+#[case(
+    Format::Auto,
+    r#"{"text":"a","messages":[]}"#,
+    "the columns of Messages and of Text: set dataset.format"
+)]
+#[case(
+    Format::Text,
+    r#"{"prompt":"a"}"#,
+    "column `text` is absent, expected it in format Text"
+)]
 #[case(Format::Text, r#"{"text":3}"#, "`text` is a number, expected text")]
-#[case(Format::PromptCompletion, r#"{"prompt":[],"completion":""}"#, "`prompt` is a list, expected text; conversations go into")]
+#[case(
+    Format::PromptCompletion,
+    r#"{"prompt":[],"completion":""}"#,
+    "`prompt` is a list, expected text; conversations go into"
+)]
 #[case(Format::Messages, r#"{"messages":[]}"#, "`messages` is empty")]
-#[case(Format::Messages, r#"{"messages":{}}"#, "`messages` is an object, expected a list")]
-#[case(Format::Messages, r#"{"messages":["hi"]}"#, "`messages[0]` is text, expected an object")]
-#[case(Format::Messages, r#"{"messages":[{"content":"a"}]}"#, "`messages[0]` has no `role`")]
-#[case(Format::Messages, r#"{"messages":[{"role":"user","content":null}]}"#, "`messages[0].content` is null, expected text")]
-#[case(Format::Messages, r#"{"messages":[{"role":"","content":"a"}]}"#, "`messages[0].role` is empty")]
-#[case(Format::Messages, r#"{"messages":[{"role":"user","content":"a","weight":0}]}"#, "has the field `weight`")]
-#[case(Format::Messages, r#"{"messages":[{"role":"user","content":"a"}],"tools":[]}"#, "column `tools` is set")]
+#[case(
+    Format::Messages,
+    r#"{"messages":{}}"#,
+    "`messages` is an object, expected a list"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":["hi"]}"#,
+    "`messages[0]` is text, expected an object"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"content":"a"}]}"#,
+    "`messages[0]` has no `role`"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":null}]}"#,
+    "`messages[0].content` is null, expected text"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"","content":"a"}]}"#,
+    "`messages[0].role` is empty"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":"a","weight":0}]}"#,
+    "has the field `weight`"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":"a"}],"tools":[]}"#,
+    "column `tools` is set"
+)]
 fn a_malformed_row_is_named_with_file_line_and_cure(
     #[case] format: Format,
     #[case] row: &str,
@@ -94,7 +145,11 @@ fn a_line_beyond_the_bound_is_a_fault_and_the_next_one_is_read() {
         .unwrap();
     let faults = reader.finish().unwrap_err();
     assert_eq!(faults.count, 2);
-    assert!(faults.first[0].message.contains("longer than 100000000 bytes"));
+    assert!(
+        faults.first[0]
+            .message
+            .contains("longer than 100000000 bytes")
+    );
     assert_eq!(faults.first[1].line, 2);
 }
 

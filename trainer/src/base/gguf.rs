@@ -52,7 +52,12 @@ impl Weights {
                 Error::invalid(format!("tensor `{key}`"), "it has no name in a GGUF file")
             })?;
             let info = file.tensor(&place.name)?;
-            if !info.shape.iter().map(|size| *size as i64).eq(shape.iter().copied()) {
+            if !info
+                .shape
+                .iter()
+                .map(|size| *size as i64)
+                .eq(shape.iter().copied())
+            {
                 return Err(Error::invalid(
                     format!("tensor `{}`", place.name),
                     format!("it has shape {:?}, expected {shape:?}", info.shape),
@@ -76,20 +81,21 @@ impl Weights {
 
     /// A tensor in a type that libtorch has, its bytes as they are but for the order of rows.
     fn as_stored(&self, place: &Place, info: &TensorInfo, kind: Kind) -> ops::Result<Tensor> {
-        let bytes = self.file.tensor_bytes(&place.name).map_err(source(&place.name))?;
-        let row = bytes.len() / info.rows().max(1);
+        let bytes = self
+            .file
+            .tensor_bytes(&place.name)
+            .map_err(source(&place.name))?;
         let shape = shape(info);
         let Some(heads) = place.heads else {
             return Ok(Tensor::f_from_data_size(bytes, &shape, kind)?);
         };
-        let (rows, row) = match info.shape.as_slice() {
-            [length] => (*length, bytes.len() / length.max(&1)),
-            _ => (info.rows(), row),
-        };
+        // The rows of a bias are its elements.
+        let rows = info.shape.first().copied().unwrap_or(1);
+        let width = bytes.len() / rows.max(1);
         let mut ordered = Vec::with_capacity(bytes.len());
         for wanted in 0..rows {
-            let from = row_in_file(wanted, heads, rows) * row;
-            ordered.extend_from_slice(&bytes[from..from + row]);
+            let from = row_in_file(wanted, heads, rows) * width;
+            ordered.extend_from_slice(&bytes[from..from + width]);
         }
         Ok(Tensor::f_from_data_size(&ordered, &shape, kind)?)
     }

@@ -113,7 +113,9 @@ pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> 
 
 fn refuse_unknown(file: &GgufFile) -> Result<(), Error> {
     for key in file.metadata_keys() {
-        let own = key.strip_prefix(LLAMA).and_then(|rest| rest.strip_prefix('.'));
+        let own = key
+            .strip_prefix(LLAMA)
+            .and_then(|rest| rest.strip_prefix('.'));
         if own.is_some_and(|own| !KNOWN.contains(&own)) {
             return Err(fault(
                 key,
@@ -131,9 +133,18 @@ fn refuse_unknown(file: &GgufFile) -> Result<(), Error> {
             ));
         }
     }
-    for key in [format!("{LLAMA}.expert_count"), format!("{LLAMA}.expert_used_count")] {
-        if file.metadata(&key).is_some_and(|value| value.as_u64() != Some(0)) {
-            return Err(fault(&key, "mixtures of experts are not supported; expected 0"));
+    for key in [
+        format!("{LLAMA}.expert_count"),
+        format!("{LLAMA}.expert_used_count"),
+    ] {
+        if file
+            .metadata(&key)
+            .is_some_and(|value| value.as_u64() != Some(0))
+        {
+            return Err(fault(
+                &key,
+                "mixtures of experts are not supported; expected 0",
+            ));
         }
     }
     let split = file.metadata("split.count").and_then(Metadata::as_u64);

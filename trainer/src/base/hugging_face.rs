@@ -60,7 +60,12 @@ pub(super) fn companions(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error>
         match std::fs::read(&path) {
             Ok(bytes) => files.push((name.to_owned(), bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::invalid(path.display().to_string(), error.to_string())),
+            Err(error) => {
+                return Err(Error::invalid(
+                    path.display().to_string(),
+                    error.to_string(),
+                ));
+            }
         }
     }
     Ok(files)
@@ -77,14 +82,21 @@ fn index(folder: &Path) -> Result<Option<Index>, Error> {
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::invalid(path.display().to_string(), error.to_string())),
+        Err(error) => {
+            return Err(Error::invalid(
+                path.display().to_string(),
+                error.to_string(),
+            ));
+        }
     };
     let index: Index =
         serde_json::from_slice(&bytes).map_err(|error| Error::invalid(INDEX, error.to_string()))?;
     if let Some(name) = index.weight_map.values().find(|name| !is_shard(name)) {
         return Err(Error::invalid(
             INDEX,
-            format!("it names the file `{name}`, expected `model-….safetensors` in the same folder"),
+            format!(
+                "it names the file `{name}`, expected `model-….safetensors` in the same folder"
+            ),
         ));
     }
     Ok(Some(index))
@@ -150,7 +162,12 @@ impl Weights {
                 ));
             };
             let tensor = self.files[*number].tensor(name)?;
-            if !tensor.shape.iter().map(|size| *size as i64).eq(shape.iter().copied()) {
+            if !tensor
+                .shape
+                .iter()
+                .map(|size| *size as i64)
+                .eq(shape.iter().copied())
+            {
                 return Err(Error::invalid(
                     format!("tensor `{name}`"),
                     format!("it has shape {:?}, expected {shape:?}", tensor.shape),
@@ -163,7 +180,11 @@ impl Weights {
                 ));
             }
         }
-        match self.places.keys().find(|name| !expected.contains_key(*name)) {
+        match self
+            .places
+            .keys()
+            .find(|name| !expected.contains_key(*name))
+        {
             None => Ok(()),
             Some(name) => Err(Error::invalid(
                 format!("tensor `{name}`"),

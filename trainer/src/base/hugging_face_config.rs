@@ -47,7 +47,9 @@ pub(super) fn read(folder: &Path) -> Result<ModelConfig, Error> {
     let bytes = std::fs::read(&path).map_err(|error| {
         Error::invalid(
             path.display().to_string(),
-            format!("{error}; expected a Hugging Face directory with config.json, or one .gguf file"),
+            format!(
+                "{error}; expected a Hugging Face directory with config.json, or one .gguf file"
+            ),
         )
     })?;
     let keys: Map<String, Value> = serde_json::from_slice(&bytes)
@@ -151,7 +153,10 @@ impl Keys {
         match self.take(key) {
             Some(value) if !allowed.contains(&value) => Err(fault(
                 key,
-                format!("it is {value}, which is not supported; expected {}", allowed[0]),
+                format!(
+                    "it is {value}, which is not supported; expected {}",
+                    allowed[0]
+                ),
             )),
             _ => Ok(()),
         }
@@ -161,9 +166,13 @@ impl Keys {
     /// transformers 5, together in `rope_parameters`.
     fn rope(&mut self) -> Result<(f64, Option<f64>), Error> {
         let mut theta = self.number("rope_theta", 10_000.0)?;
-        let mut partial = self.take("partial_rotary_factor").and_then(|value| value.as_f64());
+        let mut partial = self
+            .take("partial_rotary_factor")
+            .and_then(|value| value.as_f64());
         for key in ["rope_scaling", "rope_parameters"] {
-            let Some(value) = self.take(key) else { continue };
+            let Some(value) = self.take(key) else {
+                continue;
+            };
             let Value::Object(scaling) = value else {
                 return Err(fault(key, format!("it is {value}, expected an object")));
             };
@@ -174,11 +183,15 @@ impl Keys {
                 .and_then(|value| value.as_f64())
                 .or(partial);
             for kind in ["rope_type", "type"] {
-                let Some(value) = scaling.take(kind) else { continue };
+                let Some(value) = scaling.take(kind) else {
+                    continue;
+                };
                 if value != "default" {
                     return Err(fault(
                         key,
-                        format!("its {kind} is {value}, which is not supported; expected \"default\" or no scaling"),
+                        format!(
+                            "its {kind} is {value}, which is not supported; expected \"default\" or no scaling"
+                        ),
                     ));
                 }
             }

@@ -105,7 +105,8 @@ impl BaseModelFiles {
             let mut entries = Store::open(uri, credentials)?.list("").await?;
             entries.retain(|entry| hugging_face::belongs(&entry.path));
             let wanted = |path: &str| {
-                hugging_face::belongs(path) && (fetch == Fetch::Whole || !hugging_face::is_weights(path))
+                hugging_face::belongs(path)
+                    && (fetch == Fetch::Whole || !hugging_face::is_weights(path))
             };
             let folder = cache.directory(uri, credentials, wanted).await?;
             (Place::Directory(folder), entries)

@@ -102,7 +102,9 @@ mod tests {
     use super::*;
 
     fn rows(batches: &mut Batches, steps: std::ops::Range<u64>) -> Vec<Vec<usize>> {
-        steps.map(|step| batches.rows_of_step(step).to_vec()).collect()
+        steps
+            .map(|step| batches.rows_of_step(step).to_vec())
+            .collect()
     }
 
     #[test]

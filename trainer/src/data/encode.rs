@@ -66,7 +66,10 @@ impl<'model> Encoder<'model> {
     pub fn encode(&self, row: &Row) -> Result<EncodedRow, String> {
         let (tokens, loss) = match &row.content {
             RowContent::Messages(messages) => {
-                let template = self.tokenizer.template().map_err(|error| error.to_string())?;
+                let template = self
+                    .tokenizer
+                    .template()
+                    .map_err(|error| error.to_string())?;
                 let rendered = conversation::render(template, messages, self.settings.loss_on)?;
                 self.conversation(&rendered)?
             }
@@ -85,7 +88,9 @@ impl<'model> Encoder<'model> {
         tokens.extend(self.tokenizer.encode(completion).map_err(fault)?);
         self.end_sequence(&mut tokens)?;
         let all = self.settings.loss_on == LossOn::All;
-        let loss = (0..tokens.len()).map(|place| all || place >= given).collect();
+        let loss = (0..tokens.len())
+            .map(|place| all || place >= given)
+            .collect();
         Ok((tokens, loss))
     }
 

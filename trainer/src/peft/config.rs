@@ -44,7 +44,12 @@ impl AdapterConfig {
     /// What B · A is multiplied by.
     pub fn scaling(&self) -> f64 {
         let rank = self.rank as f64;
-        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+        self.alpha
+            / if self.rank_stabilized {
+                rank.sqrt()
+            } else {
+                rank
+            }
     }
 
     /// Whether the module with this full name is adapted.

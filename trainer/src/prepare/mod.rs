@@ -103,7 +103,10 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let dataset = &request.spec.dataset;
     let sources = sources::read(dataset, request.credentials, request.cache).await?;
     let settings = settings(request, sources.format)?;
-    let split = Split::of(&sources, dataset.validation.as_ref().and_then(|v| v.fraction));
+    let split = Split::of(
+        &sources,
+        dataset.validation.as_ref().and_then(|v| v.fraction),
+    );
 
     let encoder = Encoder::new(request.base.tokenizer(), settings);
     let train = tokenized::tokenize(&encoder, &split.train)?;
@@ -211,6 +214,12 @@ fn report(
         duplicate_rows: split.duplicates as i64,
         validation_rows: validation.rows.len() as i64,
     };
+    let stops = request.base.tokenizer().stop_ids();
+    let without_end = |row: &&TokenizedRow| {
+        let last = row.loss.iter().rposition(|loss| *loss);
+        row.tokens.len() < settings.max_length
+            && !last.is_some_and(|last| stops.contains(&row.tokens[last]))
+    };
     let mut report = Report {
         spec_digest: request.spec.digest(),
         tokenizer_digest: request.base.tokenizer().digest().to_owned(),
@@ -218,15 +227,27 @@ fn report(
         dataset,
         loss_on: settings.loss_on,
         max_length: settings.max_length,
-        longest_row: train.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0),
+        longest_row: train
+            .rows
+            .iter()
+            .map(|row| row.tokens.len())
+            .max()
+            .unwrap_or(0),
         rows_without_loss: train.without_loss,
+        rows_without_end: train.rows.iter().filter(without_end).count(),
         leaked_rows: split.leaked,
         validation_tokens: count(&validation.rows, TokenizedRow::trainable),
         warnings: Vec::new(),
         preview: train
             .first
             .iter()
-            .map(|at| Preview::of(split.train[at.source], &train.rows[at.row], request.base.tokenizer()))
+            .map(|at| {
+                Preview::of(
+                    split.train[at.source],
+                    &train.rows[at.row],
+                    request.base.tokenizer(),
+                )
+            })
             .collect::<Result<_, _>>()
             .map_err(|error| Error::Prepared(error.to_string()))?,
     };

@@ -13,7 +13,10 @@ const TOKENS: &str = "tokens.safetensors";
 const REPORT: &str = "report.json";
 
 /// Writes the set. The report goes last: without it there is no set.
-pub(super) async fn write(request: &Request<'_>, mut prepared: Prepared) -> Result<Prepared, Error> {
+pub(super) async fn write(
+    request: &Request<'_>,
+    mut prepared: Prepared,
+) -> Result<Prepared, Error> {
     let store = request.passing.child(PREPARED)?;
     if let Some(found) = read_report(request).await? {
         refuse_other(request, &found)?;
@@ -23,7 +26,9 @@ pub(super) async fn write(request: &Request<'_>, mut prepared: Prepared) -> Resu
     write_tokens(&path, &prepared)?;
     prepared.report.tokens_digest = finetune_artifacts::digest::of_file(&path)?.0;
     store.upload(TOKENS, &path).await?;
-    store.write(REPORT, prepared.report.to_json().into()).await?;
+    store
+        .write(REPORT, prepared.report.to_json().into())
+        .await?;
     Ok(prepared)
 }
 
@@ -93,9 +98,24 @@ fn write_tokens(path: &std::path::Path, prepared: &Prepared) -> Result<(), Error
         .iter()
         .flat_map(|(side, flat)| {
             [
-                (format!("{side}.tokens"), Dtype::U32, [flat.loss.len()], flat.tokens.as_slice()),
-                (format!("{side}.loss"), Dtype::U8, [flat.loss.len()], flat.loss.as_slice()),
-                (format!("{side}.starts"), Dtype::U64, [flat.starts.len() / 8], flat.starts.as_slice()),
+                (
+                    format!("{side}.tokens"),
+                    Dtype::U32,
+                    [flat.loss.len()],
+                    flat.tokens.as_slice(),
+                ),
+                (
+                    format!("{side}.loss"),
+                    Dtype::U8,
+                    [flat.loss.len()],
+                    flat.loss.as_slice(),
+                ),
+                (
+                    format!("{side}.starts"),
+                    Dtype::U64,
+                    [flat.starts.len() / 8],
+                    flat.starts.as_slice(),
+                ),
             ]
         })
         .collect();
@@ -125,22 +145,32 @@ impl Flat {
             starts: 0u64.to_le_bytes().to_vec(),
         };
         for row in rows {
-            flat.tokens.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
-            flat.loss.extend(row.loss.iter().map(|loss| u8::from(*loss)));
+            flat.tokens
+                .extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
+            flat.loss
+                .extend(row.loss.iter().map(|loss| u8::from(*loss)));
             flat.starts.extend((flat.loss.len() as u64).to_le_bytes());
         }
         flat
     }
 }
 
-fn read_side(file: &SafetensorsFile, side: &str, vocabulary: i64) -> Result<Vec<TokenizedRow>, Error> {
+fn read_side(
+    file: &SafetensorsFile,
+    side: &str,
+    vocabulary: i64,
+) -> Result<Vec<TokenizedRow>, Error> {
     let fault = |what: &str| Error::Prepared(format!("{}: {side}: {what}", file.path().display()));
     let tensor = |name: &str| {
         file.tensor(&format!("{side}.{name}"))
             .map_err(|error| Error::Prepared(error.to_string()))
     };
-    let tokens = tensor("tokens")?.to_u32().ok_or_else(|| fault("tokens are no u32"))?;
-    let starts = tensor("starts")?.to_u64().ok_or_else(|| fault("starts are no u64"))?;
+    let tokens = tensor("tokens")?
+        .to_u32()
+        .ok_or_else(|| fault("tokens are no u32"))?;
+    let starts = tensor("starts")?
+        .to_u64()
+        .ok_or_else(|| fault("starts are no u64"))?;
     let loss = tensor("loss")?.bytes;
     if loss.len() != tokens.len() {
         return Err(fault("tokens and loss flags are not equally many"));
@@ -152,7 +182,9 @@ fn read_side(file: &SafetensorsFile, side: &str, vocabulary: i64) -> Result<Vec<
         .windows(2)
         .map(|pair| {
             let range = pair[0] as usize..pair[1] as usize;
-            let tokens = tokens.get(range.clone()).ok_or_else(|| fault("a row lies outside"))?;
+            let tokens = tokens
+                .get(range.clone())
+                .ok_or_else(|| fault("a row lies outside"))?;
             let loss = &loss[range];
             Ok(TokenizedRow {
                 tokens: tokens.to_vec(),

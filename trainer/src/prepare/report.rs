@@ -32,6 +32,8 @@ pub struct Report {
     pub longest_row: usize,
     /// Rows left out, because no token of them carries loss.
     pub rows_without_loss: usize,
+    /// Rows that are not cut and whose last trained token does not end an answer.
+    pub rows_without_end: usize,
     /// Rows of the validation files that are trained on too.
     pub leaked_rows: usize,
     /// Tokens that carry loss in validation.
@@ -66,7 +68,11 @@ pub struct Segment {
 
 impl Preview {
     /// The preview of a row.
-    pub(super) fn of(row: &Row, tokenized: &TokenizedRow, tokenizer: &Tokenizer) -> Result<Self, Error> {
+    pub(super) fn of(
+        row: &Row,
+        tokenized: &TokenizedRow,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, Error> {
         let shown = tokenized.tokens.len().min(SHOWN_TOKENS);
         let mut segments = Vec::new();
         let mut start = 0;
@@ -109,6 +115,12 @@ impl Report {
                 self.rows_without_loss
             ));
         }
+        if self.rows_without_end > 0 {
+            warnings.push(format!(
+                "{} of {} rows do not end with a token that ends an answer of this model: it may not learn to stop",
+                self.rows_without_end, data.rows
+            ));
+        }
         if data.duplicate_rows > 0 {
             warnings.push(format!(
                 "{} rows repeat an earlier one and count for more",
@@ -147,13 +159,17 @@ impl Report {
             let _ = writeln!(text, "warning: {warning}");
         }
         for row in &self.preview {
-            let _ = writeln!(text, "\n{} line {}, what is learnt in «»:", row.file, row.line);
+            let _ = writeln!(
+                text,
+                "\n{} line {}, what is learnt in «»:",
+                row.file, row.line
+            );
             for segment in &row.segments {
-                let piece = match segment.loss {
-                    true => format!("«{}»", segment.text),
-                    false => segment.text.clone(),
-                };
-                text.push_str(&piece);
+                if segment.loss {
+                    let _ = write!(text, "«{}»", segment.text);
+                } else {
+                    text.push_str(&segment.text);
+                }
             }
             text.truncate(text.trim_end().len());
             text.push('\n');

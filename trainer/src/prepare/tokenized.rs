@@ -56,13 +56,21 @@ pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized
             }
         }
     }
-    if faults.count == 0 { Ok(result) } else { Err(faults) }
+    if faults.count == 0 {
+        Ok(result)
+    } else {
+        Err(faults)
+    }
 }
 
 fn encode_all(encoder: &Encoder<'_>, rows: &[&Row]) -> Vec<Result<EncodedRow, String>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.len().div_ceil(threads).max(1);
-    let encode = |rows: &[&Row]| rows.iter().map(|row| encoder.encode(row)).collect::<Vec<_>>();
+    let encode = |rows: &[&Row]| {
+        rows.iter()
+            .map(|row| encoder.encode(row))
+            .collect::<Vec<_>>()
+    };
     std::thread::scope(|scope| {
         let workers: Vec<_> = rows
             .chunks(share)
@@ -73,7 +81,10 @@ fn encode_all(encoder: &Encoder<'_>, rows: &[&Row]) -> Vec<Result<EncodedRow, St
             .zip(rows.chunks(share))
             .flat_map(|(worker, rows)| {
                 worker.join().unwrap_or_else(|_| {
-                    vec![Err("the tokenizer panicked on it or on a row near it".to_owned()); rows.len()]
+                    vec![
+                        Err("the tokenizer panicked on it or on a row near it".to_owned());
+                        rows.len()
+                    ]
                 })
             })
             .collect()

@@ -22,7 +22,10 @@ pub(super) fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
     }
     let text = match indent {
         None => written(&value, PythonFormatter),
-        Some(width) => written(&value, PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes())),
+        Some(width) => written(
+            &value,
+            PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes()),
+        ),
     };
     text.map(Value::from_safe_string)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error))
@@ -45,7 +48,11 @@ impl Formatter for PythonFormatter {
         writer: &mut W,
         first: bool,
     ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
     fn begin_object_key<W: ?Sized + std::io::Write>(
@@ -53,10 +60,17 @@ impl Formatter for PythonFormatter {
         writer: &mut W,
         first: bool,
     ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> std::io::Result<()> {
         writer.write_all(b": ")
     }
 }

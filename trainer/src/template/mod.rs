@@ -64,7 +64,8 @@ impl ChatTemplate {
             .map_err(|error| Error::Syntax(one_line(&error)))?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
@@ -93,7 +94,11 @@ impl ChatTemplate {
     }
 
     /// The conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
         let rendered = self.render_marked(messages, add_generation_prompt)?;
         Ok(rendered.text)
     }
@@ -140,8 +145,15 @@ fn with_marks(source: &str) -> Result<(String, bool), Error> {
         return Ok((source.to_owned(), false));
     }
     let replaced = tag.replace_all(source, |found: &regex::Captures<'_>| {
-        let mark = if found.get(2).is_some() { SPAN_END } else { SPAN_START };
-        format!("{{%{} if true %}}{{{{ '{mark}' }}}}{{% endif {}%}}", &found[1], &found[3])
+        let mark = if found.get(2).is_some() {
+            SPAN_END
+        } else {
+            SPAN_START
+        };
+        format!(
+            "{{%{} if true %}}{{{{ '{mark}' }}}}{{% endif {}%}}",
+            &found[1], &found[3]
+        )
     });
     Ok((replaced.into_owned(), true))
 }
@@ -165,10 +177,6 @@ fn take_marks(text: &str) -> Marked {
     marked
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the signature that minijinja calls"
-)]
 fn raise_exception(message: String) -> Result<Value, JinjaError> {
     Err(JinjaError::new(ErrorKind::InvalidOperation, message))
 }
@@ -186,7 +194,9 @@ fn strftime_now(format: &str) -> Result<String, JinjaError> {
 
 /// An error of minijinja with its cause, on one line.
 fn one_line(error: &JinjaError) -> String {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
     match error.line() {
         Some(line) => format!("{detail} (line {line} of the template)"),
         None => detail,

@@ -19,7 +19,9 @@ fn a_template_that_refuses_a_conversation_says_so_in_its_own_words() {
     let source = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}ok";
     let error = render(source, &[message("system", "x")]).unwrap_err();
     assert!(
-        error.to_string().starts_with("the chat template fails: System role not supported"),
+        error
+            .to_string()
+            .starts_with("the chat template fails: System role not supported"),
         "{error}"
     );
     assert_eq!(render(source, &[message("user", "x")]).unwrap(), "ok");
@@ -48,7 +50,10 @@ fn json_is_written_as_python_writes_it() {
         render(source, &[]).unwrap(),
         "{\"z\": [1, 2.0, null, true], \"a\": \"ü<\"}"
     );
-    assert_eq!(render("{{ [1] | tojson(indent=2) }}", &[]).unwrap(), "[\n  1\n]");
+    assert_eq!(
+        render("{{ [1] | tojson(indent=2) }}", &[]).unwrap(),
+        "[\n  1\n]"
+    );
 }
 
 #[test]
@@ -65,7 +70,7 @@ fn generation_tags_mark_spans_and_keep_what_they_say_of_white_space() {
     assert!(template.is_marked());
     let marked = template.render_marked(&[], false).unwrap();
     assert_eq!(marked.text, "abc");
-    assert_eq!(marked.spans, [1..2]);
+    assert_eq!(marked.spans, vec![1..2; 1]);
 }
 
 #[test]

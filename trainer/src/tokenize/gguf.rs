@@ -35,21 +35,28 @@ impl Tokenizer {
             .ok_or_else(|| {
                 Error::invalid(
                     "tokenizer.ggml.token_type",
-                    format!("expected a list of {} types, one for each token", tokens.len()),
+                    format!(
+                        "expected a list of {} types, one for each token",
+                        tokens.len()
+                    ),
                 )
             })?;
-        let json = tokenizer_json(tokens, types, strings(file, "tokenizer.ggml.merges")?, &rules)?;
         let token = |key: &str| special_token(file, tokens, key);
+        let bos = token("tokenizer.ggml.bos_token_id")?;
+        let adds_bos = adds_bos(file, &rules)?;
+        let merges = strings(file, "tokenizer.ggml.merges")?;
+        let start = bos.as_ref().filter(|_| adds_bos);
+        let json = tokenizer_json(tokens, types, merges, &rules, start)?;
         let eot = token("tokenizer.ggml.eot_token_id")?;
         Self::new(Parts {
             json,
             special: SpecialTokens {
-                bos: token("tokenizer.ggml.bos_token_id")?,
+                bos,
                 eos: token("tokenizer.ggml.eos_token_id")?,
                 unk: token("tokenizer.ggml.unknown_token_id")?,
                 pad: token("tokenizer.ggml.padding_token_id")?,
             },
-            adds_bos: Some(adds_bos(file, &rules)?),
+            adds_bos: Some(adds_bos),
             stop_ids: eot.map(|token| token.id).into_iter().collect(),
             template: file
                 .metadata("tokenizer.chat_template")
@@ -119,12 +126,8 @@ struct Rules {
 
 /// The rules that `tokenizer.ggml.pre` names, as the models' own tokenizer.json files have them.
 fn rules(pre: &str) -> Result<Rules, Error> {
-    let byte_level = |use_regex: bool| {
-        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex })
-    };
-    let sequence = |first: Value, second: Value| {
-        json!({ "type": "Sequence", "pretokenizers": [first, second] })
-    };
+    let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
+    let sequence = |first: Value, second: Value| json!({ "type": "Sequence", "pretokenizers": [first, second] });
     let split = |numbers: &str| {
         let pattern = format!(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -166,12 +169,16 @@ fn tokenizer_json(
     types: &[i64],
     merges: &[String],
     rules: &Rules,
+    start: Option<&SpecialToken>,
 ) -> Result<Vec<u8>, Error> {
     let mut vocabulary = serde_json::Map::new();
     let mut added = Vec::new();
     for (id, (token, kind)) in tokens.iter().zip(types).enumerate() {
         if vocabulary.insert(token.clone(), id.into()).is_some() {
-            return Err(Error::invalid(TOKENS, format!("token {token:?} is there twice")));
+            return Err(Error::invalid(
+                TOKENS,
+                format!("token {token:?} is there twice"),
+            ));
         }
         if matches!(*kind, CONTROL | USER_DEFINED) {
             added.push(json!({
@@ -197,7 +204,7 @@ fn tokenizer_json(
         "added_tokens": added,
         "normalizer": rules.normalizer,
         "pre_tokenizer": rules.pre_tokenizer,
-        "post_processor": null,
+        "post_processor": start.map(post_processor),
         "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -206,4 +213,18 @@ fn tokenizer_json(
         },
     });
     Ok(tokenizer.to_string().into_bytes())
+}
+
+/// Has other readers of the file put the start token before a text, as this one does.
+fn post_processor(start: &SpecialToken) -> Value {
+    let token = json!({ "SpecialToken": { "id": start.text, "type_id": 0 } });
+    let sequence = |name: &str, kind: u32| json!({ "Sequence": { "id": name, "type_id": kind } });
+    json!({
+        "type": "TemplateProcessing",
+        "single": [token, sequence("A", 0)],
+        "pair": [token, sequence("A", 0), sequence("B", 1)],
+        "special_tokens": {
+            start.text.as_str(): { "id": start.text, "ids": [start.id], "tokens": [start.text] },
+        },
+    })
 }

@@ -121,7 +121,10 @@ fn stop_ids(directory: &Path) -> Result<Vec<u32>, Error> {
             .as_u64()
             .and_then(|id| u32::try_from(id).ok())
             .ok_or_else(|| {
-                Error::invalid(GENERATION, format!("`eos_token_id` holds {value}, expected an id"))
+                Error::invalid(
+                    GENERATION,
+                    format!("`eos_token_id` holds {value}, expected an id"),
+                )
             })
     };
     match generation.get("eos_token_id") {

@@ -155,7 +155,12 @@ impl Tokenizer {
         stop_ids.extend(parts.special.eos.as_ref().map(|eos| eos.id));
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        let digest = digest(&parts.json, &parts.special, adds_bos, parts.template.as_deref());
+        let digest = digest(
+            &parts.json,
+            &parts.special,
+            adds_bos,
+            parts.template.as_deref(),
+        );
         Ok(Self {
             inner,
             special: parts.special,
@@ -282,7 +287,10 @@ fn digest(json: &[u8], special: &SpecialTokens, adds_bos: bool, template: Option
     };
     add(json);
     for token in [&special.bos, &special.eos, &special.unk, &special.pad] {
-        add(&token.as_ref().map_or(u32::MAX, |token| token.id).to_le_bytes());
+        add(&token
+            .as_ref()
+            .map_or(u32::MAX, |token| token.id)
+            .to_le_bytes());
     }
     add(&[u8::from(adds_bos)]);
     add(template.unwrap_or_default().as_bytes());

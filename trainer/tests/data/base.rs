@@ -15,7 +15,9 @@ fn open(name: &str) -> Result<BaseModelFiles> {
 }
 
 fn expected(name: &str) -> Result<SafetensorsFile> {
-    Ok(SafetensorsFile::open(&fixtures().join("expected").join(name))?)
+    Ok(SafetensorsFile::open(
+        &fixtures().join("expected").join(name),
+    )?)
 }
 
 fn as_tensor(view: &TensorView<'_>) -> Result<Tensor> {
@@ -32,7 +34,10 @@ fn as_tensor(view: &TensorView<'_>) -> Result<Tensor> {
 
 /// The greatest distance of the logits from the reference's, as a share of the greatest value.
 fn logit_distance(files: &BaseModelFiles, expected: &SafetensorsFile) -> Result<f64> {
-    let options = LoadOptions { compute: Kind::Float, storage: Storage::Frozen };
+    let options = LoadOptions {
+        compute: Kind::Float,
+        storage: Storage::Frozen,
+    };
     let base = Base::load(files.config(), files.weights()?.as_ref(), &options)?;
     let wanted = as_tensor(&expected.tensor("logits")?)?;
     let found = base.logits(None, &as_tensor(&expected.tensor("tokens")?)?)?;
@@ -44,7 +49,15 @@ fn logit_distance(files: &BaseModelFiles, expected: &SafetensorsFile) -> Result<
 fn configurations_of_both_transformers_generations_are_read() -> Result<()> {
     let old = open("tiny-llama")?;
     let config = old.config();
-    ensure!((config.hidden_size, config.layers, config.heads, config.key_value_heads, config.head_dim) == (32, 3, 4, 2, 8));
+    ensure!(
+        (
+            config.hidden_size,
+            config.layers,
+            config.heads,
+            config.key_value_heads,
+            config.head_dim
+        ) == (32, 3, 4, 2, 8)
+    );
     ensure!(config.tied_embeddings && !config.attention_bias);
     let new = open("tiny-llama-bias")?;
     let config = new.config();
@@ -62,7 +75,10 @@ fn shards_hold_the_same_weights_as_one_file() -> Result<()> {
         std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
     }
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(fixtures().join("tiny-llama").join(name), folder.path().join(name))?;
+        std::fs::copy(
+            fixtures().join("tiny-llama").join(name),
+            folder.path().join(name),
+        )?;
     }
     let sharded = BaseModelFiles::open(folder.path())?.weights()?;
     ensure!(whole.names() == sharded.names());
@@ -71,8 +87,16 @@ fn shards_hold_the_same_weights_as_one_file() -> Result<()> {
     }
 
     std::fs::remove_file(folder.path().join("model-00002-of-00002.safetensors"))?;
-    let error = BaseModelFiles::open(folder.path())?.weights().err().context("no error")?;
-    ensure!(error.to_string().contains("model-00002-of-00002.safetensors"), "{error}");
+    let error = BaseModelFiles::open(folder.path())?
+        .weights()
+        .err()
+        .context("no error")?;
+    ensure!(
+        error
+            .to_string()
+            .contains("model-00002-of-00002.safetensors"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -80,7 +104,10 @@ fn shards_hold_the_same_weights_as_one_file() -> Result<()> {
 fn a_gguf_says_of_its_shape_what_the_directory_says() -> Result<()> {
     let directory = open("tiny-llama-64")?;
     let gguf = open("gguf/mixed.gguf")?;
-    let expected = ModelConfig { rms_norm_epsilon: gguf.config().rms_norm_epsilon, ..directory.config().clone() };
+    let expected = ModelConfig {
+        rms_norm_epsilon: gguf.config().rms_norm_epsilon,
+        ..directory.config().clone()
+    };
     ensure!(*gguf.config() == expected, "{:?}", gguf.config());
     ensure!((gguf.config().rms_norm_epsilon - 1e-5).abs() < 1e-11);
     ensure!(open("gguf/q4_1.gguf")?.config().tied_embeddings);
@@ -123,7 +150,10 @@ fn logits_of_a_gguf_are_the_references() -> Result<()> {
 fn a_digest_is_that_of_the_files_and_changes_with_any_of_them() -> Result<()> {
     let folder = copy("tiny-llama")?;
     let first = BaseModelFiles::open(folder.path())?.digest()?;
-    ensure!(first == open("tiny-llama")?.digest()?, "the same files have another digest elsewhere");
+    ensure!(
+        first == open("tiny-llama")?.digest()?,
+        "the same files have another digest elsewhere"
+    );
     std::fs::write(folder.path().join("README.md"), "not part of the model")?;
     ensure!(first == BaseModelFiles::open(folder.path())?.digest()?);
     let config = folder.path().join("tokenizer_config.json");
@@ -139,13 +169,32 @@ fn a_missing_an_alien_and_a_misshapen_tensor_are_named() -> Result<()> {
     let config = folder.path().join("config.json");
     let text = std::fs::read_to_string(&config)?;
     for (from, to, expected) in [
-        ("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4", "tensor `model.layers.3."),
-        ("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2", "has no place in this architecture"),
-        ("\"intermediate_size\": 48", "\"intermediate_size\": 64", "it has shape [32, 48], expected [32, 64]"),
-        ("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "tensor `lm_head.weight`"),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 4",
+            "tensor `model.layers.3.",
+        ),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 2",
+            "has no place in this architecture",
+        ),
+        (
+            "\"intermediate_size\": 48",
+            "\"intermediate_size\": 64",
+            "it has shape [32, 48], expected [32, 64]",
+        ),
+        (
+            "\"tie_word_embeddings\": true",
+            "\"tie_word_embeddings\": false",
+            "tensor `lm_head.weight`",
+        ),
     ] {
         std::fs::write(&config, text.replace(from, to))?;
-        let error = BaseModelFiles::open(folder.path())?.weights().err().context(to)?;
+        let error = BaseModelFiles::open(folder.path())?
+            .weights()
+            .err()
+            .context(to)?;
         ensure!(error.to_string().contains(expected), "{error}");
     }
     Ok(())
@@ -154,12 +203,20 @@ fn a_missing_an_alien_and_a_misshapen_tensor_are_named() -> Result<()> {
 #[test]
 fn a_directory_without_configuration_and_a_file_that_is_no_gguf_are_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let error = BaseModelFiles::open(folder.path()).err().context("no error")?;
-    ensure!(error.to_string().contains("config.json") && error.to_string().contains("one .gguf file"), "{error}");
+    let error = BaseModelFiles::open(folder.path())
+        .err()
+        .context("no error")?;
+    ensure!(
+        error.to_string().contains("config.json") && error.to_string().contains("one .gguf file"),
+        "{error}"
+    );
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, "pickle")?;
     let error = BaseModelFiles::open(&path).err().context("no error")?;
-    ensure!(error.to_string().contains("does not begin with `GGUF`"), "{error}");
+    ensure!(
+        error.to_string().contains("does not begin with `GGUF`"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -185,7 +242,11 @@ fn smollm2_is_read_whole() -> Result<()> {
         return Ok(());
     };
     let files = BaseModelFiles::open(&path)?;
-    ensure!(files.config().parameters() == 134_515_008, "{:?}", files.config());
+    ensure!(
+        files.config().parameters() == 134_515_008,
+        "{:?}",
+        files.config()
+    );
     let weights = files.weights()?;
     let queries = weights.tensor("model.layers.29.self_attn.q_proj.weight")?;
     ensure!(queries.size() == [576, 576] && queries.kind() == Kind::Float);

@@ -32,17 +32,30 @@ fn ids(row: &Value) -> Result<Vec<u32>> {
 }
 
 fn list<'a>(report: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
-    report[name].as_array().filter(|list| !list.is_empty()).with_context(|| format!("no {name}"))
+    report[name]
+        .as_array()
+        .filter(|list| !list.is_empty())
+        .with_context(|| format!("no {name}"))
 }
 
 fn check_texts(tokenizer: &Tokenizer, report: &Value) -> Result<()> {
     for row in list(report, "texts")? {
         let text = row["text"].as_str().context("no text")?;
         let found = tokenizer.encode(text)?;
-        ensure!(found == ids(row)?, "{text:?}: {found:?}, expected {}", row["ids"]);
-        ensure!(tokenizer.encode_with_ranges(text)?.ids == found, "{text:?}: other ids with ranges");
+        ensure!(
+            found == ids(row)?,
+            "{text:?}: {found:?}, expected {}",
+            row["ids"]
+        );
+        ensure!(
+            tokenizer.encode_with_ranges(text)?.ids == found,
+            "{text:?}: other ids with ranges"
+        );
         let decoded = tokenizer.decode(&found, false)?;
-        ensure!(Some(decoded.as_str()) == row["decoded"].as_str(), "{text:?} decodes to {decoded:?}");
+        ensure!(
+            Some(decoded.as_str()) == row["decoded"].as_str(),
+            "{text:?} decodes to {decoded:?}"
+        );
     }
     Ok(())
 }
@@ -51,8 +64,15 @@ fn check_chats(tokenizer: &Tokenizer, template: &ChatTemplate, rows: &[Value]) -
     for row in rows {
         let prompt = row["add_generation_prompt"].as_bool().context("no flag")?;
         let text = template.render(&messages(row)?, prompt)?;
-        ensure!(Some(text.as_str()) == row["text"].as_str(), "{text:?}, expected {}", row["text"]);
-        ensure!(tokenizer.encode(&text)? == ids(row)?, "{text:?}: other tokens");
+        ensure!(
+            Some(text.as_str()) == row["text"].as_str(),
+            "{text:?}, expected {}",
+            row["text"]
+        );
+        ensure!(
+            tokenizer.encode(&text)? == ids(row)?,
+            "{text:?}: other tokens"
+        );
     }
     Ok(())
 }
@@ -64,7 +84,9 @@ fn check_all(tokenizer: &Tokenizer) -> Result<()> {
     let variables = [("bos_token", "<|im_start|>"), ("eos_token", "<|im_end|>")]
         .map(|(name, token)| (name.to_owned(), token.to_owned()))
         .into();
-    let features = report["features_template"].as_str().context("no template")?;
+    let features = report["features_template"]
+        .as_str()
+        .context("no template")?;
     let template = ChatTemplate::new(features, &variables)?;
     check_chats(tokenizer, &template, list(&report, "features_chats")?)?;
 
@@ -73,14 +95,29 @@ fn check_all(tokenizer: &Tokenizer) -> Result<()> {
     for row in list(&report, "marked_chats")? {
         let rendered = template.render_marked(&messages(row)?, false)?;
         let encoded = tokenizer.encode_with_ranges(&rendered.text)?;
-        ensure!(encoded.ids == ids(row)?, "{:?}: other tokens", rendered.text);
+        ensure!(
+            encoded.ids == ids(row)?,
+            "{:?}: other tokens",
+            rendered.text
+        );
         let mask: Vec<u32> = encoded
             .ranges
             .iter()
-            .map(|range| u32::from(rendered.spans.iter().any(|span| span.contains(&range.start))))
+            .map(|range| {
+                u32::from(
+                    rendered
+                        .spans
+                        .iter()
+                        .any(|span| span.contains(&range.start)),
+                )
+            })
             .collect();
         let expected: Vec<u32> = serde_json::from_value(row["assistant_mask"].clone())?;
-        ensure!(mask == expected, "{:?}: {mask:?}, expected {expected:?}", rendered.text);
+        ensure!(
+            mask == expected,
+            "{:?}: {mask:?}, expected {expected:?}",
+            rendered.text
+        );
     }
     Ok(())
 }
@@ -92,7 +129,9 @@ fn a_directory_tokenises_and_renders_as_transformers_does() -> Result<()> {
 
 #[test]
 fn a_template_in_a_file_of_its_own_renders_the_same() -> Result<()> {
-    check_all(&Tokenizer::from_directory(&fixtures().join("tiny-llama-bias"))?)
+    check_all(&Tokenizer::from_directory(
+        &fixtures().join("tiny-llama-bias"),
+    )?)
 }
 
 #[test]

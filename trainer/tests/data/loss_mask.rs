@@ -19,11 +19,17 @@ fn encode(tokenizer: &Tokenizer, row: &str, settings: Settings) -> Result<Encode
     let mut reader = RowReader::new(Format::Auto);
     reader.read("train.jsonl", row.as_bytes())?;
     let row = reader.finish()?.rows.pop().context("no row")?;
-    Encoder::new(tokenizer, settings).encode(&row).map_err(anyhow::Error::msg)
+    Encoder::new(tokenizer, settings)
+        .encode(&row)
+        .map_err(anyhow::Error::msg)
 }
 
 fn settings(loss_on: LossOn) -> Settings {
-    Settings { loss_on, max_length: 1000, append_end_of_sequence: true }
+    Settings {
+        loss_on,
+        max_length: 1000,
+        append_end_of_sequence: true,
+    }
 }
 
 /// The text of the tokens that carry loss, pieces joined by `|`.
@@ -65,10 +71,21 @@ fn all_trains_every_token_but_the_first_which_nothing_foretells() -> Result<()> 
 fn the_end_of_turn_is_trained_though_the_padding_is_the_same_token() -> Result<()> {
     let tokenizer = tokenizer()?;
     let special = tokenizer.special();
-    let (eos, pad) = (special.eos.clone().context("no eos")?, special.pad.clone().context("no pad")?);
-    assert_eq!(eos.id, pad.id, "the fixture has lost what this test is about");
+    let (eos, pad) = (
+        special.eos.clone().context("no eos")?,
+        special.pad.clone().context("no pad")?,
+    );
+    assert_eq!(
+        eos.id, pad.id,
+        "the fixture has lost what this test is about"
+    );
     let row = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?.row;
-    let trained = row.tokens.iter().zip(&row.loss).filter(|(id, loss)| **id == eos.id && **loss).count();
+    let trained = row
+        .tokens
+        .iter()
+        .zip(&row.loss)
+        .filter(|(id, loss)| **id == eos.id && **loss)
+        .count();
     assert_eq!(trained, 2);
     Ok(())
 }
@@ -90,10 +107,18 @@ fn a_completion_is_trained_with_the_end_of_sequence_and_its_prompt_is_not() -> R
     assert_eq!(learnt(&tokenizer, &found)?, " Hello<|im_end|>");
     let mut apart = tokenizer.encode("Re: ")?;
     apart.extend(tokenizer.encode(" Hello")?);
-    assert_eq!(found.row.tokens[..apart.len()], apart, "the border must not be merged over");
+    assert_eq!(
+        found.row.tokens[..apart.len()],
+        apart,
+        "the border must not be merged over"
+    );
 
     let ended = r#"{"prompt":"Re: ","completion":" Hello<|im_end|>"}"#;
-    assert_eq!(encode(&tokenizer, ended, settings(LossOn::Completion))?, found, "no second end");
+    assert_eq!(
+        encode(&tokenizer, ended, settings(LossOn::Completion))?,
+        found,
+        "no second end"
+    );
     Ok(())
 }
 
@@ -102,7 +127,10 @@ fn text_is_trained_whole_with_an_end_unless_told_otherwise() -> Result<()> {
     let tokenizer = tokenizer()?;
     let row = r#"{"text":"Hello"}"#;
     let with = encode(&tokenizer, row, settings(LossOn::All))?.row;
-    let without = Settings { append_end_of_sequence: false, ..settings(LossOn::All) };
+    let without = Settings {
+        append_end_of_sequence: false,
+        ..settings(LossOn::All)
+    };
     let without = encode(&tokenizer, row, without)?.row;
     assert_eq!(with.tokens.len(), without.tokens.len() + 1);
     assert_eq!(with.tokens.last(), Some(&2));
@@ -114,7 +142,10 @@ fn a_long_row_is_cut_on_the_right() -> Result<()> {
     let tokenizer = tokenizer()?;
     let whole = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?;
     assert!(!whole.truncated);
-    let short = Settings { max_length: 30, ..settings(LossOn::Assistant) };
+    let short = Settings {
+        max_length: 30,
+        ..settings(LossOn::Assistant)
+    };
     let cut = encode(&tokenizer, CHAT, short)?;
     assert!(cut.truncated);
     assert_eq!(cut.row.tokens, whole.row.tokens[..30]);
@@ -131,18 +162,26 @@ fn a_conversation_that_cannot_be_masked_is_refused(
     #[case] row: &str,
     #[case] expected: &str,
 ) -> Result<()> {
-    let error = encode(&tokenizer()?, row, settings(LossOn::Assistant)).unwrap_err().to_string();
+    let error = encode(&tokenizer()?, row, settings(LossOn::Assistant))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(expected), "{error}");
     Ok(())
 }
 
 #[test]
-fn a_template_that_rewrites_earlier_turns_is_refused_unless_only_the_last_turn_counts() -> Result<()> {
+fn a_template_that_rewrites_earlier_turns_is_refused_unless_only_the_last_turn_counts() -> Result<()>
+{
     // Prints only the last answer in full, as models that drop their earlier reasoning do.
     let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not loop.last %}…{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     let tokenizer = with_template(template)?;
-    let error = encode(&tokenizer, CHAT, settings(LossOn::Assistant)).unwrap_err().to_string();
-    assert!(error.contains("the chat template prints `messages[1]` differently"), "{error}");
+    let error = encode(&tokenizer, CHAT, settings(LossOn::Assistant))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("the chat template prints `messages[1]` differently"),
+        "{error}"
+    );
     let row = encode(&tokenizer, CHAT, settings(LossOn::Completion))?;
     assert_eq!(learnt(&tokenizer, &row)?, " no <|im_end|>");
     Ok(())
@@ -153,7 +192,10 @@ fn a_template_with_generation_marks_is_believed() -> Result<()> {
     let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}";
     let tokenizer = with_template(template)?;
     let row = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?;
-    assert_eq!(learnt(&tokenizer, &row)?, "Yes <b><|im_end|>| no <|im_end|>");
+    assert_eq!(
+        learnt(&tokenizer, &row)?,
+        "Yes <b><|im_end|>| no <|im_end|>"
+    );
     let row = encode(&tokenizer, CHAT, settings(LossOn::Completion))?;
     assert_eq!(learnt(&tokenizer, &row)?, " no <|im_end|>");
     Ok(())
@@ -163,11 +205,19 @@ fn a_template_with_generation_marks_is_believed() -> Result<()> {
 fn conversations_without_a_template_are_refused_with_the_cure() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(fixtures().join("tiny-llama-bias").join(name), folder.path().join(name))?;
+        std::fs::copy(
+            fixtures().join("tiny-llama-bias").join(name),
+            folder.path().join(name),
+        )?;
     }
     let tokenizer = Tokenizer::from_directory(folder.path())?;
-    let error = encode(&tokenizer, CHAT, settings(LossOn::Assistant)).unwrap_err().to_string();
-    assert!(error.contains("has no chat template") && error.contains("format PromptCompletion or Text"), "{error}");
+    let error = encode(&tokenizer, CHAT, settings(LossOn::Assistant))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("has no chat template") && error.contains("format PromptCompletion or Text"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -175,16 +225,29 @@ fn conversations_without_a_template_are_refused_with_the_cure() -> Result<()> {
 fn a_start_token_is_added_once_where_the_model_wants_one() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let source = fixtures().join("tiny-llama");
-    std::fs::copy(source.join("tokenizer.json"), folder.path().join("tokenizer.json"))?;
+    std::fs::copy(
+        source.join("tokenizer.json"),
+        folder.path().join("tokenizer.json"),
+    )?;
     let config = std::fs::read_to_string(source.join("tokenizer_config.json"))?;
     let config = config.replacen('{', "{\"add_bos_token\": true,", 1);
     std::fs::write(folder.path().join("tokenizer_config.json"), config)?;
     let tokenizer = Tokenizer::from_directory(folder.path())?;
-    let text = encode(&tokenizer, r#"{"text":"Hi"}"#, settings(LossOn::All))?.row.tokens;
+    let text = encode(&tokenizer, r#"{"text":"Hi"}"#, settings(LossOn::All))?
+        .row
+        .tokens;
     assert_eq!(text[0], 1);
-    let begun = encode(&tokenizer, r#"{"text":"<|im_start|>Hi"}"#, settings(LossOn::All))?.row.tokens;
+    let begun = encode(
+        &tokenizer,
+        r#"{"text":"<|im_start|>Hi"}"#,
+        settings(LossOn::All),
+    )?
+    .row
+    .tokens;
     assert_eq!(begun, text, "no second start");
-    let chat = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?.row.tokens;
+    let chat = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?
+        .row
+        .tokens;
     assert_ne!(chat[..2], [1, 1], "the template prints its own start");
     Ok(())
 }
@@ -192,7 +255,10 @@ fn a_start_token_is_added_once_where_the_model_wants_one() -> Result<()> {
 fn with_template(template: &str) -> Result<Tokenizer> {
     let folder = tempfile::tempdir()?;
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(fixtures().join("tiny-llama").join(name), folder.path().join(name))?;
+        std::fs::copy(
+            fixtures().join("tiny-llama").join(name),
+            folder.path().join(name),
+        )?;
     }
     std::fs::write(folder.path().join("chat_template.jinja"), template)?;
     Ok(Tokenizer::from_directory(folder.path())?)

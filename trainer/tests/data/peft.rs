@@ -48,27 +48,63 @@ fn an_adapter_that_peft_wrote_is_written_back_to_the_same_bytes(
 #[case::few_modules_by_path("tiny-llama-64")]
 fn a_fresh_adapter_is_described_as_peft_would(#[case] name: &str) -> Result<()> {
     let base = model(name)?;
-    let settings = Settings { rank: 4, alpha: 8, ..Settings::default() };
+    let settings = Settings {
+        rank: 4,
+        alpha: 8,
+        ..Settings::default()
+    };
     let config = AdapterConfig::of_training(base.config(), &settings, name);
     let expected = std::fs::read(fixtures().join("adapters").join(name).join(CONFIG))?;
-    ensure!(config.to_bytes() == expected, "{}", String::from_utf8_lossy(&config.to_bytes()));
+    ensure!(
+        config.to_bytes() == expected,
+        "{}",
+        String::from_utf8_lossy(&config.to_bytes())
+    );
     let folder = tempfile::tempdir()?;
-    peft::write(folder.path(), &config, &Lora::new(base.config(), &settings, 42)?)?;
+    peft::write(
+        folder.path(),
+        &config,
+        &Lora::new(base.config(), &settings, 42)?,
+    )?;
     peft::read(folder.path(), base.config())?;
     Ok(())
 }
 
 #[rstest]
-#[case("\"LORA\"", "\"LOHA\"", "`peft_type` is \"LOHA\", which is not supported; expected \"LORA\"")]
+#[case(
+    "\"LORA\"",
+    "\"LOHA\"",
+    "`peft_type` is \"LOHA\", which is not supported; expected \"LORA\""
+)]
 #[case("\"use_dora\": false", "\"use_dora\": true", "`use_dora` is true")]
 #[case("\"bias\": \"none\"", "\"bias\": \"all\"", "`bias` is \"all\"")]
-#[case("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "`modules_to_save` is [\"lm_head\"]")]
-#[case("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 8}", "`rank_pattern` is {\"q_proj\":8}")]
-#[case("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "changes the base model too")]
+#[case(
+    "\"modules_to_save\": null",
+    "\"modules_to_save\": [\"lm_head\"]",
+    "`modules_to_save` is [\"lm_head\"]"
+)]
+#[case(
+    "\"rank_pattern\": {}",
+    "\"rank_pattern\": {\"q_proj\": 8}",
+    "`rank_pattern` is {\"q_proj\":8}"
+)]
+#[case(
+    "\"init_lora_weights\": true",
+    "\"init_lora_weights\": \"pissa\"",
+    "changes the base model too"
+)]
 #[case("\"r\": 4", "\"r\": 5", "expected the rank 5")]
 #[case("\"r\": 4", "\"r\": 0", "`r` is 0, expected an integer from 1")]
-#[case("\"q_proj\"", "\"x_proj\"", "is there, though `target_modules` does not name its module")]
-#[case("\"use_qalora\": false", "\"a_new_idea\": 3", "`a_new_idea` is 3, which is not supported")]
+#[case(
+    "\"q_proj\"",
+    "\"x_proj\"",
+    "is there, though `target_modules` does not name its module"
+)]
+#[case(
+    "\"use_qalora\": false",
+    "\"a_new_idea\": 3",
+    "`a_new_idea` is 3, which is not supported"
+)]
 fn an_adapter_of_another_kind_is_refused_by_its_key(
     #[case] from: &str,
     #[case] to: &str,
@@ -79,7 +115,9 @@ fn an_adapter_of_another_kind_is_refused_by_its_key(
     let text = std::fs::read_to_string(&path)?;
     ensure!(text.contains(from));
     std::fs::write(&path, text.replace(from, to))?;
-    let error = peft::read(folder.path(), model("tiny-llama")?.config()).err().context("no error")?;
+    let error = peft::read(folder.path(), model("tiny-llama")?.config())
+        .err()
+        .context("no error")?;
     ensure!(error.to_string().contains(expected), "{error}");
     Ok(())
 }
@@ -99,7 +137,14 @@ fn rewrite(
         }
     }
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        (name.as_str(), TensorData { dtype: *dtype, shape, bytes })
+        (
+            name.as_str(),
+            TensorData {
+                dtype: *dtype,
+                shape,
+                bytes,
+            },
+        )
     });
     safetensors_file::write(&folder.join(WEIGHTS), views, None)?;
     Ok(())
@@ -107,38 +152,60 @@ fn rewrite(
 
 const FIRST: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
 
+/// What is said of the adapter with its tensors so changed.
+fn refused(
+    change: impl Fn(&str, &mut Vec<usize>, &mut Vec<u8>) -> Option<String>,
+) -> Result<String> {
+    let folder = copy("tiny-llama")?;
+    rewrite(folder.path(), change)?;
+    let error = peft::read(folder.path(), model("tiny-llama")?.config())
+        .err()
+        .context("no error")?;
+    Ok(error.to_string())
+}
+
 #[test]
 fn a_missing_an_alien_a_misshapen_and_a_broken_tensor_are_named() -> Result<()> {
-    let refused = |change: &dyn Fn(&str, &mut Vec<usize>, &mut Vec<u8>) -> Option<String>| -> Result<String> {
-        let folder = copy("tiny-llama")?;
-        rewrite(folder.path(), change)?;
-        let error = peft::read(folder.path(), model("tiny-llama")?.config()).err().context("no error")?;
-        Ok(error.to_string())
-    };
-    let missing = refused(&|name, _, _| (name != FIRST).then(|| name.to_owned()))?;
-    ensure!(missing.contains(FIRST) && missing.contains("is missing"), "{missing}");
+    let missing = refused(|name, _, _| (name != FIRST).then(|| name.to_owned()))?;
+    ensure!(
+        missing.contains(FIRST) && missing.contains("is missing"),
+        "{missing}"
+    );
 
-    let alien = refused(&|name, _, _| {
-        Some(if name == FIRST { name.replace("layers.0", "layers.9") } else { name.to_owned() })
+    let alien = refused(|name, _, _| {
+        Some(if name == FIRST {
+            name.replace("layers.0", "layers.9")
+        } else {
+            name.to_owned()
+        })
     })?;
-    ensure!(alien.contains("is missing") || alien.contains("layers.9"), "{alien}");
+    ensure!(
+        alien.contains("is missing") || alien.contains("layers.9"),
+        "{alien}"
+    );
 
-    let misshapen = refused(&|name, shape, bytes| {
+    let misshapen = refused(|name, shape, bytes| {
         if name == FIRST {
             *shape = vec![4, 16];
             bytes.truncate(4 * 16 * 4);
         }
         Some(name.to_owned())
     })?;
-    ensure!(misshapen.contains(FIRST) && misshapen.contains("expected [4, 32]"), "{misshapen}");
+    ensure!(
+        misshapen.contains(FIRST) && misshapen.contains("expected [4, 32]"),
+        "{misshapen}"
+    );
 
-    let broken = refused(&|name, _, bytes| {
+    let broken = refused(|name, _, bytes| {
         if name == FIRST {
             bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
         }
         Some(name.to_owned())
     })?;
-    ensure!(broken.contains(FIRST) && broken.contains("holds NaN"), "{broken}");
+    ensure!(
+        broken.contains(FIRST) && broken.contains("holds NaN"),
+        "{broken}"
+    );
     Ok(())
 }
 
@@ -152,7 +219,10 @@ fn an_adapter_of_another_base_is_refused() -> Result<()> {
 fn copy(name: &str) -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     for file in [CONFIG, WEIGHTS] {
-        std::fs::copy(fixtures().join("adapters").join(name).join(file), folder.path().join(file))?;
+        std::fs::copy(
+            fixtures().join("adapters").join(name).join(file),
+            folder.path().join(file),
+        )?;
     }
     Ok(folder)
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use trainer::base::BaseModelFiles;
 use trainer::prepare::{self, Error, Prepared, Request};
 
-use crate::fixtures;
+use crate::{fixtures, smollm2};
 
 struct Work {
     folder: tempfile::TempDir,
@@ -40,7 +40,10 @@ impl Work {
 
     fn run(&self, spec: &FineTuneJobSpec, load: bool) -> Result<Option<Prepared>, Error> {
         let credentials = Credentials::default();
-        let passing = Store::open(&format!("file://{}/passing/", self.path().display()), &credentials)?;
+        let passing = Store::open(
+            &format!("file://{}/passing/", self.path().display()),
+            &credentials,
+        )?;
         let request = Request {
             spec,
             base: &self.base,
@@ -49,7 +52,10 @@ impl Work {
             passing: &passing,
             local: self.path(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             if load {
                 prepare::load(&request).await
@@ -89,11 +95,19 @@ fn what_was_prepared_is_read_back_and_counted() -> Result<()> {
     let prepared = work.prepare(dataset.clone())?;
     let report = &prepared.report;
     ensure!(prepared.train.len() + prepared.validation.len() == 42);
-    ensure!((2..18).contains(&prepared.validation.len()), "{}", prepared.validation.len());
+    ensure!(
+        (2..18).contains(&prepared.validation.len()),
+        "{}",
+        prepared.validation.len()
+    );
     ensure!(report.dataset.rows == prepared.train.len() as i64);
     ensure!(report.dataset.validation_rows == prepared.validation.len() as i64);
     ensure!(report.dataset.format == "Messages");
-    let trainable: usize = prepared.train.iter().map(trainer::data::TokenizedRow::trainable).sum();
+    let trainable: usize = prepared
+        .train
+        .iter()
+        .map(trainer::data::TokenizedRow::trainable)
+        .sum();
     ensure!(report.dataset.trainable_tokens == trainable as i64);
     ensure!(report.dataset.duplicate_rows <= 2);
 
@@ -110,10 +124,16 @@ fn the_report_shows_what_is_learnt_and_what_deserves_a_look() -> Result<()> {
         "z".repeat(100)
     );
     let unanswered = "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n";
-    let uri = work.write("train.jsonl", &(chats(0..3) + &chats(0..1) + &long + unanswered))?;
+    let uri = work.write(
+        "train.jsonl",
+        &(chats(0..3) + &chats(0..1) + &long + unanswered),
+    )?;
     let prepared = work.prepare(json!({ "train": [{ "uri": uri }], "maxSequenceLength": 60 }))?;
     let data = &prepared.report.dataset;
-    ensure!((data.rows, data.truncated_rows, data.duplicate_rows) == (5, 1, 1), "{data:?}");
+    ensure!(
+        (data.rows, data.truncated_rows, data.duplicate_rows) == (5, 1, 1),
+        "{data:?}"
+    );
     ensure!(prepared.report.rows_without_loss == 1);
     let text = prepared.report.to_text();
     for expected in [
@@ -126,6 +146,24 @@ fn the_report_shows_what_is_learnt_and_what_deserves_a_look() -> Result<()> {
     ] {
         ensure!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
+    Ok(())
+}
+
+#[test]
+fn rows_that_do_not_teach_how_to_end_are_told() -> Result<()> {
+    let work = Work::new()?;
+    let uri = work.write("t.jsonl", "{\"text\":\"abc\"}\n")?;
+    let ended = work.prepare(json!({ "train": [{ "uri": uri }] }))?;
+    ensure!(ended.report.rows_without_end == 0);
+    let other = Work::new()?;
+    let open = other.prepare(
+        json!({ "train": [{ "uri": uri }], "format": "Text", "appendEndOfSequence": false }),
+    )?;
+    ensure!(
+        open.report
+            .to_text()
+            .contains("1 of 1 rows do not end with a token that ends an answer")
+    );
     Ok(())
 }
 
@@ -151,14 +189,20 @@ fn a_set_made_for_another_manifest_or_tokenizer_is_refused() -> Result<()> {
     let mut work = Work::new()?;
     let uri = work.write("train.jsonl", &chats(0..4))?;
     let dataset = json!({ "train": [{ "uri": uri }] });
-    ensure!(work.run(&spec(dataset.clone()), true)?.is_none(), "nothing was prepared yet");
+    ensure!(
+        work.run(&spec(dataset.clone()), true)?.is_none(),
+        "nothing was prepared yet"
+    );
     work.prepare(dataset.clone())?;
     let other = json!({ "train": [{ "uri": uri }], "maxSequenceLength": 50 });
     for error in [
         work.run(&spec(other.clone()), true).unwrap_err(),
         work.prepare(other).unwrap_err(),
     ] {
-        ensure!(error.to_string().contains("was made for another spec"), "{error}");
+        ensure!(
+            error.to_string().contains("was made for another spec"),
+            "{error}"
+        );
         ensure!(error.reason() == OutcomeReason::InvalidInput);
     }
     let folder = tempfile::tempdir()?;
@@ -166,10 +210,18 @@ fn a_set_made_for_another_manifest_or_tokenizer_is_refused() -> Result<()> {
         let entry = entry?;
         std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
     }
-    std::fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}")?;
+    std::fs::write(
+        folder.path().join("chat_template.jinja"),
+        "{{ messages[0].content }}",
+    )?;
     work.base = BaseModelFiles::open(folder.path())?;
     let error = work.run(&spec(dataset), true).unwrap_err();
-    ensure!(error.to_string().contains("another tokenizer or chat template"), "{error}");
+    ensure!(
+        error
+            .to_string()
+            .contains("another tokenizer or chat template"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -177,11 +229,26 @@ fn a_set_made_for_another_manifest_or_tokenizer_is_refused() -> Result<()> {
 fn data_without_anything_to_learn_is_refused_with_what_to_check() -> Result<()> {
     let work = Work::new()?;
     let empty = work.write("empty.jsonl", "\n")?;
-    let error = work.prepare(json!({ "train": [{ "uri": empty }] })).unwrap_err();
-    ensure!(error.to_string().contains("dataset.train holds no row"), "{error}");
-    let questions = work.write("q.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n")?;
-    let error = work.prepare(json!({ "train": [{ "uri": questions }] })).unwrap_err();
-    ensure!(error.to_string().contains("not one of the 1 rows has a token to train on"), "{error}");
+    let error = work
+        .prepare(json!({ "train": [{ "uri": empty }] }))
+        .unwrap_err();
+    ensure!(
+        error.to_string().contains("dataset.train holds no row"),
+        "{error}"
+    );
+    let questions = work.write(
+        "q.jsonl",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n",
+    )?;
+    let error = work
+        .prepare(json!({ "train": [{ "uri": questions }] }))
+        .unwrap_err();
+    ensure!(
+        error
+            .to_string()
+            .contains("not one of the 1 rows has a token to train on"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -189,11 +256,18 @@ fn data_without_anything_to_learn_is_refused_with_what_to_check() -> Result<()> 
 fn settings_that_do_not_fit_the_rows_are_refused() -> Result<()> {
     let work = Work::new()?;
     let text = work.write("t.jsonl", "{\"text\":\"abc\"}\n")?;
-    let error = work.prepare(json!({ "train": [{ "uri": text }], "lossOn": "Assistant" })).unwrap_err();
+    let error = work
+        .prepare(json!({ "train": [{ "uri": text }], "lossOn": "Assistant" }))
+        .unwrap_err();
     ensure!(error.to_string().contains("dataset.lossOn"), "{error}");
     let chat = work.write("c.jsonl", &chats(0..1))?;
-    let error = work.prepare(json!({ "train": [{ "uri": chat }], "appendEndOfSequence": true })).unwrap_err();
-    ensure!(error.to_string().contains("dataset.appendEndOfSequence"), "{error}");
+    let error = work
+        .prepare(json!({ "train": [{ "uri": chat }], "appendEndOfSequence": true }))
+        .unwrap_err();
+    ensure!(
+        error.to_string().contains("dataset.appendEndOfSequence"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -208,7 +282,12 @@ fn validation_files_of_their_own_are_read_and_leaks_are_told() -> Result<()> {
     }))?;
     ensure!((prepared.train.len(), prepared.validation.len()) == (4, 3));
     ensure!(prepared.report.leaked_rows == 1);
-    ensure!(prepared.report.to_text().contains("1 validation rows are in the training data too"));
+    ensure!(
+        prepared
+            .report
+            .to_text()
+            .contains("1 validation rows are in the training data too")
+    );
     Ok(())
 }
 
@@ -216,8 +295,38 @@ fn validation_files_of_their_own_are_read_and_leaks_are_told() -> Result<()> {
 fn a_missing_file_is_told_as_missing() -> Result<()> {
     let work = Work::new()?;
     let uri = format!("file://{}/absent.jsonl", work.path().display());
-    let error = work.prepare(json!({ "train": [{ "uri": uri }] })).unwrap_err();
+    let error = work
+        .prepare(json!({ "train": [{ "uri": uri }] }))
+        .unwrap_err();
     ensure!(error.reason() == OutcomeReason::NotFound, "{error}");
     ensure!(error.to_string().contains("absent.jsonl"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn the_example_is_ready_for_its_base() -> Result<()> {
+    let Some(path) = smollm2() else {
+        return Ok(());
+    };
+    let work = Work {
+        folder: tempfile::tempdir()?,
+        base: BaseModelFiles::open(&path)?,
+    };
+    let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/support/train.jsonl");
+    let prepared = work.prepare(json!({
+        "train": [{ "uri": format!("file://{}", rows.canonicalize()?.display()) }],
+        "validation": { "fraction": 0.1 },
+        "format": "Messages",
+        "maxSequenceLength": 256,
+    }))?;
+    let report = prepared.report.to_text();
+    ensure!(prepared.report.warnings.is_empty(), "{report}");
+    ensure!(
+        prepared.train.len() + prepared.validation.len() >= 200,
+        "{report}"
+    );
+    ensure!(prepared.validation.len() >= 10, "{report}");
+    ensure!(report.contains("<|im_start|>assistant\n«"), "{report}");
+    ensure!(report.contains("<|im_end|>»"), "{report}");
     Ok(())
 }
