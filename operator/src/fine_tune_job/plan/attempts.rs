@@ -100,3 +100,77 @@ fn attempt(pod: &PodSeen, seen: &Seen, known: Option<&Attempt>) -> Option<Attemp
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use finetune_crds::fine_tune_job::JobPhase;
+    use finetune_crds::names::condition;
+
+    use super::super::super::fixtures::*;
+    use super::super::super::seen::JobSeen;
+    use super::super::tests::{message_of, reason_of};
+    use super::*;
+
+    #[test]
+    fn memory_that_runs_out_twice_at_one_step_stops_the_run_with_advice() {
+        let once = plan_for(
+            &prepared_job(),
+            &train_seen(JobSeen::default(), vec![out_of_memory("a")]),
+        );
+        assert_eq!(once.status.phase, Some(JobPhase::Queued));
+        assert_eq!(
+            reason_of(&once, condition::PODS_RUNNING),
+            Some(("False", "OOMKilled"))
+        );
+        let twice = train_seen(
+            JobSeen::default(),
+            vec![out_of_memory("a"), out_of_memory("b")],
+        );
+        let plan = plan_for(&stored(prepared_job(), &once), &twice);
+        assert_eq!(
+            reason_of(&plan, condition::FAILED),
+            Some(("True", "OutOfMemory"))
+        );
+        let message = message_of(&plan, condition::FAILED);
+        assert!(
+            message.contains("limit of 3Gi") && message.contains("microBatchSize"),
+            "{message}"
+        );
+        // Once that is stored, the Job that would make a third pod goes.
+        let next = plan_for(&stored(prepared_job(), &plan), &twice);
+        assert_eq!(next.delete.len(), 1);
+        assert!(next.create.is_empty());
+    }
+
+    #[test]
+    fn memory_that_runs_out_at_two_different_steps_is_tried_again() {
+        let mut job = prepared_job();
+        let mut attempt = |pod: &str, step| {
+            let attempt = finetune_crds::fine_tune_job::Attempt {
+                pod: pod.into(),
+                reason: Some("OOMKilled".into()),
+                step: Some(step),
+                ..Default::default()
+            };
+            job.status.as_mut().unwrap().attempts.push(attempt);
+        };
+        attempt("a", 10);
+        attempt("b", 20);
+        let plan = plan_for(
+            &job,
+            &train_seen(JobSeen::default(), vec![running(Stage::Train)]),
+        );
+        assert_eq!(plan.status.phase, Some(JobPhase::Training));
+    }
+
+    #[test]
+    fn a_pod_that_vanished_is_listed_as_lost() {
+        let job = prepared_job();
+        let run = plan_for(
+            &job,
+            &train_seen(JobSeen::default(), vec![running(Stage::Train)]),
+        );
+        let plan = plan_for(&stored(job, &run), &train_seen(JobSeen::default(), vec![]));
+        assert_eq!(plan.status.attempts[0].reason.as_deref(), Some("Lost"));
+    }
+}

@@ -278,4 +278,6 @@ fn ensure_config_map(
 #[cfg(test)]
 mod convergence;
 #[cfg(test)]
+mod publish_tests;
+#[cfg(test)]
 mod tests;

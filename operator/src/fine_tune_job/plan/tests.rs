@@ -1,27 +1,27 @@
 //! Every decision, as a table: what is stored and seen, and what is then planned.
 
 use finetune_crds::FineTuneJob;
-use finetune_crds::contract::{Outcome, OutcomeReason, RunPhase, Stage};
+use finetune_crds::contract::{OutcomeReason, RunPhase, Stage};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
 use jiff::ToSpan;
 use rstest::rstest;
 
 use super::super::fixtures::*;
-use super::super::seen::{AdapterSeen, Child, ContainerSeen, JobSeen, PodSeen, Seen};
+use super::super::seen::{Child, ContainerSeen, JobSeen, PodSeen, Seen};
 use super::super::status::condition_of;
 use super::*;
 
-fn reason_of<'a>(plan: &'a Plan, type_: &str) -> Option<(&'a str, &'a str)> {
+pub(super) fn reason_of<'a>(plan: &'a Plan, type_: &str) -> Option<(&'a str, &'a str)> {
     let found = condition_of(Some(&plan.status), type_)?;
     Some((found.status.as_str(), found.reason.as_str()))
 }
 
-fn message_of<'a>(plan: &'a Plan, type_: &str) -> &'a str {
+pub(super) fn message_of<'a>(plan: &'a Plan, type_: &str) -> &'a str {
     condition_of(Some(&plan.status), type_).map_or("", |found| &found.message)
 }
 
-fn created(plan: &Plan) -> Vec<String> {
+pub(super) fn created(plan: &Plan) -> Vec<String> {
     plan.create
         .iter()
         .map(|child| match child {
@@ -31,7 +31,7 @@ fn created(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-fn said(stage: Stage, exit_code: i32, reason: OutcomeReason) -> PodSeen {
+pub(super) fn said(stage: Stage, exit_code: i32, reason: OutcomeReason) -> PodSeen {
     ended(stage, exit_code, Some(outcome(stage, reason)))
 }
 
@@ -341,30 +341,6 @@ fn a_run_out_of_sight_keeps_its_phase_and_is_said_to_be_out_of_sight() {
     assert!(plan.status.progress.is_some());
 }
 
-#[test]
-fn a_result_is_recorded_before_it_is_handed_over() {
-    let job = prepared_job();
-    let pods = vec![said(Stage::Train, 0, OutcomeReason::Succeeded)];
-    let plan = plan_for(&job, &train_seen(JobSeen::default(), pods));
-    assert!(plan.publish.is_none());
-    assert_eq!(plan.status.phase, Some(JobPhase::Publishing));
-    let result = plan.status.result.clone().unwrap();
-    assert_eq!(result.adapter_digest, Some(digest('a')));
-    assert_eq!(result.adapter_name.as_deref(), Some("support"));
-    assert_eq!(
-        plan.status.base_model.as_ref().unwrap().digest,
-        Some(digest('b'))
-    );
-    assert_eq!(plan.status.progress.as_ref().unwrap().percent, "100%");
-    let next = plan_for(&stored(job, &plan), &Seen::default());
-    let publication = next.publish.unwrap();
-    assert_eq!(publication.source.digest, digest('a'));
-    assert_eq!(publication.base_model.digest, Some(digest('b')));
-    assert_eq!(publication.provenance.uid, UID);
-    assert_eq!(publication.uid, None);
-    assert_eq!(next.status.phase, Some(JobPhase::Succeeded));
-}
-
 #[rstest]
 #[case::the_pod_was_lost(complete())]
 fn a_run_whose_outcome_was_not_read_is_asked_again(#[case] train: JobSeen) {
@@ -393,58 +369,6 @@ fn an_image_that_is_no_trainer_fails_instead_of_running_for_ever() {
         );
         assert!(plan.delete.is_empty());
     }
-}
-
-#[test]
-fn memory_that_runs_out_twice_at_one_step_stops_the_run_with_advice() {
-    let once = plan_for(
-        &prepared_job(),
-        &train_seen(JobSeen::default(), vec![out_of_memory("a")]),
-    );
-    assert_eq!(once.status.phase, Some(JobPhase::Queued));
-    assert_eq!(
-        reason_of(&once, condition::PODS_RUNNING),
-        Some(("False", "OOMKilled"))
-    );
-    let twice = train_seen(
-        JobSeen::default(),
-        vec![out_of_memory("a"), out_of_memory("b")],
-    );
-    let plan = plan_for(&stored(prepared_job(), &once), &twice);
-    assert_eq!(
-        reason_of(&plan, condition::FAILED),
-        Some(("True", "OutOfMemory"))
-    );
-    let message = message_of(&plan, condition::FAILED);
-    assert!(
-        message.contains("limit of 3Gi") && message.contains("microBatchSize"),
-        "{message}"
-    );
-    // Once that is stored, the Job that would make a third pod goes.
-    let next = plan_for(&stored(prepared_job(), &plan), &twice);
-    assert_eq!(next.delete.len(), 1);
-    assert!(next.create.is_empty());
-}
-
-#[test]
-fn memory_that_runs_out_at_two_different_steps_is_tried_again() {
-    let mut job = prepared_job();
-    let mut attempt = |pod: &str, step| {
-        let attempt = finetune_crds::fine_tune_job::Attempt {
-            pod: pod.into(),
-            reason: Some("OOMKilled".into()),
-            step: Some(step),
-            ..Default::default()
-        };
-        job.status.as_mut().unwrap().attempts.push(attempt);
-    };
-    attempt("a", 10);
-    attempt("b", 20);
-    let plan = plan_for(
-        &job,
-        &train_seen(JobSeen::default(), vec![running(Stage::Train)]),
-    );
-    assert_eq!(plan.status.phase, Some(JobPhase::Training));
 }
 
 #[rstest]
@@ -484,106 +408,6 @@ fn somebody_elses_object_is_left_alone_and_named(
         message.contains(what) && message.contains("CronJob x"),
         "{message}"
     );
-}
-
-fn adapter(digest: char, from_job: &str, from_younger_job: bool) -> AdapterSeen {
-    AdapterSeen::Present {
-        uid: "adapter-uid".into(),
-        deleting: false,
-        digest: Some(super::super::fixtures::digest(digest)),
-        from_job: Some(from_job.into()),
-        from_younger_job,
-    }
-}
-
-fn publish_onto(adapter: AdapterSeen) -> Plan {
-    plan_for(
-        &trained_job(),
-        &Seen {
-            adapter,
-            ..Seen::default()
-        },
-    )
-}
-
-#[test]
-fn an_adapter_with_an_older_version_gets_the_new_one() {
-    let plan = publish_onto(adapter('c', "uid-0", false));
-    let publication = plan.publish.as_ref().unwrap();
-    assert_eq!(publication.uid.as_deref(), Some("adapter-uid"));
-    assert_eq!(
-        reason_of(&plan, condition::PUBLISHED),
-        Some(("True", "Published"))
-    );
-    assert_eq!(
-        reason_of(&plan, condition::COMPLETE),
-        Some(("True", "Succeeded"))
-    );
-}
-
-#[test]
-fn an_adapter_that_has_the_version_already_is_not_written_again() {
-    let plan = publish_onto(adapter('a', UID, false));
-    assert!(plan.publish.is_none());
-    assert_eq!(
-        reason_of(&plan, condition::PUBLISHED),
-        Some(("True", "Published"))
-    );
-}
-
-#[test]
-fn an_older_job_never_undoes_a_newer_version() {
-    let plan = publish_onto(adapter('c', "uid-2", true));
-    assert!(plan.publish.is_none());
-    assert_eq!(
-        reason_of(&plan, condition::PUBLISHED),
-        Some(("False", "Superseded"))
-    );
-    assert_eq!(plan.status.phase, Some(JobPhase::Succeeded));
-}
-
-#[test]
-fn an_adapter_deleted_after_publication_stays_deleted() {
-    let job = trained_job();
-    let published = plan_for(&job, &Seen::default());
-    assert!(published.publish.is_some());
-    let next = plan_for(&stored(job, &published), &Seen::default());
-    assert!(next.publish.is_none());
-}
-
-#[test]
-fn a_whole_model_needs_no_adapter() {
-    let mut job = prepared_job();
-    job.spec.method.qlora = None;
-    job.spec.method.full = Some(finetune_crds::fine_tune_job::Full {});
-    let full = outcome(Stage::Train, OutcomeReason::Succeeded);
-    let full = Outcome {
-        model: full.adapter.clone(),
-        adapter: None,
-        ..full
-    };
-    let recorded = plan_for(
-        &job,
-        &train_seen(complete(), vec![ended(Stage::Train, 0, Some(full))]),
-    );
-    let plan = plan_for(&stored(job, &recorded), &Seen::default());
-    assert!(plan.publish.is_none());
-    assert_eq!(
-        reason_of(&plan, condition::PUBLISHED),
-        Some(("True", "ModelPublished"))
-    );
-    assert_eq!(plan.status.phase, Some(JobPhase::Succeeded));
-}
-
-#[test]
-fn a_pod_that_vanished_is_listed_as_lost() {
-    let job = prepared_job();
-    let run = plan_for(
-        &job,
-        &train_seen(JobSeen::default(), vec![running(Stage::Train)]),
-    );
-    let plan = plan_for(&stored(job, &run), &train_seen(JobSeen::default(), vec![]));
-    assert_eq!(plan.status.attempts[0].reason.as_deref(), Some("Lost"));
 }
 
 #[test]
