@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio_util::sync::CancellationToken;
 
-use crate::fine_tune_job;
 use crate::runtime::context::Backoff;
 use crate::runtime::lease::{self, Candidate};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::poll::PodReader;
 use crate::runtime::server::{self, Readiness};
 use crate::runtime::{Context, Error, Settings, client, shutdown};
+use crate::{adapter, fine_tune_job, inference_deployment};
 
 /// What the process waits for until the API server has answered about the lease.
 const FIRST_ANSWER: &str = "the first answer about the lease";
@@ -31,6 +31,8 @@ pub struct Arguments {
     #[arg(long, env = "FINETUNE_TRAINER_IMAGE_PULL_POLICY", value_name = "POLICY",
           value_parser = ["Always", "IfNotPresent", "Never"])]
     pub trainer_image_pull_policy: Option<String>,
+    #[command(flatten)]
+    agent: inference_deployment::Arguments,
     /// Address for /metrics, /livez and /readyz.
     #[arg(
         long,
@@ -100,6 +102,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         settings: Settings {
             trainer_image: arguments.trainer_image,
             trainer_image_pull_policy: arguments.trainer_image_pull_policy,
+            agent: arguments.agent.into(),
         },
         backoff: Backoff::default(),
     });
@@ -125,7 +128,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
 
 /// All reconcilers of this process, one a line.
 async fn controllers(context: Arc<Context>, shutdown: CancellationToken) -> Result<(), Error> {
-    tokio::try_join!(fine_tune_job::run(Arc::clone(&context), shutdown.clone()),)?;
+    tokio::try_join!(
+        fine_tune_job::run(Arc::clone(&context), shutdown.clone()),
+        adapter::run(Arc::clone(&context), shutdown.clone()),
+        inference_deployment::run(context, shutdown),
+    )?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ const AFTER_HELP: &str = "Every flag can be set by the environment variable name
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Drive FineTuneJobs: prepare, train, publish. Needs a cluster: its own ServiceAccount, or KUBECONFIG.
+    /// Drive FineTuneJobs, Adapters and inference Deployments. Needs a cluster: its own ServiceAccount, or KUBECONFIG.
     Controller(controller::Arguments),
     /// Run beside an inference engine: keep its adapters loaded, prove them, and proxy names to versions. Needs no cluster.
     Agent(agent::Arguments),

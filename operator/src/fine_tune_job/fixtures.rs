@@ -16,6 +16,7 @@ pub(super) fn settings() -> Settings {
     Settings {
         trainer_image: "trainer:test".to_owned(),
         trainer_image_pull_policy: Some("IfNotPresent".to_owned()),
+        ..Settings::default()
     }
 }
 

@@ -11,14 +11,17 @@ use kube::runtime::events::Recorder;
 use super::metrics::Metrics;
 use super::poll::PodReader;
 use super::server::Readiness;
+use crate::inference_deployment::AgentSettings;
 
 /// How this installation is set up, from flags.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The image of the pods that prepare and train.
     pub trainer_image: String,
     /// When a node pulls that image: Always, IfNotPresent or Never. Absent: Kubernetes decides by the tag.
     pub trainer_image_pull_policy: Option<String>,
+    /// How the agent beside inference engines is run.
+    pub agent: AgentSettings,
 }
 
 /// What a reconciler is given.
