@@ -66,7 +66,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
             move |deployment| {
                 naming(
                     &by_deployment,
-                    deployment.namespace(),
+                    deployment.namespace().as_deref(),
                     &deployment.name_any(),
                 )
             },
@@ -77,7 +77,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
             move |pod| {
                 let deployment = pods::deployment_of(&pod);
                 deployment
-                    .map(|deployment| naming(&by_pod, pod.namespace(), &deployment))
+                    .map(|deployment| naming(&by_pod, pod.namespace().as_deref(), &deployment))
                     .unwrap_or_default()
             },
         );
@@ -87,11 +87,11 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
 /// The Adapters of a namespace that name a Deployment.
 fn naming(
     store: &Store<DeserializeGuard<Adapter>>,
-    namespace: Option<String>,
+    namespace: Option<&str>,
     deployment: &str,
 ) -> Vec<ObjectRef<DeserializeGuard<Adapter>>> {
     let concerned = |guard: &Arc<DeserializeGuard<Adapter>>| {
-        guard.namespace() == namespace
+        guard.namespace().as_deref() == namespace
             && guard.0.as_ref().is_ok_and(|adapter| {
                 let mut serving = adapter.spec.serving.iter();
                 serving.any(|serving| serving.deployment_name == deployment)

@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(2);
 /// While all is well, or nothing can be done: watches tell of most changes, this finds the rest.
 const LATER: Duration = Duration::from_secs(15);
 /// How long a deleted Adapter waits for its pods to let go of it.
-const FAREWELL: Duration = Duration::from_secs(60);
+const FAREWELL: Duration = Duration::from_mins(1);
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]

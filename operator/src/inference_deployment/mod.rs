@@ -78,7 +78,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
         .watches(
             Api::<DeserializeGuard<Adapter>>::all(client.clone()),
             any,
-            move |adapter| opted_in(&store, adapter.namespace()),
+            move |adapter| opted_in(&store, adapter.namespace().as_deref()),
         )
         .watches(
             Api::<PartialObjectMeta<Pod>>::all(client),
@@ -91,10 +91,10 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
 /// All Deployments of a namespace that may serve: an Adapter that changed may have left one that it no longer names.
 fn opted_in(
     store: &Store<DeserializeGuard<Deployment>>,
-    namespace: Option<String>,
+    namespace: Option<&str>,
 ) -> Vec<ObjectRef<DeserializeGuard<Deployment>>> {
     let concerned = |deployment: &Arc<DeserializeGuard<Deployment>>| {
-        deployment.namespace() == namespace && target::is_opted_in(deployment.as_ref())
+        deployment.namespace().as_deref() == namespace && target::is_opted_in(deployment.as_ref())
     };
     let deployments = store.state().into_iter().filter(concerned);
     deployments
