@@ -1,7 +1,7 @@
 //! Tokens a second of training steps on a model of SmolLM2-135M's shape with random weights, next to what libtorch's own
 //! matrix products over the same shapes allow in the same run.
 //!
-//! `cargo bench -p trainer --bench step`. Numbers of a busy machine mean nothing: compare the last column.
+//! `cargo bench -p trainer --bench step`, or with words that a line must have: `… -- QLoRA BFloat16 8x60`. Numbers of a busy machine mean nothing: compare the last column.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -36,14 +36,25 @@ fn main() {
         "{:<6} {:<9} {:>8} {:>10} {:>12} {:>9}",
         "method", "compute", "batch", "tokens/s", "products/s", "of bound"
     );
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
     for kind in [Kind::BFloat16, Kind::Float] {
         for (rows, length) in [(2, 256), (8, 60)] {
             for (name, storage) in METHODS {
-                let bound = rows as f64 * length as f64
-                    / products(&config, kind, rows * length).as_secs_f64();
-                let speed = rows as f64 * length as f64
-                    / step(&config, kind, storage, rows, length).as_secs_f64();
-                let (kind, batch) = (format!("{kind:?}"), format!("{rows}x{length}"));
+                let words = [
+                    name.to_owned(),
+                    format!("{kind:?}"),
+                    format!("{rows}x{length}"),
+                ];
+                if !wanted.iter().all(|word| words.contains(word)) {
+                    continue;
+                }
+                let tokens = (rows * length) as f64;
+                let bound = tokens / products(&config, kind, rows * length).as_secs_f64();
+                let speed = tokens / step(&config, kind, storage, rows, length).as_secs_f64();
+                let [name, kind, batch] = words;
                 println!(
                     "{name:<6} {kind:<9} {batch:>8} {speed:>10.0} {bound:>12.0} {:>9.2}",
                     speed / bound
