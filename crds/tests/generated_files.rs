@@ -11,7 +11,11 @@ fn generated_files_are_current() {
         .current_dir(&root)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     for name in ["finetunejobs.yaml", "adapters.yaml"] {
         let read = |folder: &str| std::fs::read_to_string(root.join(folder).join(name)).unwrap();
         assert_eq!(

@@ -120,9 +120,19 @@ pub fn validation_loss(adapter: Option<&str>) -> Result<f64> {
     let file = folder().join("job.yaml");
     // Tests lie in target/<profile>/deps, the binaries beside that folder.
     let executable = std::env::current_exe()?;
-    let trainer = executable.parent().and_then(std::path::Path::parent).context("no target folder")?.join("trainer");
+    let trainer = executable
+        .parent()
+        .and_then(std::path::Path::parent)
+        .context("no target folder")?
+        .join("trainer");
     let mut evaluate = std::process::Command::new(trainer);
-    evaluate.arg("evaluate").arg("--file").arg(&file).arg("--work").arg(work.path()).args(["--rows", "validation"]);
+    evaluate
+        .arg("evaluate")
+        .arg("--file")
+        .arg(&file)
+        .arg("--work")
+        .arg(work.path())
+        .args(["--rows", "validation"]);
     if let Some(adapter) = adapter {
         evaluate.args(["--adapter", adapter]);
     }
@@ -133,8 +143,14 @@ pub fn validation_loss(adapter: Option<&str>) -> Result<f64> {
         .env("AWS_ENDPOINT_URL", store::ENDPOINT_IN_PODS)
         .env("AWS_ALLOW_HTTP", "true")
         .output()?;
-    anyhow::ensure!(output.status.success(), "trainer evaluate: {}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "trainer evaluate: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = std::fs::read(work.path().join("evaluation.json"))?;
     let evaluation: serde_json::Value = serde_json::from_slice(&text)?;
-    evaluation["loss"].as_f64().context("evaluation.json has no loss")
+    evaluation["loss"]
+        .as_f64()
+        .context("evaluation.json has no loss")
 }

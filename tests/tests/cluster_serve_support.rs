@@ -54,7 +54,10 @@ async fn qlora_lowers_the_validation_loss_by_nine_tenths() -> Result<()> {
     let before = support::validation_loss(None)?;
     let after = support::validation_loss(Some(&fine_tune_job::result(&job)?.uri))?;
     println!("validation loss {before:.4} -> {after:.4}");
-    ensure!(after <= before * 0.1, "validation loss went from {before} to {after}");
+    ensure!(
+        after <= before * 0.1,
+        "validation loss went from {before} to {after}"
+    );
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use kube::api::{Api, ListParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::{Resource, ResourceExt};
@@ -41,13 +42,7 @@ where
 {
     context.metrics.max_workers(name, WORKERS);
     context.readiness.wait_for(name);
-    let store = controller.store();
-    let readiness = context.readiness.clone();
-    tokio::spawn(async move {
-        if store.wait_until_ready().await.is_ok() {
-            readiness.done(name);
-        }
-    });
+    tokio::spawn(first_list::<K>(name, Arc::clone(&context)));
     controller
         .with_config(controller::Config::default().concurrency(WORKERS))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
@@ -68,6 +63,20 @@ where
     } else {
         Err(Error::Ended(name))
     }
+}
+
+/// Tells readiness once the API server lists the kind. The controller's own store is not asked: of several that wait for
+/// one, kube wakes only the last, and that must be the controller.
+async fn first_list<K>(name: &'static str, context: Arc<Context>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let api = Api::<K>::all(context.client.clone());
+    while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
+        tracing::warn!(controller = name, %error, "the kind cannot be listed yet");
+        tokio::time::sleep(AFTER_CONFLICT).await;
+    }
+    context.readiness.done(name);
 }
 
 async fn frame<K, F, Fut>(
