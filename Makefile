@@ -86,10 +86,10 @@ demo: cluster-up ## Install the chart, fine-tune a model on examples/support, se
 
 .PHONY: bench
 bench: setup ## Speed of a training step
-	@cargo run --release --locked -p trainer --example step_speed
+	@cargo bench --locked -p trainer --bench step
 
 .PHONY: parity
-parity: setup ## Make the numeric fixtures again with the reference stack, and compare
+parity: build ## Make the numeric fixtures again with the reference stack, and compare
 	@tests/parity/run.sh
 
 .PHONY: clean
