@@ -74,7 +74,7 @@ images: build ## Build the images of operator and trainer
 cluster-up: tools images ## Start a real Kubernetes on this machine, with an S3 server
 	@$(CLUSTER)/up.sh
 	$(CLUSTER)/load-images.sh
-	$(CLUSTER)/s3.sh
+	$(CLUSTER)/s3.sh models data adapters >/dev/null
 
 .PHONY: cluster-down
 cluster-down: ## Stop the cluster and leave nothing behind

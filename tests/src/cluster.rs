@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::{Client, ResourceExt};
 
 /// The namespace of the chart.
@@ -73,7 +73,7 @@ impl Namespace {
     /// The notes of all Events on objects called `name`.
     pub async fn events(&self, name: &str) -> Result<Vec<String>> {
         let api: Api<k8s_openapi::api::events::v1::Event> = self.api();
-        let events = api.list(&Default::default()).await?;
+        let events = api.list(&ListParams::default()).await?;
         Ok(events
             .into_iter()
             .filter(|event| {

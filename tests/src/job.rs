@@ -47,11 +47,10 @@ pub fn rows(count: usize) -> String {
         .collect()
 }
 
-/// The tiny model, data and buckets, uploaded; safe to call from every test.
+/// The tiny model and its data, uploaded; safe to call from every test.
 pub async fn tiny_world() -> Result<()> {
     upload_folder("models", "tiny-llama", &fixtures().join("tiny-llama")).await?;
     upload_text("data", "tiny/train.jsonl", &rows(64)).await?;
-    crate::store::bucket("adapters")?;
     Ok(())
 }
 

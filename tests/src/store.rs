@@ -40,34 +40,9 @@ pub fn endpoint() -> Result<String> {
     Ok(format!("http://{}:7070", address.trim()))
 }
 
-/// A bucket, made if it is not there.
+/// A bucket of the test bed, which `make cluster-up` makes: `models`, `data` or `adapters`.
 pub fn bucket(name: &str) -> Result<AmazonS3> {
     let endpoint = endpoint()?;
-    let user = format!("{ACCESS_KEY}:{SECRET_KEY}");
-    let url = format!("{endpoint}/{name}");
-    // 409: it is there already.
-    let code = crate::command::run(
-        "curl",
-        &[
-            "-s",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "-X",
-            "PUT",
-            "--aws-sigv4",
-            "aws:amz:us-east-1:s3",
-            "--user",
-            &user,
-            &url,
-        ],
-        None,
-    )?;
-    anyhow::ensure!(
-        ["200", "409"].contains(&code.trim()),
-        "creating bucket {name} answered {code}"
-    );
     AmazonS3Builder::new()
         .with_endpoint(endpoint)
         .with_allow_http(true)

@@ -77,7 +77,6 @@ async fn make() -> Result<String> {
         )
         .await?;
     }
-    store::bucket("adapters")?;
     let namespace = std::mem::ManuallyDrop::new(Namespace::create("support").await?);
     for name in ["inference.yaml", "adapters.yaml"] {
         namespace.apply(&manifest(name)?)?;

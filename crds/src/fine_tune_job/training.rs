@@ -34,7 +34,7 @@ pub struct Training {
     pub micro_batch_size: Option<i64>,
     /// The peak learning rate. Absent: 2e-4 for lora and qlora, 2e-5 for full.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.000_000_000_1, max = 10.0))]
+    #[schemars(range(min = 0.0, max = 10.0), extend("exclusiveMinimum" = true))]
     pub learning_rate: Option<f64>,
     /// How the learning rate moves after the warm-up, as Hugging Face computes it.
     pub schedule: Schedule,
