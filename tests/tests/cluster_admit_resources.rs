@@ -218,7 +218,7 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
         match dry_run(&namespace.name, &tiny("job", changes))? {
             Ok(()) => faults.push(format!("{case}: accepted")),
             Err(message) if !message.contains(expected) => {
-                faults.push(format!("{case}: expected `{expected}`, got {message}"))
+                faults.push(format!("{case}: expected `{expected}`, got {message}"));
             }
             Err(_) => {}
         }

@@ -96,7 +96,7 @@ async fn messages_without_a_chat_template_and_an_unknown_architecture_are_refuse
         &namespace,
         "architecture",
         json!({"baseModel": {"uri": "s3://models/retnet/"}}),
-        &["retnet"],
+        &["RetNetForCausalLM", "LlamaForCausalLM"],
     )
     .await?;
 

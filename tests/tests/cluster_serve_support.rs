@@ -212,7 +212,7 @@ async fn a_new_digest_rolls_out_without_a_restart_or_a_failed_request() -> Resul
     command::apply(&namespace, &job)?;
     let jobs: Api<FineTuneJob> = Api::namespaced(cluster.clone(), &namespace);
     wait::object(&jobs, "glossary-again", "finished", 900, |job| {
-        fine_tune_job::phase(job).is_some_and(|p| p.is_finished())
+        fine_tune_job::phase(job).is_some_and(finetune_crds::fine_tune_job::JobPhase::is_finished)
     })
     .await?;
     wait::object(

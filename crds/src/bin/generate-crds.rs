@@ -83,10 +83,13 @@ fn section(definition: &CustomResourceDefinition) -> Result<String, String> {
     let short = names.short_names.clone().unwrap_or_default().join(", ");
     let mut text = format!("\n## {} (`{short}`)\n", names.kind);
     for part in ["spec", "status"] {
-        text.push_str(&format!(
-            "\n### {}.{part}\n\n| field | type | meaning |\n| --- | --- | --- |\n",
-            names.kind
-        ));
+        text.extend([
+            "\n### ",
+            &names.kind,
+            ".",
+            part,
+            "\n\n| field | type | meaning |\n| --- | --- | --- |\n",
+        ]);
         rows(&schema["properties"][part], "", &mut text);
     }
     Ok(text)
@@ -110,11 +113,12 @@ fn rows(schema: &Value, prefix: &str, text: &mut String) {
             .unwrap_or_default()
             .replace('\n', " ")
             .replace('|', "\\|");
-        text.push_str(&format!(
+        let row = format!(
             "| `{path}`{mark} | {} | {meaning}{} |\n",
             kind(field),
             default(field)
-        ));
+        );
+        text.push_str(&row);
         // Conditions are Kubernetes' own type, described there.
         if name != "conditions" {
             rows(field, &format!("{path}."), text);

@@ -101,7 +101,7 @@ impl Pod {
 
     fn stable(&self) -> Option<&str> {
         let told = self.told.iter().flat_map(|told| &told.adapters);
-        told.flat_map(|adapter| adapter.stable())
+        told.flat_map(super::super::agent::desired::DesiredAdapter::stable)
             .map(|version| version.version.as_str())
             .next()
     }

@@ -72,7 +72,7 @@ fn pod(name: &str, versions: &[(char, At)]) -> PodSeen {
                 (known.verified, known.loaded, known.golden) = (true, true, GoldenState::Passed);
             }
             At::Refused(why) => {
-                (known.verified, known.permanent, known.error) = (true, true, Some((*why).into()))
+                (known.verified, known.permanent, known.error) = (true, true, Some((*why).into()));
             }
             At::Stuck(why) => known.error = Some((*why).into()),
         }

@@ -158,7 +158,8 @@ fn check_base(adapter: &Adapter, seen: &Seen) -> BaseCheck {
             }
             (Some(_), Some(_)) => {}
             (None, _) => {
-                unchecked = Some("it is not known on which base the adapter was trained".to_owned())
+                unchecked =
+                    Some("it is not known on which base the adapter was trained".to_owned());
             }
             (Some(_), None) => {
                 unchecked = Some(format!(

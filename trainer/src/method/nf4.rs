@@ -122,7 +122,7 @@ impl Nf4Matrix {
         }
         match dense.f_kind()? {
             Kind::BFloat16 => {
-                nf4_decode::decode(slice_mut(dense)?, &self.codes, self.scales.iter())
+                nf4_decode::decode(slice_mut(dense)?, &self.codes, self.scales.iter());
             }
             _ => self.decode(slice_mut(dense)?),
         }

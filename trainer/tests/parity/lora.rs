@@ -275,14 +275,14 @@ fn an_adapter_that_does_not_fit_is_refused() {
         drop(tensors.insert(
             "base_model.model.lm_head.lora_A.weight".to_owned(),
             tch::Tensor::from(1),
-        ))
+        ));
     });
     assert!(error.contains("lm_head"), "{error}");
     let error = load(&|tensors| {
         drop(tensors.insert(
             name.to_owned(),
             tch::Tensor::zeros([48, 5], (Kind::Float, tch::Device::Cpu)),
-        ))
+        ));
     });
     assert!(error.contains(name) && error.contains("[48, 5]"), "{error}");
     let error = load(&|tensors| tensors.clear());

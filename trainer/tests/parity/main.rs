@@ -3,6 +3,13 @@
 //! The expected numbers lie in `tests/fixtures`, whose README says how `tests/parity/make_fixtures.py` made them. Nothing in
 //! here is made lenient: a difference is a bug, or a line in the README that says why it cannot be one.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::float_cmp,
+    reason = "a test's helpers end it as its own lines do, and bits are compared as bits"
+)]
+
 mod fixture;
 mod full;
 mod inference;
