@@ -277,12 +277,32 @@ async fn opting_out_restores_the_deployment_and_opting_in_serves_again() -> Resu
         !text.contains("finetune-desired") && !text.contains(AGENT_CONTAINER),
         "something of ours is left: {text}"
     );
+    // The owner's pods run again, without us.
+    wait::until("two Ready pods without the agent", 240, || async {
+        let pods = pods(&cluster, &namespace).await?;
+        let bare = |pod: &Pod| {
+            pod.spec
+                .as_ref()
+                .is_some_and(|spec| spec.init_containers.is_none())
+        };
+        Ok((pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && bare(pod))).then_some(()))
+    })
+    .await?;
     command::kubectl(&format!(
         "--namespace {namespace} label deployment support-model {}={}",
         label::ADAPTERS,
         label::ADAPTERS_ENABLED
     ))?;
-    ready(&cluster, &namespace, 2).await?;
+    wait::until("two Ready pods with the agent", 240, || async {
+        let pods = pods(&cluster, &namespace).await?;
+        let served = |pod: &Pod| {
+            pod.spec
+                .as_ref()
+                .is_some_and(|spec| spec.init_containers.is_some())
+        };
+        Ok((pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && served(pod))).then_some(()))
+    })
+    .await?;
     let adapters: Api<Adapter> = Api::namespaced(cluster.clone(), &namespace);
     wait::object(&adapters, "support", "Ready", 180, support::is_ready).await?;
     let question = support::questions("held-out.jsonl")?.remove(0);
