@@ -42,11 +42,11 @@ pub fn questions(name: &str) -> Result<Vec<Question>> {
 
 /// The name of the namespace where the example runs, once both adapters answer. The first caller does the work.
 pub fn world() -> Result<String> {
+    static WORLD: OnceLock<std::result::Result<String, String>> = OnceLock::new();
     // For a developer who looks at one test again: a namespace where an earlier run has trained.
     if let Ok(namespace) = std::env::var("FINETUNE_SUPPORT_NAMESPACE") {
         return Ok(namespace);
     }
-    static WORLD: OnceLock<std::result::Result<String, String>> = OnceLock::new();
     let outcome = WORLD.get_or_init(|| {
         // Of its own: the runtimes of tests end with them.
         std::thread::spawn(|| {
