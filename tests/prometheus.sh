@@ -11,7 +11,8 @@ url=http://127.0.0.1:9090
 start() {
     curl --silent --fail "$url/-/ready" >/dev/null 2>&1 && return
     rm -rf "$state" && mkdir -p "$state"
-    sed "s#KUBECONFIG#$KUBECONFIG#" tests/prometheus.yaml >"$state/prometheus.yaml"
+    sed "s#STATE#$state#" tests/prometheus.yaml >"$state/prometheus.yaml"
+    setsid "$PWD/tests/prometheus.sh" targets >/dev/null 2>&1 </dev/null &
     setsid prometheus --config.file="$state/prometheus.yaml" --storage.tsdb.path="$state/data" \
         --web.listen-address=127.0.0.1:9090 >"$state/log" 2>&1 </dev/null &
     echo $! >"$state/pid"
@@ -23,7 +24,22 @@ start() {
     exit 1
 }
 
+# Lists the running pods with a port of ours, every two seconds, until the cluster is gone.
+targets() {
+    while kubectl get pods --all-namespaces --field-selector status.phase=Running --output json >"$state/pods.json"; do
+        jq '[.items[] | . as $pod
+            | ([(.spec.initContainers // [])[], .spec.containers[]] | .[] | (.ports // [])[]
+               | select(.containerPort == 8480 or .containerPort == 8482 or .containerPort == 8483))
+            | {targets: ["\($pod.status.podIP):\(.containerPort)"],
+               labels: {namespace: $pod.metadata.namespace, pod: $pod.metadata.name}}]' \
+            "$state/pods.json" >"$state/targets.new"
+        mv "$state/targets.new" "$state/targets.json"
+        sleep 2
+    done
+}
+
 case "${1:-start}" in
+    targets) targets ;;
     start) start ;;
     query)
         if [ "${3:-}" = range ]; then
