@@ -45,7 +45,7 @@ case "${1:-start}" in
         if [ "${3:-}" = range ]; then
             curl --silent --fail --get "$url/api/v1/query_range" --data-urlencode "query=$2" --data "step=5" \
                 --data "start=$(date --date='1 hour ago' +%s)" --data "end=$(date +%s)" |
-                jq --raw-output '.data.result[] | "\(.metric.__name__) in pod \(.metric.pod): \(.values | length) samples, first \(.values[0][1]), last \(.values[-1][1])"'
+                jq --raw-output '.data.result[] | .values |= map(select(.[1] != "NaN")) | select(.values != []) | "\(.metric.__name__) in pod \(.metric.pod): \(.values | length) samples, first \(.values[0][1]), last \(.values[-1][1])"'
         else
             curl --silent --fail --get "$url/api/v1/query" --data-urlencode "query=$2" |
                 jq --raw-output '.data.result[] | "    prometheus: \(.metric.__name__) = \(.value[1])"'
