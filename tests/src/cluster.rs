@@ -104,6 +104,42 @@ impl Drop for Namespace {
     }
 }
 
+/// The operator, away: whatever happens meanwhile is seen by nobody until this is dropped.
+pub struct OperatorAway {
+    replicas: String,
+}
+
+impl OperatorAway {
+    /// Scales the operator to no pod and waits until none is left.
+    pub async fn send() -> Result<Self> {
+        let replicas = crate::command::kubectl(&format!(
+            "--namespace {OPERATOR_NAMESPACE} get deployment/finetune-operator --output jsonpath={{.spec.replicas}}"
+        ))?;
+        let away = Self { replicas };
+        scale_operator("0")?;
+        crate::wait::until("the operator's pods to go", 60, || async {
+            let pods = crate::command::kubectl(&format!(
+                "--namespace {OPERATOR_NAMESPACE} get pods --output name"
+            ))?;
+            Ok(pods.trim().is_empty().then_some(()))
+        })
+        .await?;
+        Ok(away)
+    }
+}
+
+impl Drop for OperatorAway {
+    fn drop(&mut self) {
+        let _ = scale_operator(&self.replicas);
+    }
+}
+
+fn scale_operator(replicas: &str) -> Result<String> {
+    crate::command::kubectl(&format!(
+        "--namespace {OPERATOR_NAMESPACE} scale deployment/finetune-operator --replicas={replicas}"
+    ))
+}
+
 /// Background deletion: a Job's pods go with it.
 pub fn background() -> DeleteParams {
     DeleteParams::background()

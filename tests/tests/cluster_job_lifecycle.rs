@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-use system_tests::cluster::{Namespace, OPERATOR_NAMESPACE, background};
+use system_tests::cluster::{Namespace, OPERATOR_NAMESPACE, OperatorAway, background};
 use system_tests::{command, fine_tune_job, job, process, wait};
 
 /// A job that runs for a while: slow enough to be hit, fast enough to be waited for.
@@ -145,6 +145,72 @@ async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_th
     let weights =
         |job: &FineTuneJob| fine_tune_job::result(job).map(|result| result.adapter_digest.clone());
     ensure!(weights(&whole)?.is_some(), "no digest");
+    Ok(())
+}
+
+/// The operator is away, so that nobody reads the pod's last words; the pod dies with them as soon as the result is in the
+/// store.
+#[tokio::test]
+async fn a_result_whose_pod_died_before_anyone_read_it_is_found_and_not_trained_again() -> Result<()>
+{
+    let namespace = Namespace::create("unread").await?;
+    job::tiny_world().await?;
+    namespace.apply(&long("unread").to_string())?;
+    let running = fine_tune_job::at_step(&namespace, "unread", 20, 180).await?;
+    let pod = train_pods(&namespace, "unread")
+        .await?
+        .into_iter()
+        .next()
+        .context("no train pod")?;
+    let away = OperatorAway::send().await?;
+    let outcome = wait::until("the outcome in the store", 300, || async {
+        fine_tune_job::file(&running, "outcome.json")
+            .await
+            .map(Some)
+    })
+    .await?;
+    // It may have ended by itself by now: what counts is that its message is lost.
+    let _ = process::kill(&pod.uid().context("no UID")?, "train");
+    namespace.kubectl("delete job unread-train --cascade=background --wait=false")?;
+    namespace.kubectl(&format!(
+        "delete pod {} --force --grace-period=0 --ignore-not-found",
+        pod.name_any()
+    ))?;
+    wait::until("the first train pod to be gone", 60, || async {
+        Ok(train_pods(&namespace, "unread")
+            .await?
+            .is_empty()
+            .then_some(()))
+    })
+    .await?;
+    let unread = namespace.api::<FineTuneJob>().get("unread").await?;
+    ensure!(
+        unread
+            .status
+            .as_ref()
+            .is_none_or(|status| status.result.is_none()),
+        "somebody has read the result: {:?}",
+        unread.status
+    );
+    drop(away);
+
+    let done = fine_tune_job::succeeded(&namespace, "unread", 180).await?;
+    ensure!(
+        fine_tune_job::file(&done, "outcome.json").await? == outcome,
+        "the outcome was written again"
+    );
+    let outcome: Value = serde_json::from_str(&outcome)?;
+    ensure!(
+        fine_tune_job::result(&done)?.adapter_digest.as_deref()
+            == outcome["adapter"]["digest"].as_str(),
+        "{:?}",
+        done.status
+    );
+    let log = namespace.kubectl("logs job/unread-train")?;
+    ensure!(
+        log.contains("the job is done") && !log.contains("published "),
+        "the second pod trained again:\n{log}"
+    );
     Ok(())
 }
 
