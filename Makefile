@@ -44,12 +44,13 @@ build: setup ## Compile everything, tests too
 	@cargo test $(CARGO_SELECTION) --no-run
 
 .PHONY: check
-check: build ## Format, lints, dependencies, drift of generated files
+check: build ## Format, lints, dependencies, drift of generated files and docs
 	@cargo fmt --all --check
 	cargo clippy --quiet $(CARGO_SELECTION) --all-targets -- -D warnings
 	$(CLUSTER)/check-dependencies.sh
 	cargo test --quiet $(CARGO_SELECTION) --exclude system-tests --test generated_files
 	examples/support/check.sh
+	tests/check-docs.sh
 
 .PHONY: test
 test: check ## Everything: checks, unit tests, and the whole system on a real cluster

@@ -81,6 +81,22 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
                     .unwrap_or_default()
             },
         );
+    let store = controller.store();
+    ctx.metrics.before_reading(move |metrics| {
+        metrics.adapters.reset();
+        for guard in store.state() {
+            let phase = match &guard.0 {
+                Ok(adapter) => adapter
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.phase)
+                    .unwrap_or_default()
+                    .as_str(),
+                Err(_) => "Malformed",
+            };
+            metrics.adapters.with_label_values(&[phase]).inc();
+        }
+    });
     frame::run("adapter", controller, ctx, shutdown, reconcile).await
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Reconciler {
     aliases: BTreeMap<String, String>,
     draining: BTreeMap<String, Instant>,
     steps: JoinSet<Done>,
+    /// The folders that the last sweep kept.
+    kept: Option<BTreeSet<String>>,
 }
 
 impl Reconciler {
@@ -109,6 +111,7 @@ impl Reconciler {
             aliases: BTreeMap::new(),
             draining: BTreeMap::new(),
             steps: JoinSet::new(),
+            kept: None,
         };
         (reconciler, receiver)
     }
@@ -141,6 +144,7 @@ impl Reconciler {
             let observed = self.observe();
             let actions = plan::plan(&desired, &observed, &self.adapters());
             self.start(&desired, actions);
+            self.sweep(&desired).await;
         }
         self.tell();
     }
@@ -366,6 +370,27 @@ impl Reconciler {
                 result: task.await,
             }
         });
+    }
+
+    /// Frees the room of versions that are neither desired nor in the engine. Only while nothing is under way: a download
+    /// has no record of its folder yet.
+    async fn sweep(&mut self, desired: &Desired) {
+        if !self.is_reachable() || !self.steps.is_empty() {
+            return;
+        }
+        let wanted = desired.versions();
+        let wanted = wanted
+            .iter()
+            .map(|version| Versions::folder_name(&version.digest));
+        let roots = self.models.iter().filter_map(|model| {
+            let name = std::path::Path::new(model.root.as_deref()?).file_name()?;
+            Some(name.to_string_lossy().into_owned())
+        });
+        let keep: BTreeSet<String> = wanted.chain(roots).collect();
+        if self.kept.as_ref() != Some(&keep) {
+            self.versions.sweep(&keep).await;
+            self.kept = Some(keep);
+        }
     }
 
     /// Takes over the result of a step.

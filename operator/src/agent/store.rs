@@ -2,6 +2,7 @@
 //!
 //! Nothing reaches an engine before manifest, hashes and weights were checked here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use finetune_artifacts::credentials::Credentials;
@@ -14,6 +15,9 @@ use super::golden;
 
 /// What is fetched of a version; nothing else of it ever lies beside the engine.
 const FILES: [&str; 3] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, GOLDEN];
+
+/// How the name of every version's folder begins.
+const VERSION_PREFIX: &str = "sha256-";
 
 /// Where versions come from and go to.
 #[derive(Clone, Debug)]
@@ -47,11 +51,31 @@ pub(crate) enum FetchError {
 }
 
 impl Versions {
+    /// The name of a version's folder.
+    pub(crate) fn folder_name(digest: &str) -> String {
+        version_folder(digest).trim_end_matches('/').to_owned()
+    }
+
+    /// Removes every version's folder but those named in `keep`. What cannot be removed costs room, nothing else.
+    pub(crate) async fn sweep(&self, keep: &BTreeSet<String>) {
+        let Ok(mut entries) = tokio::fs::read_dir(&self.folder).await else {
+            return;
+        };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if keep.contains(&name) || !name.starts_with(VERSION_PREFIX) {
+                continue;
+            }
+            match tokio::fs::remove_dir_all(entry.path()).await {
+                Ok(()) => tracing::info!(folder = name, "removed the files of an old version"),
+                Err(error) => tracing::warn!(folder = name, %error, "failed to remove"),
+            }
+        }
+    }
+
     /// Fetches and checks a version. Files that are here already are checked again and not fetched.
     pub(crate) async fn fetch(&self, uri: &str, digest: &str) -> Result<Fetched, FetchError> {
-        let folder = self
-            .folder
-            .join(version_folder(digest).trim_end_matches('/'));
+        let folder = self.folder.join(Self::folder_name(digest));
         // Read each time: the Secret may have come or changed.
         let credentials = match &self.credentials {
             Some(mount) => Credentials::from_secret(mount, self.secret.as_deref())?,

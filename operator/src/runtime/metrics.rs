@@ -27,6 +27,8 @@ pub struct Metrics {
     pub fine_tune_jobs: IntGaugeVec,
     /// Phases that FineTuneJobs have entered.
     pub fine_tune_job_transitions: IntCounterVec,
+    /// Adapters by phase, refreshed at each reading from the watch's store.
+    pub adapters: IntGaugeVec,
     refreshes: Mutex<Vec<Refresh>>,
 }
 
@@ -126,31 +128,17 @@ impl Metrics {
                 "Phases that FineTuneJobs have entered.",
                 &["phase"],
             )?,
+            adapters: gauge(
+                &registry,
+                "finetune_adapters",
+                "Adapters that exist, by phase.",
+                &["phase"],
+            )?,
             refreshes: Mutex::default(),
             registry: registry.clone(),
         };
         registry.register(Box::new(metrics.leader.clone()))?;
         Ok(Arc::new(metrics))
-    }
-
-    /// A gauge that belongs to one controller, registered here.
-    pub fn gauge(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntGaugeVec, prometheus::Error> {
-        gauge(&self.registry, name, help, labels)
-    }
-
-    /// A counter that belongs to one controller, registered here.
-    pub fn counter(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        counter(&self.registry, name, help, labels)
     }
 
     /// Has `refresh` called before each reading.

@@ -10,6 +10,7 @@ mod bench;
 mod fake_engine;
 
 use futures::StreamExt;
+use operator::agent::desired::DesiredVersion;
 use operator::agent::desired::Role::{Candidate, Stable};
 use operator::agent::state::{GoldenState, State, VersionState};
 use serde_json::json;
@@ -239,6 +240,30 @@ async fn a_hung_unload_holds_up_neither_another_load_nor_readiness() {
     bench.until_ready().await;
     assert_eq!(bench.complete("form").await.0, 200);
     assert_eq!(bench.complete("tone").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_of_a_version_stay_while_the_engine_holds_it_and_go_with_it() {
+    let bench = Bench::start().await;
+    let one = bench.publish("tone", 0.25).await;
+    let two = bench.publish("tone", 0.5).await;
+    let files = |version: &DesiredVersion| bench.adapters().join(version.digest.replace(':', "-"));
+    bench.desire(&[("tone", &[(&one, Stable)])]);
+    bench.until_ready().await;
+    bench.desire(&[("tone", &[(&two, Candidate), (&one, Stable)])]);
+    bench
+        .until("both loaded", |state| {
+            of(state, &two).is_some_and(|two| two.golden == GoldenState::Passed)
+        })
+        .await;
+    assert!(files(&one).exists() && files(&two).exists());
+    bench.desire(&[("tone", &[(&two, Stable)])]);
+    bench
+        .until("the old files gone", |_| !files(&one).exists())
+        .await;
+    assert!(bench.engine.with().unloads.contains(&one.version));
+    assert!(files(&two).exists());
+    bench.until_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Holds the documentation to the code: every series is described, every described series exists, every link to a file of
+# the project leads somewhere, and every path that ARCHITECTURE.md names is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+fault=0
+complain() { echo "$*" >&2; fault=1; }
+
+series='(finetune|controller_runtime|workqueue|rest_client|leader_election)_[a-z_]+'
+in_code=$(grep -rhoE "\"$series\"" --include='metrics.rs' operator/src trainer/src | tr -d '"' | sort -u)
+in_docs=$(grep -hoE "^\| \`$series\`" docs/monitor.md | tr -d '|` ' | sort -u)
+while read -r name; do complain "docs/monitor.md does not describe the series $name: add a row"; done \
+    < <(comm -23 <(echo "$in_code") <(echo "$in_docs") | sed '/^$/d')
+while read -r name; do complain "docs/monitor.md describes the series $name, which no metrics.rs registers: remove it"; done \
+    < <(comm -13 <(echo "$in_code") <(echo "$in_docs") | sed '/^$/d')
+
+while read -r page link; do
+    target="$(dirname "$page")/${link%%#*}"
+    [ -e "$target" ] || complain "$page links to $link, which does not exist"
+done < <(grep -oHE '\]\([^)#:]+[^):]*\)' README.md ARCHITECTURE.md CONTRIBUTING.md docs/*.md examples/*/*.md 2>/dev/null |
+    sed -E 's/:\]\(/ /; s/\)$//')
+
+while read -r path; do
+    [ -e "$path" ] || complain "ARCHITECTURE.md names $path, which does not exist"
+done < <(grep -oE '`(crds|artifacts|operator|trainer|charts|images|tests|examples|docs)/[A-Za-z0-9_./-]*`' ARCHITECTURE.md | tr -d '`')
+
+exit "$fault"
