@@ -202,6 +202,11 @@ async fn a_swap_waits_for_the_proof_loses_no_request_and_drains_before_it_unload
         held.engine.models.contains(&one.version),
         "unloaded under a running stream"
     );
+    let files = bench.adapters().join(one.digest.replace(':', "-"));
+    assert!(
+        files.exists(),
+        "an engine may read them again when it evicts"
+    );
 
     bench.engine.finish_streams.send_replace(true);
     let rest: Vec<_> = stream.map(|chunk| chunk.unwrap()).collect().await;
@@ -214,11 +219,6 @@ async fn a_swap_waits_for_the_proof_loses_no_request_and_drains_before_it_unload
     assert_eq!(
         bench.engine.with().unloads,
         std::slice::from_ref(&one.version)
-    );
-    let files = bench.adapters().join(one.digest.replace(':', "-"));
-    assert!(
-        files.exists(),
-        "an engine may read them again when it evicts"
     );
 }
 
