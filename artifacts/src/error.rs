@@ -44,15 +44,16 @@ pub enum Error {
     },
     /// The store refused the keys.
     #[error(
-        "the store refused access to {uri} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION in \
-         {origin}, and what they are allowed to do"
+        "the store refused access to {uri} ({code}): check {keys} in {origin}, and what they are allowed to do"
     )]
     CredentialsRefused {
         /// What was asked for.
         uri: String,
         /// The store's own word.
         code: String,
-        /// Where the keys came from.
+        /// The names of the keys.
+        keys: &'static str,
+        /// Where they came from.
         origin: String,
     },
     /// The store or the network failed; another try may end well.

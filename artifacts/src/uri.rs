@@ -1,9 +1,12 @@
-//! Where things lie: `file:///folder/` or `s3://bucket/key`. Nothing else is accepted.
+//! Where things lie: `file:///folder/`, `s3://bucket/key`, `hf://owner/name` or `https://host/file`. Nothing else is
+//! accepted. Only the first two can be written to.
 //!
 //! A key is taken as it is written, without percent-decoding, as the S3 tools do. Segments that climb (`..`) are refused.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use url::Url;
 
 use crate::error::{Error, Result};
 
@@ -26,6 +29,45 @@ pub enum Location {
         /// Whether the URI ended in `/`: all objects below.
         folder: bool,
     },
+    /// A repository of the Hugging Face Hub, or what lies in it. Read only.
+    Hub {
+        /// Models or data.
+        kind: HubKind,
+        /// `owner/name`.
+        repository: String,
+        /// The branch, tag or commit after `@`.
+        revision: Option<String>,
+        /// The path in it, without slashes at either end; empty for the whole repository.
+        path: String,
+        /// Whether all files below are meant.
+        folder: bool,
+    },
+    /// One file. Read only.
+    Https {
+        /// The URL, its query included, which may hold a signature: never shown.
+        url: Url,
+        /// Whether the folder in which it lies is meant.
+        folder: bool,
+    },
+}
+
+/// What a repository of the Hub holds.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum HubKind {
+    /// A model: `hf://owner/name`.
+    Model,
+    /// Data: `hf://datasets/owner/name`.
+    Dataset,
+}
+
+impl HubKind {
+    /// The word in the Hub's routes.
+    pub(crate) const fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
 }
 
 impl Location {
@@ -34,7 +76,9 @@ impl Location {
         let fault = |problem: String| Error::invalid(format!("URI `{uri}`"), problem);
         let Some((scheme, rest)) = uri.split_once("://") else {
             return Err(fault(
-                "has no scheme, expected `s3://bucket/key` or `file:///absolute/path`".into(),
+                "has no scheme, expected `s3://bucket/key`, `hf://owner/name`, `https://host/file` or \
+                 `file:///absolute/path`"
+                    .into(),
             ));
         };
         if uri.chars().any(char::is_control) {
@@ -71,8 +115,10 @@ impl Location {
                     folder,
                 })
             }
+            "hf" => hub(rest).map_err(fault),
+            "https" => https(uri).map_err(fault),
             _ => Err(fault(format!(
-                "has scheme `{scheme}`, expected `s3` or `file`"
+                "has scheme `{scheme}`, expected `s3`, `hf`, `https` or `file`"
             ))),
         }
     }
@@ -92,7 +138,10 @@ impl Location {
     /// Whether it names everything below rather than one object.
     pub fn is_folder(&self) -> bool {
         match self {
-            Self::File { folder, .. } | Self::S3 { folder, .. } => *folder,
+            Self::File { folder, .. }
+            | Self::S3 { folder, .. }
+            | Self::Hub { folder, .. }
+            | Self::Https { folder, .. } => *folder,
         }
     }
 
@@ -100,7 +149,10 @@ impl Location {
     #[must_use]
     pub fn into_folder(mut self) -> Self {
         match &mut self {
-            Self::File { folder, .. } | Self::S3 { folder, .. } => *folder = true,
+            Self::File { folder, .. }
+            | Self::S3 { folder, .. }
+            | Self::Hub { folder, .. }
+            | Self::Https { folder, .. } => *folder = true,
         }
         self
     }
@@ -127,6 +179,34 @@ impl Location {
                     name.to_owned(),
                 ))
             }
+            Self::Hub { path, .. } if path.is_empty() => None,
+            Self::Hub {
+                kind,
+                repository,
+                revision,
+                path,
+                ..
+            } => {
+                let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+                Some((
+                    Self::Hub {
+                        kind: *kind,
+                        repository: repository.clone(),
+                        revision: revision.clone(),
+                        path: parent.to_owned(),
+                        folder: true,
+                    },
+                    name.to_owned(),
+                ))
+            }
+            Self::Https { url, .. } => {
+                let name = url.path_segments()?.next_back()?.to_owned();
+                let folder = Self::Https {
+                    url: url.clone(),
+                    folder: true,
+                };
+                Some((folder, name))
+            }
         }
     }
 }
@@ -148,8 +228,100 @@ impl fmt::Display for Location {
                 "s3://{bucket}/{key}{}",
                 end(key.is_empty(), *folder)
             ),
+            Self::Hub {
+                kind,
+                repository,
+                revision,
+                path,
+                folder,
+            } => {
+                formatter.write_str(match kind {
+                    HubKind::Model => "hf://",
+                    HubKind::Dataset => "hf://datasets/",
+                })?;
+                formatter.write_str(repository)?;
+                if let Some(revision) = revision {
+                    write!(formatter, "@{revision}")?;
+                }
+                write!(formatter, "/{path}{}", end(path.is_empty(), *folder))
+            }
+            Self::Https { url, folder } => {
+                let mut shown = url.clone();
+                shown.set_query(None);
+                if *folder {
+                    let name = shown.path().rsplit('/').next().unwrap_or_default().len();
+                    let shown = shown.as_str();
+                    return formatter.write_str(&shown[..shown.len() - name]);
+                }
+                formatter.write_str(shown.as_str())
+            }
         }
     }
+}
+
+/// `[datasets/]owner/name[@revision][/path]`.
+fn hub(rest: &str) -> std::result::Result<Location, String> {
+    const FORM: &str = "expected `hf://owner/name`, `hf://owner/name@revision/file` or `hf://datasets/owner/name/file`";
+    let (kind, rest) = match rest.strip_prefix("datasets/") {
+        Some(rest) => (HubKind::Dataset, rest),
+        None => (HubKind::Model, rest),
+    };
+    let (owner, rest) = rest
+        .split_once('/')
+        .ok_or_else(|| format!("names no repository, {FORM}"))?;
+    let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (name, revision) = match name.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (name, None),
+    };
+    let word = |word: &str| {
+        !word.is_empty()
+            && word.len() <= 96
+            && word.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
+            && word
+                .chars()
+                .all(|each| each.is_ascii_alphanumeric() || matches!(each, '.' | '_' | '-'))
+    };
+    if let Some(wrong) = [owner, name]
+        .into_iter()
+        .chain(revision)
+        .find(|part| !word(part))
+    {
+        return Err(format!(
+            "has `{wrong}`, which names nothing on the Hub; {FORM}"
+        ));
+    }
+    let folder = path.is_empty() || path.ends_with('/');
+    let path = path.trim_end_matches('/');
+    check_segments(path)?;
+    Ok(Location::Hub {
+        kind,
+        repository: format!("{owner}/{name}"),
+        revision: revision.map(str::to_owned),
+        path: path.to_owned(),
+        folder,
+    })
+}
+
+fn https(uri: &str) -> std::result::Result<Location, String> {
+    let url = Url::parse(uri).map_err(|error| format!("is no URL: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user name or password, which everyone would see: remove it".into());
+    }
+    if url.fragment().is_some() {
+        return Err("holds a `#`; remove what follows it".into());
+    }
+    let name = url
+        .path_segments()
+        .and_then(|mut segments| segments.next_back());
+    if name.is_none_or(|name| name.is_empty() || name.contains('%')) {
+        return Err(
+            "names no file: expected a URL whose path ends in a file name without escapes, because folders cannot be \
+             listed over https"
+                .into(),
+        );
+    }
+    Ok(Location::Https { url, folder: false })
 }
 
 /// Whether S3 accepts the name of a bucket.
@@ -191,6 +363,20 @@ mod tests {
     #[case("file:///tmp/a", "file:///tmp/a", false)]
     #[case("file:///tmp/a/", "file:///tmp/a/", true)]
     #[case("file:///", "file:///", true)]
+    #[case("hf://owner/name", "hf://owner/name/", true)]
+    #[case("hf://owner/name@v1.0", "hf://owner/name@v1.0/", true)]
+    #[case(
+        "hf://owner/na.me_x/sub/a.gguf",
+        "hf://owner/na.me_x/sub/a.gguf",
+        false
+    )]
+    #[case(
+        "hf://datasets/owner/name@main/data/",
+        "hf://datasets/owner/name@main/data/",
+        true
+    )]
+    #[case("https://host:8443/a/b.gguf", "https://host:8443/a/b.gguf", false)]
+    #[case("https://host/a.jsonl?signature=hidden", "https://host/a.jsonl", false)]
     fn a_uri_reads_and_prints_the_same(
         #[case] uri: &str,
         #[case] printed: &str,
@@ -203,7 +389,15 @@ mod tests {
 
     #[rstest::rstest]
     #[case("models/a", "no scheme")]
-    #[case("https://models/a", "scheme `https`")]
+    #[case("gopher://models/a", "scheme `gopher`")]
+    #[case("hf://smol", "names no repository")]
+    #[case("hf://owner/..", "has `..`")]
+    #[case("hf://owner/name@/a", "has ``")]
+    #[case("hf://owner/name/a/../b", "segment `..`")]
+    #[case("https://me:secret@host/a.gguf", "user name or password")]
+    #[case("https://host/folder/", "names no file")]
+    #[case("https://host", "names no file")]
+    #[case("https://host/a#b", "holds a `#`")]
     #[case("s3:///a", "bucket ``")]
     #[case("s3://Models/a", "bucket `Models`")]
     #[case("s3://models/a/../b", "segment `..`")]

@@ -1,6 +1,7 @@
 //! The object store under test: the S3 gateway in the cluster, reached by its ClusterIP.
 
 use anyhow::{Context, Result};
+use object_store::ObjectStoreExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 
 /// The root key of the test bed's gateway.
@@ -52,4 +53,16 @@ pub fn bucket(name: &str) -> Result<AmazonS3> {
         .with_secret_access_key(SECRET_KEY)
         .build()
         .context("S3 client")
+}
+
+/// The text of the object at an `s3://` URI.
+pub async fn text(uri: &str) -> Result<String> {
+    let (bucket_name, key) = uri
+        .strip_prefix("s3://")
+        .and_then(|rest| rest.split_once('/'))
+        .with_context(|| format!("{uri} is no s3:// URI of an object"))?;
+    let object = bucket(bucket_name)?
+        .get(&object_store::path::Path::from(key))
+        .await?;
+    Ok(String::from_utf8(object.bytes().await?.to_vec())?)
 }

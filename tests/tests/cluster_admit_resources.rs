@@ -73,6 +73,26 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.baseModel.uri",
         ),
         (
+            "a base over plain http",
+            json!({"baseModel": {"uri": "http://models.example/a.gguf"}}),
+            "spec.baseModel.uri",
+        ),
+        (
+            "a folder over https",
+            json!({"baseModel": {"uri": "https://models.example/a/"}}),
+            "spec.baseModel.uri",
+        ),
+        (
+            "a revision of a bucket",
+            json!({"baseModel": {"revision": "main"}}),
+            "baseModel.revision applies to hf:// only",
+        ),
+        (
+            "a result on the Hub",
+            json!({"output": {"uri": "hf://org/name"}}),
+            "spec.output.uri",
+        ),
+        (
             "data on the node",
             json!({"dataset": {"train": [{"uri": "file:///etc/passwd"}]}}),
             "spec.dataset.train[0].uri",
@@ -252,6 +272,8 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
     for changes in [
         json!({}),
         json!({"method": {"lora": null, "full": {}}}),
+        json!({"baseModel": {"uri": "hf://org/na.me", "revision": "refs/pr/1"}}),
+        json!({"baseModel": {"uri": "https://models.example/a.gguf?signature=x"}}),
         json!({"method": {"lora": null, "qlora": {}}}),
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
         json!({"dataset": {"format": "Text", "appendEndOfSequence": false, "validation": null}}),

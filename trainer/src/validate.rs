@@ -38,6 +38,14 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
     check_name(name, &mut faults);
     check_uri("spec.baseModel.uri", &spec.base_model.uri, &mut faults);
+    if let Some(revision) = &spec.base_model.revision
+        && !spec.base_model.uri.starts_with("hf://")
+    {
+        faults.push(Fault::new(
+            "spec.baseModel.revision",
+            format!("is `{revision}`, which applies to hf:// only: remove it, or use an hf:// URI"),
+        ));
+    }
     check_dataset(&spec.dataset, &mut faults);
     check_method(&spec.method, &mut faults);
     check_training(&spec.training, &mut faults);
@@ -63,6 +71,14 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     if let Some(output) = &spec.output {
         if let Some(uri) = &output.uri {
             check_uri("spec.output.uri", uri, &mut faults);
+            if uri.starts_with("hf://") || uri.starts_with("https://") {
+                faults.push(Fault::new(
+                    "spec.output.uri",
+                    format!(
+                        "is `{uri}`, which is for reading only: expected an s3:// or file:// folder"
+                    ),
+                ));
+            }
         }
         if output.adapter.is_some() && spec.method.full.is_some() {
             faults.push(Fault::new(

@@ -75,14 +75,22 @@ impl Store {
                 uri,
             },
             (404, _) => Error::ObjectNotFound { uri },
+            (401 | 403, _) if matches!(self.location, Location::Https { .. }) => Error::invalid(
+                uri,
+                format!(
+                    "its server refuses it ({said}): a signed URL may have expired, then make a new one"
+                ),
+            ),
             (401 | 403, _) => Error::CredentialsRefused {
                 uri,
                 code: said,
+                keys: self.keys(),
                 origin: self.credentials.origin(),
             },
             (400, Some(fault)) if KEY_FAULTS.contains(&fault) => Error::CredentialsRefused {
                 uri,
                 code: said,
+                keys: self.keys(),
                 origin: self.credentials.origin(),
             },
             (501, _) => Error::invalid(
@@ -116,10 +124,22 @@ impl Store {
         }
     }
 
+    /// The keys with which this store is asked.
+    const fn keys(&self) -> &'static str {
+        match &self.location {
+            Location::Hub { .. } => {
+                "the repository's name, whether its terms were accepted, and HF_TOKEN"
+            }
+            Location::S3 { .. } | Location::File { .. } | Location::Https { .. } => {
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+            }
+        }
+    }
+
     fn bucket(&self) -> String {
         match &self.location {
             Location::S3 { bucket, .. } => bucket.clone(),
-            Location::File { .. } => String::new(),
+            Location::File { .. } | Location::Hub { .. } | Location::Https { .. } => String::new(),
         }
     }
 

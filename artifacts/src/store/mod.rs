@@ -4,8 +4,10 @@
 //! objects appear or nothing does: a reader never sees half of one.
 
 mod classify;
+pub mod hub;
 mod open;
 mod transfer;
+mod web;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,7 +114,7 @@ impl Store {
     pub fn local_path(&self, path: &str) -> Option<PathBuf> {
         match &self.location {
             Location::File { path: folder, .. } => Some(folder.join(path)),
-            Location::S3 { .. } => None,
+            Location::S3 { .. } | Location::Hub { .. } | Location::Https { .. } => None,
         }
     }
 

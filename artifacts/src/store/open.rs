@@ -13,6 +13,9 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 use crate::uri::Location;
 
+use super::hub::Repository;
+use super::web::{Source, WebStore};
+
 const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 
@@ -32,7 +35,29 @@ pub(super) fn open(
                 .map_err(|error| Error::invalid(format!("URI `{location}`"), error.to_string()))?;
             Ok((Arc::new(store), key))
         }
+        Location::Hub {
+            kind,
+            repository,
+            revision,
+            path,
+            ..
+        } => {
+            let repository = Repository::new(*kind, repository, revision.as_deref(), credentials)?;
+            let key = Key::parse(path)
+                .map_err(|error| Error::invalid(format!("URI `{location}`"), error.to_string()))?;
+            Ok((web(location, Source::Hub(repository))?, key))
+        }
+        Location::Https { url, .. } => {
+            let store = web(location, Source::Url(url.clone()))?;
+            Ok((store, Key::default()))
+        }
     }
+}
+
+fn web(location: &Location, source: Source) -> Result<Arc<dyn ObjectStore>> {
+    let store = WebStore::new(source)
+        .map_err(|error| Error::invalid(format!("URI `{location}`"), error.to_string()))?;
+    Ok(Arc::new(store))
 }
 
 fn local_key(path: &Path) -> Result<Key> {

@@ -15,7 +15,7 @@ impl Store {
         let location = Location::parse(uri).unwrap().into_folder();
         let key = match &location {
             Location::S3 { key, .. } => key.clone(),
-            Location::File { .. } => String::new(),
+            Location::File { .. } | Location::Hub { .. } | Location::Https { .. } => String::new(),
         };
         Self {
             inner,

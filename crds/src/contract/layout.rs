@@ -25,6 +25,8 @@ pub const GOLDEN: &str = "golden.json";
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// PEFT's weights of an adapter.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// In the passing folder: the base's URI with the commit that the job stays with, where it lies on the Hugging Face Hub.
+pub const PINNED_BASE: &str = "base-uri";
 /// The claim of an attempt.
 pub const CLAIM: &str = "claim.json";
 

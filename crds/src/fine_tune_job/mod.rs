@@ -108,16 +108,31 @@ const fn default_max_retries() -> i32 {
 }
 
 /// The model to start from.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.revision) || self.uri.startsWith('hf://')")
+        .message("baseModel.revision applies to hf:// only: remove it, or use an hf:// URI"),
+)]
 pub struct BaseModel {
-    /// A folder with `config.json`, tokenizer and safetensors, ending in `/`, or one `.gguf` file: `s3://bucket/path`.
-    /// By hand also `file:///path`.
+    /// A folder with `config.json`, tokenizer and safetensors, or one `.gguf` file: `s3://bucket/path/` (a folder ends in
+    /// `/`), `hf://owner/name` or `hf://owner/name/file.gguf` (the Hugging Face Hub), `https://host/file.gguf`. By hand
+    /// also `file:///path`.
     #[schemars(
         length(min = 1, max = 1024),
-        regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$")
+        regex(
+            pattern = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|hf://[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_].*|https://[^/@]+/.*[^/])$"
+        )
     )]
     pub uri: String,
+    /// With hf://: the branch, tag or commit. Absent: `main`. The commit that it is when the data is prepared is what is
+    /// trained on; the status names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 256),
+        regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    )]
+    pub revision: Option<String>,
     /// The Secret to read it with. Absent: the pod's own identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretReference>,

@@ -114,6 +114,9 @@ pub struct BaseModelStatus {
     /// What the store said of its files before they were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// With hf://, the commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// The digest of its files, known once they were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,

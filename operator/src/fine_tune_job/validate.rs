@@ -9,6 +9,9 @@ use finetune_crds::contract::layout;
 use finetune_crds::{FineTuneJob, FineTuneJobSpec};
 use kube::ResourceExt;
 
+/// What a pod can read from.
+const READABLE: [&str; 3] = ["s3://", "hf://", "https://"];
+
 /// A job whose spec can be acted on. From here on nobody looks at what is missing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validated {
@@ -71,9 +74,9 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
             .map(|source| ("spec.dataset.train[].uri", &source.uri)),
     );
     for (field, uri) in uris {
-        if !uri.starts_with("s3://") {
+        if !READABLE.iter().any(|scheme| uri.starts_with(scheme)) {
             faults.push(format!(
-                "{field} is `{uri}`, expected an s3:// URI: a pod sees no other files"
+                "{field} is `{uri}`, expected an s3://, hf:// or https:// URI: a pod sees no other files"
             ));
         }
     }

@@ -14,6 +14,7 @@ use finetune_artifacts::cache::{Cache, identity};
 use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::manifest::Manifest;
 use finetune_artifacts::store::Store;
+use finetune_artifacts::uri::Location;
 use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
 
@@ -85,12 +86,14 @@ enum Place {
 pub struct BaseModelFiles {
     place: Place,
     identity: Option<String>,
+    revision: Option<String>,
     config: ModelConfig,
     tokenizer: Tokenizer,
 }
 
 impl BaseModelFiles {
-    /// Fetches the base at `uri`: a folder that ends in `/`, or a file that ends in `.gguf`. `file://` is used in place.
+    /// Fetches the base at `uri`: a folder, or a file that ends in `.gguf`. `file://` is used in place; `hf://` must name a
+    /// commit, or its files may be of two.
     pub async fn fetch(
         uri: &str,
         credentials: &Credentials,
@@ -113,6 +116,9 @@ impl BaseModelFiles {
         };
         let mut files = Self::read(place)?;
         files.identity = Some(identity(&entries));
+        if let Location::Hub { revision, .. } = Location::parse(uri)? {
+            files.revision = revision;
+        }
         Ok(files)
     }
 
@@ -150,6 +156,7 @@ impl BaseModelFiles {
         Ok(Self {
             place,
             identity: None,
+            revision: None,
             config,
             tokenizer,
         })
@@ -201,6 +208,11 @@ impl BaseModelFiles {
         self.identity.as_deref()
     }
 
+    /// The commit of a base on the Hugging Face Hub.
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
     /// The files to copy beside the weights of a whole model that was trained from this base: name and content. Those of a
     /// Hugging Face directory are its own, those of a GGUF are written anew.
     pub fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
@@ -224,6 +236,7 @@ impl BaseModelFiles {
     pub fn status(&self, digest: Option<String>) -> BaseModelStatus {
         BaseModelStatus {
             identity: self.identity.clone(),
+            revision: self.revision.clone(),
             digest,
             architecture: Some(self.config.architecture.clone()),
             parameters: Some(self.config.parameters()),

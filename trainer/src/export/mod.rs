@@ -9,6 +9,7 @@ mod whole_model;
 
 use std::path::Path;
 
+use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
 
 use crate::failure::Failure;
@@ -33,11 +34,11 @@ pub(crate) fn write(
     let Trainee { base, lora } = trainee;
     match lora.zip(job.lora()) {
         Some((lora, settings)) => {
-            let config = AdapterConfig::of_training(
-                inputs.base.config(),
-                &settings,
-                &job.spec.base_model.uri,
-            );
+            let base_name = base_name(&job.spec.base_model.uri);
+            let config = AdapterConfig {
+                revision: inputs.base.revision().map(str::to_owned),
+                ..AdapterConfig::of_training(inputs.base.config(), &settings, &base_name)
+            };
             peft::write(folder, &config, &lora)?;
             let golden = golden::compute(base, &lora, job, inputs)?;
             let bytes = serde_json::to_vec(&golden).map_err(Failure::internal)?;
@@ -46,4 +47,14 @@ pub(crate) fn write(
         None => whole_model::write(folder, inputs, &base)?,
     }
     Ok(())
+}
+
+/// The base's name as transformers and PEFT take it: `owner/name` of a repository of the Hub, else the URI.
+fn base_name(uri: &str) -> String {
+    match Location::parse(uri) {
+        Ok(Location::Hub {
+            repository, path, ..
+        }) if path.is_empty() => repository,
+        _ => uri.to_owned(),
+    }
 }

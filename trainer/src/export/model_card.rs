@@ -15,17 +15,21 @@ pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
     let name = job.spec.adapter_name(&job.name).unwrap_or(&job.name);
     let mut card = String::new();
     // Writing to a string cannot fail.
-    let _ = write_front_matter(&mut card, is_adapter, base_uri);
+    let _ = write_front_matter(&mut card, is_adapter, &super::base_name(base_uri));
     let _ = write!(
         card,
         "# {name}\n\n{}\n\n## Made from\n\n| | |\n| --- | --- |\n\
-         | Base model | `{base_uri}` |\n| Digest of the base | `{}` |\n| Architecture | {} |\n\
+         | Base model | `{base_uri}`{} |\n| Digest of the base | `{}` |\n| Architecture | {} |\n\
          | Digest of the data | `{}` |\n| Rows | {} |\n| Tokens with loss | {} |\n\n",
         if is_adapter {
             "A low-rank adapter (LoRA). It works on its base model only."
         } else {
             "A whole model, all weights of which were trained."
         },
+        inputs
+            .base
+            .revision()
+            .map_or_else(String::new, |commit| format!(" at commit `{commit}`")),
         inputs.base_digest,
         inputs.base.config().architecture,
         inputs.data.report.dataset.digest,

@@ -38,6 +38,8 @@ pub struct AdapterConfig {
     pub target_modules: Vec<String>,
     /// The base, for people.
     pub base_model: Option<String>,
+    /// Its commit, where it lies on the Hugging Face Hub.
+    pub revision: Option<String>,
 }
 
 impl AdapterConfig {
@@ -104,7 +106,7 @@ impl AdapterConfig {
             "qalora_group_size": 16,
             "r": self.rank,
             "rank_pattern": {},
-            "revision": null,
+            "revision": self.revision,
             "target_modules": target_modules,
             "target_parameters": null,
             "task_type": "CAUSAL_LM",
@@ -161,6 +163,11 @@ impl Keys {
             base_model: self
                 .0
                 .get("base_model_name_or_path")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            revision: self
+                .0
+                .get("revision")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
         };

@@ -39,6 +39,7 @@ impl AdapterConfig {
             rank_stabilized: false,
             target_modules,
             base_model: Some(base_model.to_owned()),
+            revision: None,
         }
     }
 }

@@ -1,5 +1,9 @@
 //! What a run works on: the base's files and the prepared data.
 
+use finetune_artifacts::store::{Creation, hub};
+use finetune_crds::contract::layout;
+use finetune_crds::fine_tune_job::BaseModel;
+
 use crate::base::{BaseModelFiles, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
@@ -45,8 +49,32 @@ pub(crate) async fn prepare(
 }
 
 async fn fetch(job: &Job, place: &Workplace, fetch: Fetch) -> Result<BaseModelFiles, Failure> {
-    let uri = &job.spec.base_model.uri;
-    Ok(BaseModelFiles::fetch(uri, &place.base_credentials, &place.cache, fetch).await?)
+    let uri = pinned(job, place).await?;
+    Ok(BaseModelFiles::fetch(&uri, &place.base_credentials, &place.cache, fetch).await?)
+}
+
+/// The base's URI with the commit that the job's first stage has found. A branch may move while a job waits in a queue:
+/// the data was prepared with the tokenizer of that commit, and its weights belong to it.
+async fn pinned(job: &Job, place: &Workplace) -> Result<String, Failure> {
+    let BaseModel { uri, revision, .. } = &job.spec.base_model;
+    if !uri.starts_with("hf://") {
+        return Ok(uri.clone());
+    }
+    if let Some(bytes) = place.passing.read_optional(layout::PINNED_BASE).await? {
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    let pinned = hub::pin(uri, revision.as_deref(), &place.base_credentials).await?;
+    match place
+        .passing
+        .create(layout::PINNED_BASE, pinned.clone().into())
+        .await?
+    {
+        Creation::Created => Ok(pinned),
+        Creation::AlreadyExists => {
+            let bytes = place.passing.read(layout::PINNED_BASE).await?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+    }
 }
 
 fn request<'a>(job: &'a Job, place: &'a Workplace, base: &'a BaseModelFiles) -> Request<'a> {
