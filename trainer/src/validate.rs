@@ -310,6 +310,7 @@ mod tests {
         FineTuneJobSpec {
             base_model: BaseModel {
                 uri: "file:///base/".into(),
+                revision: None,
                 credentials_secret_ref: None,
             },
             dataset: Dataset {

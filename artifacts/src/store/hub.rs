@@ -233,7 +233,7 @@ pub async fn pin(uri: &str, revision: Option<&str>, credentials: &Credentials) -
         if let Some(token) = repository.token() {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let answer = web::checked(request.send().await, "").await;
+        let answer = web::checked(request.send().await, "");
         let answer = answer.map_err(|error| store.classify(&error, ""))?;
         let bytes = answer.bytes().await.map_err(|error| Error::Unavailable {
             uri: uri.to_owned(),

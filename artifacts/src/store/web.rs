@@ -81,10 +81,11 @@ impl WebStore {
         if start > 0 {
             request = request.header(RANGE, format!("bytes={start}-"));
         }
-        let response = checked(request.send().await, path).await?;
+        let response = checked(request.send().await, path)?;
         let etag = self.etag(&response);
         let whole = if start > 0 {
-            if response.status() != StatusCode::PARTIAL_CONTENT || changed(&options.if_match, &etag)
+            if response.status() != StatusCode::PARTIAL_CONTENT
+                || changed(options.if_match.as_deref(), etag.as_deref())
             {
                 return Err(object_store::Error::Precondition {
                     path: path.to_owned(),
@@ -119,7 +120,7 @@ impl WebStore {
             if let Some(token) = repository.token() {
                 request = request.header(AUTHORIZATION, format!("Bearer {token}"));
             }
-            let response = checked(request.send().await, &prefix).await?;
+            let response = checked(request.send().await, &prefix)?;
             next = repository.next_page(response.headers());
             let page = response.bytes().await.map_err(generic)?;
             for entry in Repository::files(&page).map_err(generic)? {
@@ -142,7 +143,7 @@ pub(super) fn client() -> reqwest::Result<Client> {
 }
 
 /// An answer that is one; what the server said otherwise.
-pub(super) async fn checked(answer: reqwest::Result<Response>, path: &str) -> Result<Response> {
+pub(super) fn checked(answer: reqwest::Result<Response>, path: &str) -> Result<Response> {
     // The URL may hold a signature.
     let response = answer.map_err(|error| generic(error.without_url()))?;
     let status = response.status();
@@ -188,7 +189,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-fn changed(wanted: &Option<String>, found: &Option<String>) -> bool {
+fn changed(wanted: Option<&str>, found: Option<&str>) -> bool {
     wanted.is_some() && wanted != found
 }
 
