@@ -23,6 +23,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 import chat  # noqa: E402
+import data  # noqa: E402
 import gguf_files  # noqa: E402
 import lora  # noqa: E402
 import nf4  # noqa: E402
@@ -31,7 +32,7 @@ import training  # noqa: E402
 from compare import compare  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "trainer/tests/fixtures"
-LIMIT_BYTES = 3_000_000
+LIMIT_BYTES = 4_000_000
 
 STEPS = [
     tiny.write_models,
@@ -46,6 +47,9 @@ STEPS = [
     gguf_files.write_gguf,
     chat.write_tiny,
     chat.write_smollm2,
+    data.write_tokenizers,
+    data.write_texts,
+    data.write_templates,
 ]
 
 
