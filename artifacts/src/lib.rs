@@ -11,6 +11,7 @@ pub mod error;
 pub mod gguf;
 pub mod manifest;
 mod mapped_file;
+pub mod near_duplicates;
 pub mod publish;
 pub mod rows;
 pub mod safetensors_file;

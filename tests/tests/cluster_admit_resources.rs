@@ -133,6 +133,26 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "dataset.appendEndOfSequence applies to format Text only",
         ),
         (
+            "columns of another format",
+            json!({"dataset": {"format": "Text", "columns": {"prompt": "question"}}}),
+            "dataset.columns names a column that dataset.format does not have",
+        ),
+        (
+            "a column without a name",
+            json!({"dataset": {"columns": {"prompt": ""}}}),
+            "spec.dataset.columns.prompt",
+        ),
+        (
+            "replay without sources",
+            json!({"dataset": {"replay": {"sources": [], "fraction": 0.1}}}),
+            "spec.dataset.replay.sources",
+        ),
+        (
+            "replay of more than a half",
+            json!({"dataset": {"replay": {"sources": [{"uri": "s3://data/a"}], "fraction": 0.6}}}),
+            "spec.dataset.replay.fraction",
+        ),
+        (
             "an unknown format",
             json!({"dataset": {"format": "Pickle"}}),
             "spec.dataset.format",
@@ -277,6 +297,8 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"method": {"lora": null, "qlora": {}}}),
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
         json!({"dataset": {"format": "Text", "appendEndOfSequence": false, "validation": null}}),
+        json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer"}}}),
+        json!({"dataset": {"columns": {"prompt": "question"}, "replay": {"sources": [{"uri": "s3://data/general/"}], "fraction": 0.05}}}),
         json!({"placement": {"nodeSelector": {"a/b": "c"}, "tolerations": [{"operator": "Exists"}], "resources": {"limits": {"nvidia.com/gpu": "1", "memory": "80Gi"}}}}),
     ] {
         let answer = dry_run(&namespace.name, &tiny("job", changes.clone()))?;

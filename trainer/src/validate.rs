@@ -5,9 +5,10 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use finetune_artifacts::rows::RowFormat;
 use finetune_artifacts::uri::Location;
 use finetune_crds::FineTuneJobSpec;
-use finetune_crds::fine_tune_job::{Dataset, Format, Method, Training};
+use finetune_crds::fine_tune_job::{Columns, Dataset, Format, Method, Replay, Training};
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -172,6 +173,12 @@ fn check_dataset(dataset: &Dataset, faults: &mut Vec<Fault>) {
             );
         }
     }
+    if let Some(replay) = &dataset.replay {
+        check_replay(replay, faults);
+    }
+    if let Some(columns) = &dataset.columns {
+        check_columns(columns, dataset.format, faults);
+    }
     if dataset.append_end_of_sequence.is_some() && dataset.format != Format::Text {
         faults.push(Fault::new(
             "spec.dataset.appendEndOfSequence",
@@ -184,6 +191,54 @@ fn check_dataset(dataset: &Dataset, faults: &mut Vec<Fault>) {
         2..=1_048_576,
         faults,
     );
+}
+
+fn check_replay(replay: &Replay, faults: &mut Vec<Fault>) {
+    let field = "spec.dataset.replay";
+    if !(1..=64).contains(&replay.sources.len()) {
+        let count = replay.sources.len();
+        faults.push(Fault::new(
+            &format!("{field}.sources"),
+            format!("has {count} sources, expected 1 to 64"),
+        ));
+    }
+    for (index, source) in replay.sources.iter().enumerate() {
+        check_uri(
+            &format!("{field}.sources[{index}].uri"),
+            &source.uri,
+            faults,
+        );
+    }
+    check_range(
+        &format!("{field}.fraction"),
+        replay.fraction,
+        0.001..=0.5,
+        faults,
+    );
+}
+
+fn check_columns(columns: &Columns, format: Format, faults: &mut Vec<Fault>) {
+    for (name, value) in columns.named() {
+        if !(1..=256).contains(&value.chars().count()) {
+            faults.push(Fault::new(
+                &format!("spec.dataset.columns.{name}"),
+                "is empty or longer than 256 characters, expected the name of a column",
+            ));
+        }
+    }
+    let named: Vec<&str> = columns.named().map(|(name, _)| name).collect();
+    let named = named.join(", ");
+    match RowFormat::wanted(format) {
+        Some(format) if !format.has(columns) => faults.push(Fault::new(
+            "spec.dataset.columns",
+            format!("names {named}, expected columns of format {format}: remove the others, or set the format that has them"),
+        )),
+        None if !RowFormat::ALL.iter().any(|format| format.has(columns)) => faults.push(Fault::new(
+            "spec.dataset.columns",
+            format!("names {named}, which no format has together: name the columns of one format"),
+        )),
+        Some(_) | None => {}
+    }
 }
 
 fn check_method(method: &Method, faults: &mut Vec<Fault>) {
@@ -382,6 +437,33 @@ mod tests {
         refuses("spec.dataset.appendEndOfSequence", |spec| {
             spec.dataset.append_end_of_sequence = Some(true);
         });
+        refuses("spec.dataset.replay.fraction is 0.9", |spec| {
+            spec.dataset.replay = Some(Replay {
+                sources: spec.dataset.train.clone(),
+                fraction: 0.9,
+                format: Format::Auto,
+            });
+        });
+        refuses(
+            "spec.dataset.columns names prompt, expected columns of format Text",
+            |spec| {
+                spec.dataset.format = Format::Text;
+                spec.dataset.columns = Some(Columns {
+                    prompt: Some("question".into()),
+                    ..Columns::default()
+                });
+            },
+        );
+        refuses(
+            "spec.dataset.columns names messages, prompt, which no format has together",
+            |spec| {
+                spec.dataset.columns = Some(Columns {
+                    messages: Some("chat".into()),
+                    prompt: Some("question".into()),
+                    ..Columns::default()
+                });
+            },
+        );
         refuses("spec.dataset.train has 0", |spec| {
             spec.dataset.train.clear();
         });

@@ -12,6 +12,18 @@ use crate::shared::SecretReference;
 #[x_kube(
     validation = Rule::new("!has(self.appendEndOfSequence) || (has(self.format) && self.format == 'Text')")
         .message("dataset.appendEndOfSequence applies to format Text only: set format: Text or remove it"),
+    validation = Rule::new("!has(self.columns) || !has(self.format) || self.format == 'Auto' || (\
+        (!has(self.columns.messages) || self.format == 'Messages') && \
+        (!has(self.columns.tools) || self.format in ['Messages', 'ShareGPT']) && \
+        (!has(self.columns.prompt) || self.format == 'PromptCompletion') && \
+        (!has(self.columns.completion) || self.format == 'PromptCompletion') && \
+        (!has(self.columns.text) || self.format == 'Text') && \
+        (!has(self.columns.instruction) || self.format == 'Alpaca') && \
+        (!has(self.columns.input) || self.format == 'Alpaca') && \
+        (!has(self.columns.output) || self.format == 'Alpaca') && \
+        (!has(self.columns.conversations) || self.format == 'ShareGPT') && \
+        (!has(self.columns.system) || self.format == 'ShareGPT'))")
+        .message("dataset.columns names a column that dataset.format does not have: remove it, or set the format that has it"),
 )]
 pub struct Dataset {
     /// The files to train on, in order. A URI that ends in `/` means all files below it, in order of their names.
@@ -20,14 +32,21 @@ pub struct Dataset {
     /// What to validate with. Absent: no validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    /// General data mixed in, so that the model forgets less of what it knew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
     /// The form of the rows. `Auto` reads it off the first row and says what it chose.
     #[serde(default)]
     pub format: Format,
-    /// Which tokens carry loss. Absent: the completion for PromptCompletion, every assistant turn for Messages, all
-    /// tokens for Text.
+    /// The names that the files have for the columns of the format: `prompt: question` reads the prompt from the column
+    /// `question`. Absent: the format's own names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// Which tokens carry loss. Absent: the completion for PromptCompletion and Alpaca, every assistant turn for Messages
+    /// and ShareGPT, all tokens for Text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_on: Option<LossOn>,
-    /// Longer rows are cut on the right, counted and reported.
+    /// Longer rows are cut on the right, counted and reported. Documents are cut into rows of this length.
     #[serde(default = "default_max_sequence_length")]
     #[schemars(range(min = 2, max = 1_048_576))]
     pub max_sequence_length: i64,
@@ -48,7 +67,8 @@ const fn default_max_sequence_length() -> i64 {
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     /// `s3://bucket/file.jsonl`, or a prefix that ends in `/`; `hf://datasets/owner/name/file.jsonl`, or a folder of a
-    /// repository; `https://host/file.jsonl`. By hand also `file:///path`.
+    /// repository; `https://host/file.jsonl`. By hand also `file:///path`. The end of a file's name tells its format:
+    /// `.json`, `.csv`, `.txt`, `.md`; any other one is read as JSONL.
     #[schemars(
         length(min = 1, max = 1024),
         regex(
@@ -81,18 +101,111 @@ pub struct Validation {
     pub every_steps: Option<i64>,
 }
 
+/// General data that is mixed in.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replay {
+    /// The files to take rows from.
+    #[schemars(length(min = 1, max = 64))]
+    pub sources: Vec<Source>,
+    /// The share of these rows among all rows to train on. They are chosen by a hash of their content. Where the files
+    /// hold too few, all are taken, none twice, and the report says so.
+    #[schemars(range(min = 0.001, max = 0.5))]
+    pub fraction: f64,
+    /// The form of these rows, which need not be that of the others. `Auto` reads it off the first row.
+    #[serde(default)]
+    pub format: Format,
+}
+
+/// The names that the files have for the columns of the format. Those that are absent have the format's own names.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Columns {
+    /// Messages: the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub messages: Option<String>,
+    /// Messages, ShareGPT: the descriptions of functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub tools: Option<String>,
+    /// PromptCompletion: what is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub prompt: Option<String>,
+    /// PromptCompletion: what is learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub completion: Option<String>,
+    /// Text: the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub text: Option<String>,
+    /// Alpaca: what is to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub instruction: Option<String>,
+    /// Alpaca: what it is to be done with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub input: Option<String>,
+    /// Alpaca: what is learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub output: Option<String>,
+    /// ShareGPT: the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub conversations: Option<String>,
+    /// ShareGPT: a system turn before the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub system: Option<String>,
+}
+
+impl Columns {
+    /// The name that the files have for the format's column `name`; `None` where it is the same.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.named()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
+
+    /// All columns that are named, as (the format's name, the files' name).
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("messages", &self.messages),
+            ("tools", &self.tools),
+            ("prompt", &self.prompt),
+            ("completion", &self.completion),
+            ("text", &self.text),
+            ("instruction", &self.instruction),
+            ("input", &self.input),
+            ("output", &self.output),
+            ("conversations", &self.conversations),
+            ("system", &self.system),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    }
+}
+
 /// The form of the rows.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Format {
     /// Read off the first row.
     #[default]
     Auto,
-    /// `{"messages": [{"role": …, "content": …}, …]}`.
+    /// `{"messages": [{"role": …, "content": …}, …], "tools": […]}`.
     Messages,
     /// `{"prompt": …, "completion": …}`.
     PromptCompletion,
-    /// `{"text": …}`.
+    /// `{"text": …}`, or a document.
     Text,
+    /// `{"instruction": …, "input": …, "output": …}`.
+    Alpaca,
+    /// `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`.
+    ShareGPT,
 }
 
 /// Which tokens carry loss.

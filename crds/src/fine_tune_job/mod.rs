@@ -14,7 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use dataset::{Dataset, Format, LossOn, Source, Validation};
+pub use dataset::{Columns, Dataset, Format, LossOn, Replay, Source, Validation};
 pub use method::{Full, Lora, Method, Qlora, Quantization, QuantizationType};
 pub use placement::{Placement, Resources, Toleration, TolerationOperator};
 pub use status::{

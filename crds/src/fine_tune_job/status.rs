@@ -105,6 +105,10 @@ pub struct DatasetStatus {
     pub duplicate_rows: i64,
     /// Rows held back.
     pub validation_rows: i64,
+    /// Rows to validate with that are trained on too, word for word or nearly so.
+    pub leaked_rows: i64,
+    /// Rows of general data among those to train on.
+    pub replay_rows: i64,
 }
 
 /// What the base is.

@@ -36,7 +36,7 @@ use crate::runtime::{Context, Error, reconcile as frame};
 
 /// One look at a job and what follows from it.
 pub async fn reconcile(watched: Arc<FineTuneJob>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let Some((fine_tune_job, seen)) = observe::observe(&ctx, &watched).await? else {
+    let Some((fine_tune_job, seen)) = Box::pin(observe::observe(&ctx, &watched)).await? else {
         return Ok(Action::await_change());
     };
     let verdict = validate::validate(&fine_tune_job);

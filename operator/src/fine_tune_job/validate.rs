@@ -67,12 +67,16 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
             "spec.output.uri is `{output_uri}`, expected an s3:// folder for the result"
         ));
     }
-    let uris = std::iter::once(("spec.baseModel.uri", &spec.base_model.uri)).chain(
-        spec.dataset
-            .train
-            .iter()
-            .map(|source| ("spec.dataset.train[].uri", &source.uri)),
-    );
+    let dataset = &spec.dataset;
+    let replay = dataset.replay.iter().flat_map(|replay| &replay.sources);
+    let uris = std::iter::once(("spec.baseModel.uri", &spec.base_model.uri))
+        .chain(
+            dataset
+                .train
+                .iter()
+                .map(|source| ("spec.dataset.train[].uri", &source.uri)),
+        )
+        .chain(replay.map(|source| ("spec.dataset.replay.sources[].uri", &source.uri)));
     for (field, uri) in uris {
         if !READABLE.iter().any(|scheme| uri.starts_with(scheme)) {
             faults.push(format!(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use finetune_crds::contract::{ExitCode, Outcome, Stage};
+use finetune_crds::contract::{ExitCode, Outcome, Stage, layout};
 
 use crate::failure::Failure;
 use crate::manifest_file::Job;
@@ -58,6 +58,10 @@ async fn prepared(arguments: &Arguments, job: &Job) -> Result<Outcome, Failure> 
     let place = Workplace::open(job, &arguments.job.places())?;
     let (base, data) = inputs::prepare(job, &place).await?;
     end::explain(&data.report.to_text());
+    place
+        .job_folder
+        .write(layout::DATASET_REPORT, data.report.to_json().into())
+        .await?;
     let plan = Plan::new(&job.spec, data.train.len(), !data.validation.is_empty());
     let trainable_parameters = match job.lora() {
         Some(lora) => Lora::count(base.config(), &lora)?,

@@ -1,115 +1,237 @@
 //! Which bytes of a rendered conversation the assistant says.
 //!
-//! A template that marks its own generation is believed. For others the conversation is rendered up to before and up to
-//! after each assistant turn: the difference is the turn. It must never guess: a template that prints earlier turns
-//! otherwise once later ones follow is refused.
+//! A template that marks its own generation is believed. For others the conversation is rendered again, up to a turn and
+//! with the turn's words replaced: the differences show where the turn begins and ends. It must never guess: a turn that
+//! the template does not print is refused.
 
 use std::ops::Range;
 
-use finetune_artifacts::rows::Message;
+use finetune_artifacts::rows::json::{Json, Object};
+use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
 use finetune_crds::fine_tune_job::LossOn;
 
-use crate::template::ChatTemplate;
-
-const ASSISTANT: &str = "assistant";
+use crate::template::{ChatTemplate, PROBE};
 
 /// A turn of the assistant in a rendered conversation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Turn {
-    /// From its first byte to where the next turn begins, or to the end.
+    /// From its first byte to where the next turn begins, as far as that can be told.
     pub(super) span: Range<usize>,
-    /// Where its content ends, where that can be told; the first special token from there on ends the turn.
-    pub(super) content_end: Option<usize>,
+    /// Where what it says ends; the first special token from there on ends the turn.
+    pub(super) content_end: usize,
+    /// Where the turn ends if no special token ends it.
+    pub(super) end: usize,
 }
 
-/// A conversation as text, and the turns to train on.
+/// A conversation as text, and the turns that matter.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Rendered {
     pub(super) text: String,
+    /// With `LossOn::All` the turns that carry no loss, else those that do.
     pub(super) turns: Vec<Turn>,
 }
 
-/// Renders `messages` and finds the turns that `loss_on` wants; with `All` none is looked for.
+/// Renders a conversation and finds the turns that `loss_on` and the messages' weights want.
 pub(super) fn render(
     template: &ChatTemplate,
-    messages: &[Message],
+    conversation: &Conversation,
     loss_on: LossOn,
 ) -> Result<Rendered, String> {
     let marked = template
-        .render_marked(messages, false)
+        .render_marked(&conversation.messages, &conversation.tools, false)
         .map_err(|error| error.to_string())?;
-    let text = marked.text;
-    let turns = match loss_on {
-        LossOn::All => Vec::new(),
-        LossOn::Completion | LossOn::Assistant if template.is_marked() => {
-            let turn = |span: &Range<usize>| Turn {
-                span: span.clone(),
-                content_end: Some(span.end),
-            };
-            match loss_on {
-                LossOn::Completion => marked.spans.last().map(turn).into_iter().collect(),
-                LossOn::Assistant | LossOn::All => marked.spans.iter().map(turn).collect(),
-            }
-        }
-        LossOn::Completion | LossOn::Assistant => {
-            let mut wanted: Vec<usize> = assistant_turns(messages).collect();
-            if loss_on == LossOn::Completion {
-                wanted = wanted.pop().into_iter().collect();
-            }
-            wanted
-                .into_iter()
-                .map(|index| turn_by_difference(template, messages, index, &text))
-                .collect::<Result<_, _>>()?
-        }
-    };
-    Ok(Rendered { text, turns })
-}
-
-fn assistant_turns(messages: &[Message]) -> impl Iterator<Item = usize> + '_ {
-    (0..messages.len()).filter(|index| messages[*index].role == ASSISTANT)
-}
-
-fn turn_by_difference(
-    template: &ChatTemplate,
-    messages: &[Message],
-    index: usize,
-    text: &str,
-) -> Result<Turn, String> {
-    if index == 0 {
-        return Err(
-            "`messages[0]` is from the assistant, expected a turn of the user or the system before it"
-                .to_owned(),
-        );
-    }
-    let part = |end: usize, prompt: bool| {
-        template
-            .render(&messages[..end], prompt)
-            .map_err(|error| error.to_string())
-    };
-    let before = part(index, true)?;
-    let through = if index + 1 == messages.len() {
-        text.to_owned()
+    let wanted = wanted(&conversation.messages, loss_on);
+    let turns = if template.is_marked() {
+        marked_turns(&marked.spans, &conversation.messages, &wanted, loss_on)?
     } else {
-        part(index + 1, false)?
+        let finder = Finder {
+            template,
+            conversation,
+            text: &marked.text,
+        };
+        wanted
+            .into_iter()
+            .map(|index| finder.turn(index))
+            .collect::<Result<_, _>>()?
     };
-    if !through.starts_with(&before) || !text.starts_with(&through) {
+    Ok(Rendered {
+        text: marked.text,
+        turns,
+    })
+}
+
+/// The messages whose turns are looked for.
+fn wanted(messages: &[Message], loss_on: LossOn) -> Vec<usize> {
+    let mut assistant = (0..messages.len()).filter(|index| messages[*index].is_assistant());
+    match loss_on {
+        LossOn::All => assistant
+            .filter(|index| !messages[*index].trained)
+            .collect(),
+        LossOn::Assistant => assistant.filter(|index| messages[*index].trained).collect(),
+        LossOn::Completion => assistant
+            .next_back()
+            .filter(|index| messages[*index].trained)
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// The turns that the template marks. Without weights they need not be as many as the assistant's messages.
+fn marked_turns(
+    spans: &[Range<usize>],
+    messages: &[Message],
+    wanted: &[usize],
+    loss_on: LossOn,
+) -> Result<Vec<Turn>, String> {
+    let turn = |span: &Range<usize>| Turn {
+        span: span.clone(),
+        content_end: span.end,
+        end: span.end,
+    };
+    let assistant: Vec<usize> = (0..messages.len())
+        .filter(|index| messages[*index].is_assistant())
+        .collect();
+    if spans.len() == assistant.len() {
+        let pairs = spans.iter().zip(&assistant);
+        let pairs = pairs.filter(|(_, index)| wanted.contains(index));
+        return Ok(pairs.map(|(span, _)| turn(span)).collect());
+    }
+    if messages.iter().any(|message| !message.trained) {
         return Err(format!(
-            "the chat template prints `messages[{index}]` differently with what follows it, so that its tokens cannot be \
-             told apart: end the row after that turn, set dataset.lossOn: All, or give the template \
-             {{% generation %}} marks"
+            "the chat template marks {} parts of the text as the assistant's, who has {} messages, so that `weight` cannot \
+             be followed: remove the weights",
+            spans.len(),
+            assistant.len()
         ));
     }
-    let content = messages[index].content.trim();
-    let said = &text[before.len()..through.len()];
-    let content_end = match content {
-        "" => Some(before.len()),
-        // The template may print something else than the content.
-        _ => said
-            .rfind(content)
-            .map(|at| before.len() + at + content.len()),
-    };
-    Ok(Turn {
-        span: before.len()..through.len(),
-        content_end,
+    Ok(match loss_on {
+        LossOn::All => Vec::new(),
+        LossOn::Assistant => spans.iter().map(turn).collect(),
+        LossOn::Completion => spans.last().map(turn).into_iter().collect(),
     })
+}
+
+/// Finds turns in the text of a template without marks.
+struct Finder<'a> {
+    template: &'a ChatTemplate,
+    conversation: &'a Conversation,
+    text: &'a str,
+}
+
+impl Finder<'_> {
+    fn turn(&self, index: usize) -> Result<Turn, String> {
+        let unclear = || {
+            format!(
+                "the chat template prints `messages[{index}]` differently with what follows it, so that its tokens cannot \
+                 be told apart: end the row after that turn, set dataset.lossOn: All, or give the template \
+                 {{% generation %}} marks"
+            )
+        };
+        let probed = self.probed(index).ok_or_else(unclear)?;
+        let start = self.start(index, &probed).ok_or_else(unclear)?;
+        let content_end = self.text.len() - common_suffix(self.text, &probed);
+        if content_end < start {
+            return Err(unclear());
+        }
+        let last = index + 1 == self.conversation.messages.len();
+        let through = if last {
+            Some(self.text.len())
+        } else {
+            self.render(&self.conversation.messages[..=index], false)
+                .filter(|through| self.text.starts_with(through) && through.len() >= content_end)
+                .map(|through| through.len())
+        };
+        Ok(Turn {
+            span: start..through.unwrap_or(self.text.len()),
+            content_end,
+            end: through.unwrap_or(content_end),
+        })
+    }
+
+    /// Where the assistant begins: after the text that a conversation up to here ends with when an answer is asked for.
+    fn start(&self, index: usize, probed: &str) -> Option<usize> {
+        let messages = &self.conversation.messages;
+        if index > 0 {
+            let before = self.render(&messages[..index], true);
+            if let Some(before) = before.filter(|before| self.text.starts_with(before)) {
+                return Some(before.len());
+            }
+            if let Some(start) = self.start_by_prompt(index) {
+                return Some(start);
+            }
+        }
+        let words_alone = !messages[index].fields.contains_key(TOOL_CALLS);
+        words_alone.then(|| common_prefix(self.text, probed))
+    }
+
+    /// Where the assistant begins, if the template prints earlier turns otherwise once later ones follow: what stands
+    /// between the words of the message before and the answer is the same.
+    fn start_by_prompt(&self, index: usize) -> Option<usize> {
+        let messages = &self.conversation.messages;
+        if messages[index - 1].fields.contains_key(TOOL_CALLS) {
+            return None;
+        }
+        let whole = self.probed(index - 1)?;
+        let mut part = messages[..index].to_vec();
+        part[index - 1] = probe(&part[index - 1]);
+        let part = self.render(&part, true)?;
+        let after = |text: &str| text.rfind(PROBE).map(|at| at + PROBE.len_utf8());
+        let (rest, prompt) = (&whole[after(&whole)?..], &part[after(&part)?..]);
+        (self.text.ends_with(rest) && rest.starts_with(prompt))
+            .then(|| self.text.len() - rest.len() + prompt.len())
+    }
+
+    /// The whole conversation, with the words of one message replaced; `None` where the template prints none of them.
+    fn probed(&self, index: usize) -> Option<String> {
+        let mut messages = self.conversation.messages.clone();
+        messages[index] = probe(&messages[index]);
+        self.render(&messages, false)
+            .filter(|text| text.contains(PROBE))
+    }
+
+    /// `None` where the template refuses: it may want a whole conversation.
+    fn render(&self, messages: &[Message], prompt: bool) -> Option<String> {
+        let rendered = self
+            .template
+            .render_any(messages, &self.conversation.tools, prompt);
+        rendered.ok().map(|marked| marked.text)
+    }
+}
+
+/// The message with other words and other arguments of its calls.
+fn probe(message: &Message) -> Message {
+    let mut probed = message.clone();
+    if let Some(Json::List(calls)) = probed.fields.get_mut(TOOL_CALLS) {
+        for call in calls {
+            if let Json::Object(call) = call
+                && let Some(Json::Object(function)) = call.get_mut("function")
+            {
+                let other = Object::from([(PROBE.to_string(), Json::Text(PROBE.to_string()))]);
+                function.insert("arguments".to_owned(), Json::Object(other));
+            }
+        }
+        if probed.content.as_deref().unwrap_or_default().is_empty() {
+            return probed;
+        }
+    }
+    probed.content = Some(PROBE.to_string());
+    probed
+}
+
+/// Bytes of the longest common start, in whole characters.
+fn common_prefix(left: &str, right: &str) -> usize {
+    let pairs = left.chars().zip(right.chars());
+    pairs
+        .take_while(|(left, right)| left == right)
+        .map(|(character, _)| character.len_utf8())
+        .sum()
+}
+
+/// Bytes of the longest common end, in whole characters.
+fn common_suffix(left: &str, right: &str) -> usize {
+    let pairs = left.chars().rev().zip(right.chars().rev());
+    pairs
+        .take_while(|(left, right)| left == right)
+        .map(|(character, _)| character.len_utf8())
+        .sum()
 }

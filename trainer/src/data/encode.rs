@@ -1,6 +1,6 @@
 //! One row of data to one row of tokens and its loss mask.
 
-use finetune_artifacts::rows::{Row, RowContent, RowFormat};
+use finetune_artifacts::rows::{Conversation, Message, Row, RowContent, RowFormat};
 use finetune_crds::fine_tune_job::LossOn;
 
 use super::TokenizedRow;
@@ -23,14 +23,17 @@ impl Settings {
     /// form of the rows does not have.
     pub fn loss_on(wanted: Option<LossOn>, format: RowFormat) -> Result<LossOn, String> {
         match (format, wanted) {
-            (RowFormat::Messages, None) => Ok(LossOn::Assistant),
-            (RowFormat::PromptCompletion, None) => Ok(LossOn::Completion),
+            (RowFormat::Messages | RowFormat::ShareGPT, None) => Ok(LossOn::Assistant),
+            (RowFormat::PromptCompletion | RowFormat::Alpaca, None) => Ok(LossOn::Completion),
             (RowFormat::Text, None) => Ok(LossOn::All),
-            (RowFormat::PromptCompletion, Some(LossOn::Assistant)) => Err(
-                "dataset.lossOn is Assistant, expected Completion or All with format PromptCompletion".to_owned(),
-            ),
+            (RowFormat::PromptCompletion | RowFormat::Alpaca, Some(LossOn::Assistant)) => {
+                Err(format!(
+                    "dataset.lossOn is Assistant, expected Completion or All with format {format}"
+                ))
+            }
             (RowFormat::Text, Some(LossOn::Assistant | LossOn::Completion)) => Err(
-                "dataset.lossOn is not All, which is all that format Text can have: remove it".to_owned(),
+                "dataset.lossOn is not All, which is all that format Text can have: remove it"
+                    .to_owned(),
             ),
             (_, Some(wanted)) => Ok(wanted),
         }
@@ -62,21 +65,64 @@ impl<'model> Encoder<'model> {
         }
     }
 
-    /// The tokens of a row. The error is a fault of the row, or of the template with this row.
-    pub fn encode(&self, row: &Row) -> Result<EncodedRow, String> {
+    /// The tokens of a row: one row of them, or as many as a document needs. The error is a fault of the row, or of the
+    /// template with this row.
+    pub fn encode(&self, row: &Row) -> Result<Vec<EncodedRow>, String> {
         let (tokens, loss) = match &row.content {
-            RowContent::Messages(messages) => {
-                let template = self
-                    .tokenizer
-                    .template()
-                    .map_err(|error| error.to_string())?;
-                let rendered = conversation::render(template, messages, self.settings.loss_on)?;
-                self.conversation(&rendered)?
-            }
+            RowContent::Messages(conversation) => self.conversation(conversation)?,
             RowContent::PromptCompletion { prompt, completion } => self.pair(prompt, completion)?,
             RowContent::Text(text) => self.text(text)?,
+            RowContent::Document(text) => return self.document(text),
+            RowContent::Alpaca {
+                instruction,
+                input,
+                output,
+            } => self.task(instruction, input, output)?,
         };
-        Ok(self.finished(tokens, loss))
+        Ok(vec![self.finished(tokens, loss)])
+    }
+
+    /// A task goes through the model's chat template, as it will be asked when the model is served; without one, through the
+    /// prompt that the Alpaca data was made with.
+    fn task(
+        &self,
+        instruction: &str,
+        input: &str,
+        output: &str,
+    ) -> Result<(Vec<u32>, Vec<bool>), String> {
+        if self.tokenizer.template().is_err() {
+            return self.pair(&alpaca_prompt(instruction, input), output);
+        }
+        let question = match input {
+            "" => instruction.to_owned(),
+            input => format!("{instruction}\n\n{input}"),
+        };
+        self.conversation(&Conversation {
+            messages: vec![
+                Message::new("user", question),
+                Message::new("assistant", output),
+            ],
+            tools: Vec::new(),
+        })
+    }
+
+    /// Cuts a document into rows. A row begins with the last token of the one before, which nothing foretells at a start,
+    /// so that each token is learnt once.
+    fn document(&self, text: &str) -> Result<Vec<EncodedRow>, String> {
+        let (tokens, _) = self.text(text)?;
+        let length = self.settings.max_length;
+        let mut rows = Vec::new();
+        let mut start = 0;
+        loop {
+            let end = tokens.len().min(start + length);
+            let part = tokens[start..end].to_vec();
+            let loss = vec![true; part.len()];
+            rows.push(self.finished(part, loss));
+            if end == tokens.len() {
+                return Ok(rows);
+            }
+            start = end - 1;
+        }
     }
 
     /// Prompt and completion are tokenised apart, because at inference the prompt's tokens are fixed before the completion
@@ -120,16 +166,28 @@ impl<'model> Encoder<'model> {
         Ok(())
     }
 
-    fn conversation(&self, rendered: &Rendered) -> Result<(Vec<u32>, Vec<bool>), String> {
+    /// A template writes its own start token: none is added.
+    fn conversation(&self, conversation: &Conversation) -> Result<(Vec<u32>, Vec<bool>), String> {
+        let template = self
+            .tokenizer
+            .template()
+            .map_err(|error| error.to_string())?;
+        let Rendered { text, turns } =
+            conversation::render(template, conversation, self.settings.loss_on)?;
         let encoded = self
             .tokenizer
-            .encode_with_ranges(&rendered.text)
+            .encode_with_ranges(&text)
             .map_err(|error| error.to_string())?;
-        let mut loss = vec![self.settings.loss_on == LossOn::All; encoded.ids.len()];
-        for turn in &rendered.turns {
+        let all = self.settings.loss_on == LossOn::All;
+        let mut loss = vec![all; encoded.ids.len()];
+        for turn in &turns {
             let end = self.end_of_turn(&encoded, turn);
+            let start = turn.span.start;
             for (loss, range) in loss.iter_mut().zip(&encoded.ranges) {
-                *loss |= range.start >= turn.span.start && range.start < end;
+                // A token that reaches into the turn belongs to it.
+                if range.start < end && (range.start >= start || range.end > start) {
+                    *loss = !all;
+                }
             }
         }
         Ok((encoded.ids, loss))
@@ -138,21 +196,12 @@ impl<'model> Encoder<'model> {
     /// Where training of a turn ends: after the special token that ends the turn. What the template prints after that is
     /// not the model's to say. Without one, all that is printed ends the turn.
     fn end_of_turn(&self, encoded: &Encoded, turn: &Turn) -> usize {
-        let mut special = encoded
-            .ids
-            .iter()
-            .zip(&encoded.ranges)
-            .filter(|(id, range)| {
-                range.start >= turn.content_end.unwrap_or(turn.span.start)
-                    && range.start < turn.span.end
-                    && self.tokenizer.is_special(**id)
-            })
-            .map(|(_, range)| range.end);
-        let end = match turn.content_end {
-            Some(_) => special.next(),
-            None => special.next_back(),
-        };
-        end.unwrap_or(turn.span.end)
+        let special = encoded.ids.iter().zip(&encoded.ranges).find(|(id, range)| {
+            range.start >= turn.content_end
+                && range.start < turn.span.end
+                && self.tokenizer.is_special(**id)
+        });
+        special.map_or(turn.end, |(_, range)| range.end)
     }
 
     fn finished(&self, mut tokens: Vec<u32>, mut loss: Vec<bool>) -> EncodedRow {
@@ -166,5 +215,21 @@ impl<'model> Encoder<'model> {
             row: TokenizedRow { tokens, loss },
             truncated,
         }
+    }
+}
+
+/// The prompt of the Alpaca data set (github.com/tatsu-lab/stanford_alpaca), for models without a chat template.
+fn alpaca_prompt(instruction: &str, input: &str) -> String {
+    if input.is_empty() {
+        format!(
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
+             ### Instruction:\n{instruction}\n\n### Response:\n"
+        )
+    } else {
+        format!(
+            "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
+             response that appropriately completes the request.\n\n\
+             ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+        )
     }
 }

@@ -3,11 +3,14 @@
 //! `prepare` makes the set anew, `load` reads it back and refuses one that was made for another manifest or tokenizer. What
 //! is wrong with the data is found here, before anything costs: with file and line.
 
+mod lint;
 mod prepared;
+mod replay;
 mod report;
 mod sources;
 mod tokenized;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use finetune_artifacts::cache::Cache;
@@ -17,7 +20,7 @@ use finetune_artifacts::split;
 use finetune_artifacts::store::Store;
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::contract::OutcomeReason;
-use finetune_crds::fine_tune_job::DatasetStatus;
+use finetune_crds::fine_tune_job::{DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
 use crate::data::{Encoder, Settings, TokenizedRow};
@@ -112,14 +115,62 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let train = tokenized::tokenize(&encoder, &split.train)?;
     let validation = tokenized::tokenize(&encoder, &split.validation)?;
     refuse_nothing_to_learn(&train, split.train.len(), settings.max_length)?;
+    let general = general(request, &sources, &split, settings, train.rows.len())?;
 
-    let report = report(request, &sources, &split, settings, &train, &validation)?;
+    let report = report(
+        request,
+        &sources,
+        &split,
+        settings,
+        &train,
+        &validation,
+        &general,
+    )?;
     let prepared = Prepared {
-        train: train.rows,
+        train: replay::interleave(train.rows, general.rows),
         validation: validation.rows,
         report,
     };
     prepared::write(request, prepared).await
+}
+
+/// General data, tokenised.
+#[derive(Default)]
+struct General {
+    rows: Vec<TokenizedRow>,
+    /// How many there should be.
+    wanted: usize,
+}
+
+fn general(
+    request: &Request<'_>,
+    sources: &Sources,
+    split: &Split<'_>,
+    settings: Settings,
+    count: usize,
+) -> Result<General, Error> {
+    let dataset = &request.spec.dataset;
+    let (Some(found), Some(replay)) = (&sources.replay, &dataset.replay) else {
+        return Ok(General::default());
+    };
+    let settings = if found.format == sources.format {
+        settings
+    } else {
+        Settings {
+            loss_on: Settings::loss_on(None, found.format).map_err(Error::Setting)?,
+            append_end_of_sequence: true,
+            ..settings
+        }
+    };
+    let chosen = replay::choose(&found.rows, replay.fraction, count, &split.hashes);
+    let encoder = Encoder::new(request.base.tokenizer(), settings);
+    let mut rows = tokenized::tokenize(&encoder, &chosen.rows)?.rows;
+    // A document becomes more than one row.
+    rows.truncate(chosen.wanted);
+    Ok(General {
+        rows,
+        wanted: chosen.wanted,
+    })
 }
 
 /// What the manifest says of rows, with every default decided.
@@ -144,6 +195,8 @@ fn settings(request: &Request<'_>, format: RowFormat) -> Result<Settings, Error>
 struct Split<'rows> {
     train: Vec<&'rows Row>,
     validation: Vec<&'rows Row>,
+    /// Of the content of all rows.
+    hashes: HashSet<[u8; 32]>,
     /// Rows to train on whose content was there before.
     duplicates: usize,
     /// Rows to validate with that are trained on too.
@@ -157,10 +210,11 @@ impl<'rows> Split<'rows> {
             Some(fraction) => split::held_back(&hashes, fraction),
             None => vec![false; hashes.len()],
         };
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut result = Self {
             train: Vec::new(),
             validation: sources.validation.iter().collect(),
+            hashes: HashSet::new(),
             duplicates: 0,
             leaked: 0,
         };
@@ -174,6 +228,8 @@ impl<'rows> Split<'rows> {
         }
         let leaked = |row: &&Row| seen.contains(&row.content.hash());
         result.leaked = sources.validation.iter().filter(leaked).count();
+        let validation = result.validation.iter().map(|row| row.content.hash());
+        result.hashes = seen.into_iter().chain(validation).collect();
         result
     }
 }
@@ -200,43 +256,52 @@ fn report(
     settings: Settings,
     train: &Tokenized,
     validation: &Tokenized,
+    general: &General,
 ) -> Result<Report, Error> {
-    let count = |rows: &[TokenizedRow], of: fn(&TokenizedRow) -> usize| -> i64 {
+    let spec = &request.spec.dataset;
+    let sum = |rows: &[TokenizedRow], of: fn(&TokenizedRow) -> usize| -> i64 {
         rows.iter().map(|row| of(row) as i64).sum()
     };
+    let both = |of: fn(&TokenizedRow) -> usize| sum(&train.rows, of) + sum(&general.rows, of);
+    let lint = lint::of(
+        &split.train,
+        &split.validation,
+        &train.rows,
+        request.base.tokenizer().stop_ids(),
+        settings.max_length,
+    );
     let dataset = DatasetStatus {
         digest: sources.digest.clone(),
         format: sources.format.name().to_owned(),
-        rows: train.rows.len() as i64,
-        tokens: count(&train.rows, |row| row.tokens.len()),
-        trainable_tokens: count(&train.rows, TokenizedRow::trainable),
+        rows: (train.rows.len() + general.rows.len()) as i64,
+        tokens: both(|row| row.tokens.len()),
+        trainable_tokens: both(TokenizedRow::trainable),
         truncated_rows: train.truncated as i64,
         duplicate_rows: split.duplicates as i64,
         validation_rows: validation.rows.len() as i64,
+        leaked_rows: split.leaked.max(lint.near_duplicates) as i64,
+        replay_rows: general.rows.len() as i64,
     };
-    let stops = request.base.tokenizer().stop_ids();
-    let without_end = |row: &&TokenizedRow| {
-        let last = row.loss.iter().rposition(|loss| *loss);
-        row.tokens.len() < settings.max_length
-            && !last.is_some_and(|last| stops.contains(&row.tokens[last]))
-    };
+    let lengths = train.rows.iter().map(|row| row.tokens.len());
     let mut report = Report {
         spec_digest: request.spec.digest(),
         tokenizer_digest: request.base.tokenizer().digest().to_owned(),
         tokens_digest: String::new(),
         dataset,
+        format_found: spec.format == Format::Auto,
         loss_on: settings.loss_on,
         max_length: settings.max_length,
-        longest_row: train
-            .rows
-            .iter()
-            .map(|row| row.tokens.len())
-            .max()
-            .unwrap_or(0),
+        longest_row: lengths.max().unwrap_or(0),
         rows_without_loss: train.without_loss,
-        rows_without_end: train.rows.iter().filter(without_end).count(),
+        rows_without_end: lint.without_end,
         leaked_rows: split.leaked,
-        validation_tokens: count(&validation.rows, TokenizedRow::trainable),
+        near_duplicate_rows: lint.near_duplicates.saturating_sub(split.leaked),
+        empty_completions: lint.empty_completions,
+        rows_with_lost_characters: lint.lost_characters,
+        files_with_byte_order_mark: sources.oddities.byte_order_marks,
+        files_with_carriage_returns: sources.oddities.carriage_returns,
+        replay_rows_wanted: general.wanted,
+        validation_tokens: sum(&validation.rows, TokenizedRow::trainable),
         warnings: Vec::new(),
         preview: train
             .first
@@ -251,6 +316,6 @@ fn report(
             .collect::<Result<_, _>>()
             .map_err(|error| Error::Prepared(error.to_string()))?,
     };
-    report.warnings = report.faults_to_watch(request.spec.dataset.max_sequence_length);
+    report.warnings = report.faults_to_watch(spec);
     Ok(report)
 }

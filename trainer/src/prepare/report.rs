@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use finetune_artifacts::rows::Row;
-use finetune_crds::fine_tune_job::{DatasetStatus, LossOn};
+use finetune_crds::fine_tune_job::{Dataset, DatasetStatus, LossOn};
 use serde::{Deserialize, Serialize};
 
 use crate::data::TokenizedRow;
@@ -24,6 +24,8 @@ pub struct Report {
     pub tokens_digest: String,
     /// The numbers of the job's status.
     pub dataset: DatasetStatus,
+    /// Whether the form of the rows was read off the first row.
+    pub format_found: bool,
     /// Which tokens carry loss.
     pub loss_on: LossOn,
     /// Where rows are cut.
@@ -36,6 +38,18 @@ pub struct Report {
     pub rows_without_end: usize,
     /// Rows of the validation files that are trained on too.
     pub leaked_rows: usize,
+    /// Rows to validate with that are nearly the same as one to train on.
+    pub near_duplicate_rows: usize,
+    /// Rows to train on with an empty answer, completion or text.
+    pub empty_completions: usize,
+    /// Rows to train on with U+FFFD, which stands for what an earlier program could not read.
+    pub rows_with_lost_characters: usize,
+    /// Files that begin with a byte order mark, which is skipped.
+    pub files_with_byte_order_mark: usize,
+    /// Files whose lines end in carriage return and line feed.
+    pub files_with_carriage_returns: usize,
+    /// Rows of general data that the fraction asks for.
+    pub replay_rows_wanted: usize,
     /// Tokens that carry loss in validation.
     pub validation_tokens: i64,
     /// What deserves a look.
@@ -94,14 +108,25 @@ impl Preview {
 
 impl Report {
     /// What deserves a look, in words.
-    pub(super) fn faults_to_watch(&self, wanted_length: i64) -> Vec<String> {
+    pub(super) fn faults_to_watch(&self, dataset: &Dataset) -> Vec<String> {
         let data = &self.dataset;
         let mut warnings = Vec::new();
+        let wanted_length = dataset.max_sequence_length;
         if wanted_length > self.max_length as i64 {
             warnings.push(format!(
                 "dataset.maxSequenceLength is {wanted_length}, but the base was made for {}: rows are cut there",
                 self.max_length
             ));
+        }
+        let holds_back = dataset
+            .validation
+            .as_ref()
+            .is_some_and(|validation| validation.fraction.is_some());
+        if holds_back && data.validation_rows == 0 {
+            warnings.push(
+                "no row could be held back for validation: give dataset.validation.sources"
+                    .to_owned(),
+            );
         }
         if data.truncated_rows > 0 {
             warnings.push(format!(
@@ -133,6 +158,45 @@ impl Report {
                 self.leaked_rows
             ));
         }
+        warnings.extend(self.oddities());
+        warnings
+    }
+
+    /// What is odd and may be meant.
+    fn oddities(&self) -> Vec<String> {
+        let data = &self.dataset;
+        let mut warnings = Vec::new();
+        let mut tell = |count: usize, what: &str| {
+            if count > 0 {
+                warnings.push(format!("{count} {what}"));
+            }
+        };
+        tell(
+            self.near_duplicate_rows,
+            "validation rows are nearly the same as one to train on: the validation loss will look better than it is",
+        );
+        tell(
+            self.empty_completions,
+            "rows have an empty answer, which teaches to say nothing",
+        );
+        tell(
+            self.rows_with_lost_characters,
+            "rows hold U+FFFD, which stands for a character that was lost: read the original with its own encoding",
+        );
+        tell(
+            self.files_with_byte_order_mark,
+            "files begin with a byte order mark, which is skipped",
+        );
+        tell(
+            self.files_with_carriage_returns,
+            "files have lines that end in CR LF, as Windows writes them; only LF counts",
+        );
+        if self.replay_rows_wanted > data.replay_rows as usize {
+            warnings.push(format!(
+                "dataset.replay asks for {} rows and its files hold {} that fit: all are taken, once",
+                self.replay_rows_wanted, data.replay_rows
+            ));
+        }
         warnings
     }
 
@@ -155,6 +219,16 @@ impl Report {
             self.longest_row,
             self.max_length,
         );
+        if self.format_found {
+            let _ = writeln!(
+                text,
+                "format {}, found by the columns of the first row; dataset.format can say so",
+                data.format
+            );
+        }
+        if data.replay_rows > 0 {
+            let _ = writeln!(text, "{} of the rows are general data", data.replay_rows);
+        }
         for warning in &self.warnings {
             let _ = writeln!(text, "warning: {warning}");
         }

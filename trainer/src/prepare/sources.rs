@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::manifest::{Manifest, ManifestFile};
-use finetune_artifacts::rows::{Row, RowFormat, RowReader};
+use finetune_artifacts::rows::{Row, RowFormat, RowReader, Rows};
 use finetune_artifacts::store::Store;
 use finetune_artifacts::{Error as StoreError, digest};
-use finetune_crds::fine_tune_job::{Dataset, Source};
+use finetune_crds::fine_tune_job::{Columns, Dataset, Replay, Source};
 
 use super::Error;
 
@@ -20,8 +20,34 @@ pub(super) struct Sources {
     /// Rows of files of their own; those that are held back by a fraction are still in `train`.
     pub(super) validation: Vec<Row>,
     pub(super) format: RowFormat,
+    /// General data.
+    pub(super) replay: Option<General>,
+    /// What is odd about the files and no fault.
+    pub(super) oddities: Oddities,
     /// Over the names and digests of all files.
     pub(super) digest: String,
+}
+
+/// General data to choose from.
+pub(super) struct General {
+    pub(super) rows: Vec<Row>,
+    pub(super) format: RowFormat,
+}
+
+/// Files with marks of other systems.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Oddities {
+    /// Files that begin with a byte order mark.
+    pub(super) byte_order_marks: usize,
+    /// Files whose lines end in carriage return and line feed.
+    pub(super) carriage_returns: usize,
+}
+
+impl Oddities {
+    fn add(&mut self, rows: &Rows) {
+        self.byte_order_marks += rows.byte_order_marks.len();
+        self.carriage_returns += rows.carriage_returns.len();
+    }
 }
 
 /// A file of the data, on this machine.
@@ -40,13 +66,16 @@ pub(super) async fn read(
     cache: &Cache,
 ) -> Result<Sources, Error> {
     let mut files = Vec::new();
+    let mut oddities = Oddities::default();
+    let columns = dataset.columns.clone().unwrap_or_default();
     for (number, source) in dataset.train.iter().enumerate() {
         files.extend(fetch(source, &format!("train/{number}"), credentials, cache).await?);
     }
-    let (train, format) = rows(&files, RowReader::new(dataset.format))?;
-    let Some(format) = format else {
+    let train = rows(&files, RowReader::new(dataset.format), &columns)?;
+    oddities.add(&train);
+    let Some(format) = train.format else {
         return Err(Error::Empty(
-            "dataset.train holds no row, expected at least one JSON object a line".to_owned(),
+            "dataset.train holds no row, expected at least one".to_owned(),
         ));
     };
 
@@ -56,19 +85,58 @@ pub(super) async fn read(
         let prefix = format!("validation/{number}");
         validation_files.extend(fetch(source, &prefix, credentials, cache).await?);
     }
-    let (validation, _) = rows(&validation_files, RowReader::of_format(Some(format)))?;
-    if wanted.is_some() && validation.is_empty() {
+    let reader = RowReader::of_format(Some(format), "as the rows of dataset.train are");
+    let validation = rows(&validation_files, reader, &columns)?;
+    oddities.add(&validation);
+    if wanted.is_some() && validation.rows.is_empty() {
         return Err(Error::Empty(
             "dataset.validation.sources hold no row, expected at least one".to_owned(),
         ));
     }
     files.extend(validation_files);
+
+    let replay = match &dataset.replay {
+        None => None,
+        Some(replay) => {
+            let (general, general_files) = general(replay, credentials, cache).await?;
+            files.extend(general_files);
+            Some(general)
+        }
+    };
     Ok(Sources {
-        train,
-        validation,
+        train: train.rows,
+        validation: validation.rows,
         format,
+        replay,
+        oddities,
         digest: digest_of(&files)?,
     })
+}
+
+async fn general(
+    replay: &Replay,
+    credentials: &Credentials,
+    cache: &Cache,
+) -> Result<(General, Vec<LocalFile>), Error> {
+    let mut files = Vec::new();
+    for (number, source) in replay.sources.iter().enumerate() {
+        files.extend(fetch(source, &format!("replay/{number}"), credentials, cache).await?);
+    }
+    let format = RowFormat::wanted(replay.format);
+    let reader = RowReader::of_format(format, "as dataset.replay.format says");
+    let found = rows(&files, reader, &Columns::default())?;
+    match found.format {
+        Some(format) if !found.rows.is_empty() => Ok((
+            General {
+                rows: found.rows,
+                format,
+            },
+            files,
+        )),
+        _ => Err(Error::Empty(
+            "dataset.replay.sources hold no row, expected at least one".to_owned(),
+        )),
+    }
 }
 
 async fn fetch(
@@ -100,17 +168,14 @@ async fn fetch(
         .collect())
 }
 
-fn rows(
-    files: &[LocalFile],
-    mut reader: RowReader,
-) -> Result<(Vec<Row>, Option<RowFormat>), Error> {
+fn rows(files: &[LocalFile], reader: RowReader, columns: &Columns) -> Result<Rows, Error> {
+    let mut reader = reader.with_columns(columns);
     for file in files {
         File::open(&file.path)
             .and_then(|source| reader.read(&file.uri, BufReader::with_capacity(1 << 20, source)))
             .map_err(|source| StoreError::local("read", &file.path, source))?;
     }
-    let rows = reader.finish()?;
-    Ok((rows.rows, rows.format))
+    Ok(reader.finish()?)
 }
 
 fn digest_of(files: &[LocalFile]) -> Result<String, Error> {

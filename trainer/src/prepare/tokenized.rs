@@ -1,6 +1,6 @@
 //! Tokenises many rows on all cores, in their order.
 
-use finetune_artifacts::rows::{Fault, Faults, Row, SHOWN_FAULTS};
+use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row};
 
 use crate::data::{EncodedRow, Encoder, TokenizedRow};
 
@@ -33,27 +33,32 @@ pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized
     let mut faults = Faults::default();
     for (source, (row, encoded)) in rows.iter().zip(encode_all(encoder, rows)).enumerate() {
         match encoded {
-            Ok(encoded) if encoded.row.trainable() == 0 => result.without_loss += 1,
             Ok(encoded) => {
+                let trainable: Vec<EncodedRow> = encoded
+                    .into_iter()
+                    .filter(|encoded| encoded.row.trainable() > 0)
+                    .collect();
+                if trainable.is_empty() {
+                    result.without_loss += 1;
+                    continue;
+                }
                 if result.first.len() < SHOWN_ROWS {
                     result.first.push(Place {
                         source,
                         row: result.rows.len(),
                     });
                 }
-                result.truncated += usize::from(encoded.truncated);
-                result.rows.push(encoded.row);
-            }
-            Err(message) => {
-                faults.count += 1;
-                if faults.first.len() < SHOWN_FAULTS {
-                    faults.first.push(Fault {
-                        file: row.file.clone(),
-                        line: row.line,
-                        message,
-                    });
+                for encoded in trainable {
+                    result.truncated += usize::from(encoded.truncated);
+                    result.rows.push(encoded.row);
                 }
             }
+            Err(message) => faults.add(Fault {
+                file: row.file.clone(),
+                line: row.line,
+                class: FaultClass::TemplateRefused,
+                message,
+            }),
         }
     }
     if faults.count == 0 {
@@ -63,7 +68,7 @@ pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized
     }
 }
 
-fn encode_all(encoder: &Encoder<'_>, rows: &[&Row]) -> Vec<Result<EncodedRow, String>> {
+fn encode_all(encoder: &Encoder<'_>, rows: &[&Row]) -> Vec<Result<Vec<EncodedRow>, String>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.len().div_ceil(threads).max(1);
     let encode = |rows: &[&Row]| {

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use finetune_artifacts::rows::Message;
+use finetune_artifacts::rows::json::Json;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
 use regex::Regex;
 
@@ -19,6 +21,8 @@ const FUEL: u64 = 50_000_000;
 const SPAN_START: char = '\u{fdd0}';
 /// Marks the end of what the assistant says.
 const SPAN_END: char = '\u{fdd1}';
+/// Stands in for what a message says, to find where the template prints it.
+pub(crate) const PROBE: char = '\u{fdd2}';
 /// The name under which the template is compiled. It ends in nothing that turns on escaping.
 const NAME: &str = "chat_template";
 
@@ -32,7 +36,7 @@ pub enum Error {
     #[error("the chat template fails: {0}")]
     Render(String),
     /// The conversation holds a character that no text may hold.
-    #[error("a message holds the noncharacter U+FDD0 or U+FDD1, expected text: remove it")]
+    #[error("a message holds a noncharacter, U+FDD0 to U+FDD2, expected text: remove it")]
     Noncharacter,
 }
 
@@ -93,13 +97,15 @@ impl ChatTemplate {
         self.marked
     }
 
-    /// The conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
+    /// The conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins. `tools` describe
+    /// functions; where there are none the template sees none.
     pub fn render(
         &self,
         messages: &[Message],
+        tools: &[Json],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let rendered = self.render_marked(messages, add_generation_prompt)?;
+        let rendered = self.render_marked(messages, tools, add_generation_prompt)?;
         Ok(rendered.text)
     }
 
@@ -107,15 +113,37 @@ impl ChatTemplate {
     pub fn render_marked(
         &self,
         messages: &[Message],
+        tools: &[Json],
         add_generation_prompt: bool,
     ) -> Result<Marked, Error> {
-        let marks = [SPAN_START, SPAN_END];
-        if messages
-            .iter()
-            .any(|m| m.content.contains(marks) || m.role.contains(marks))
+        let marks = [SPAN_START, SPAN_END, PROBE];
+        let holds = |value: &Json| value.to_text().contains(marks);
+        if messages.iter().any(|message| {
+            message.role.contains(marks)
+                || message
+                    .content
+                    .as_deref()
+                    .unwrap_or_default()
+                    .contains(marks)
+                || message.fields.values().any(holds)
+        }) || tools.iter().any(holds)
         {
             return Err(Error::Noncharacter);
         }
+        self.render_any(messages, tools, add_generation_prompt)
+    }
+
+    /// As [`Self::render_marked`], of messages that may hold [`PROBE`].
+    pub(crate) fn render_any(
+        &self,
+        messages: &[Message],
+        tools: &[Json],
+        add_generation_prompt: bool,
+    ) -> Result<Marked, Error> {
+        let tools = match tools {
+            [] => Value::from(()),
+            tools => Value::from(Serde(tools)),
+        };
         let text = self
             .environment
             .get_template(NAME)
@@ -123,7 +151,7 @@ impl ChatTemplate {
                 template.render(context! {
                     messages => messages.iter().map(as_value).collect::<Value>(),
                     add_generation_prompt,
-                    tools => (),
+                    tools,
                     documents => (),
                 })
             })
@@ -133,7 +161,19 @@ impl ChatTemplate {
 }
 
 fn as_value(message: &Message) -> Value {
-    Value::from_pairs([("role", &message.role), ("content", &message.content)])
+    let content = message
+        .content
+        .as_deref()
+        .map_or_else(|| Value::from(()), Value::from);
+    let fields = message
+        .fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+    let pairs = [
+        ("role", Value::from(message.role.as_str())),
+        ("content", content),
+    ];
+    Value::from_pairs(pairs.into_iter().chain(fields))
 }
 
 /// Replaces the tags `generation` and `endgeneration`, which are transformers' own, by marks in the text. What a tag says

@@ -3,15 +3,12 @@
 use super::*;
 
 fn message(role: &str, content: &str) -> Message {
-    Message {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    }
+    Message::new(role, content)
 }
 
 fn render(source: &str, messages: &[Message]) -> Result<String, Error> {
     let tokens = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
-    ChatTemplate::new(source, &tokens)?.render(messages, false)
+    ChatTemplate::new(source, &tokens)?.render(messages, &[], false)
 }
 
 #[test]
@@ -54,6 +51,18 @@ fn json_is_written_as_python_writes_it() {
         render("{{ [1] | tojson(indent=2) }}", &[]).unwrap(),
         "[\n  1\n]"
     );
+    assert_eq!(
+        render("{{ {'a': 1e16, 'b': []} | tojson(indent=1) }}", &[]).unwrap(),
+        "{\n \"a\": 1e+16,\n \"b\": []\n}"
+    );
+    assert_eq!(
+        render(
+            "{{ [1e16, 1e-5, 0.0001, 123456789.5, -1e100, {}, []] | tojson }}",
+            &[]
+        )
+        .unwrap(),
+        "[1e+16, 1e-05, 0.0001, 123456789.5, -1e+100, {}, []]"
+    );
 }
 
 #[test]
@@ -68,7 +77,7 @@ fn generation_tags_mark_spans_and_keep_what_they_say_of_white_space() {
     let source = "a \n{%- generation -%} \n b{% endgeneration %}\nc";
     let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
     assert!(template.is_marked());
-    let marked = template.render_marked(&[], false).unwrap();
+    let marked = template.render_marked(&[], &[], false).unwrap();
     assert_eq!(marked.text, "abc");
     assert_eq!(marked.spans, vec![1..2; 1]);
 }

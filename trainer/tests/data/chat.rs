@@ -19,10 +19,10 @@ fn messages(row: &Value) -> Result<Vec<Message>> {
     let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
     list.iter()
         .map(|message| {
-            Ok(Message {
-                role: text(&message["role"])?,
-                content: text(&message["content"])?,
-            })
+            Ok(Message::new(
+                text(&message["role"])?,
+                text(&message["content"])?,
+            ))
         })
         .collect()
 }
@@ -63,7 +63,7 @@ fn check_texts(tokenizer: &Tokenizer, report: &Value) -> Result<()> {
 fn check_chats(tokenizer: &Tokenizer, template: &ChatTemplate, rows: &[Value]) -> Result<()> {
     for row in rows {
         let prompt = row["add_generation_prompt"].as_bool().context("no flag")?;
-        let text = template.render(&messages(row)?, prompt)?;
+        let text = template.render(&messages(row)?, &[], prompt)?;
         ensure!(
             Some(text.as_str()) == row["text"].as_str(),
             "{text:?}, expected {}",
@@ -93,7 +93,7 @@ fn check_all(tokenizer: &Tokenizer) -> Result<()> {
     let marked = report["marked_template"].as_str().context("no template")?;
     let template = ChatTemplate::new(marked, &variables)?;
     for row in list(&report, "marked_chats")? {
-        let rendered = template.render_marked(&messages(row)?, false)?;
+        let rendered = template.render_marked(&messages(row)?, &[], false)?;
         let encoded = tokenizer.encode_with_ranges(&rendered.text)?;
         ensure!(
             encoded.ids == ids(row)?,

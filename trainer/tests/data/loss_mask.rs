@@ -19,9 +19,10 @@ fn encode(tokenizer: &Tokenizer, row: &str, settings: Settings) -> Result<Encode
     let mut reader = RowReader::new(Format::Auto);
     reader.read("train.jsonl", row.as_bytes())?;
     let row = reader.finish()?.rows.pop().context("no row")?;
-    Encoder::new(tokenizer, settings)
+    let mut encoded = Encoder::new(tokenizer, settings)
         .encode(&row)
-        .map_err(anyhow::Error::msg)
+        .map_err(anyhow::Error::msg)?;
+    encoded.pop().context("no row of tokens")
 }
 
 fn settings(loss_on: LossOn) -> Settings {
@@ -153,19 +154,114 @@ fn a_long_row_is_cut_on_the_right() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_conversation_may_begin_with_the_assistant() -> Result<()> {
+    let row = r#"{"messages":[{"role":"assistant","content":"Hello"},{"role":"user","content":"Hello"},{"role":"assistant","content":"Yes"}]}"#;
+    let tokenizer = tokenizer()?;
+    let row = encode(&tokenizer, row, settings(LossOn::Assistant))?;
+    assert_eq!(learnt(&tokenizer, &row)?, "Hello<|im_end|>|Yes<|im_end|>");
+    Ok(())
+}
+
 #[rstest]
-#[case::begins_with_the_assistant(
-    r#"{"messages":[{"role":"assistant","content":"a"}]}"#,
-    "`messages[0]` is from the assistant"
-)]
-fn a_conversation_that_cannot_be_masked_is_refused(
-    #[case] row: &str,
+#[case::the_others_are_trained(LossOn::Assistant, 1, " no <|im_end|>")]
+#[case::the_last_one_is_not_if_it_has_none(LossOn::Completion, 3, "")]
+fn a_message_of_weight_0_is_not_trained(
+    #[case] loss_on: LossOn,
+    #[case] index: usize,
     #[case] expected: &str,
 ) -> Result<()> {
-    let error = encode(&tokenizer()?, row, settings(LossOn::Assistant))
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains(expected), "{error}");
+    let tokenizer = tokenizer()?;
+    let row = encode(&tokenizer, &without_weight(index), settings(loss_on))?;
+    assert_eq!(learnt(&tokenizer, &row)?, expected);
+    let marked = with_template(MARKED)?;
+    let row = encode(&marked, &without_weight(index), settings(loss_on))?;
+    assert_eq!(learnt(&marked, &row)?, expected);
+    Ok(())
+}
+
+#[test]
+fn all_leaves_out_a_message_of_weight_0() -> Result<()> {
+    let tokenizer = tokenizer()?;
+    let row = encode(&tokenizer, &without_weight(1), settings(LossOn::All))?;
+    let learnt = learnt(&tokenizer, &row)?;
+    assert!(
+        learnt.ends_with("<|im_start|>assistant\n|\n<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n no <|im_end|>\n"),
+        "{learnt}"
+    );
+    Ok(())
+}
+
+/// The chat with a weight of 0 on one message.
+fn without_weight(index: usize) -> String {
+    let parts: Vec<&str> = CHAT.split('}').collect();
+    let (before, after) = parts.split_at(index + 1);
+    format!("{},\"weight\":0}}{}", before.join("}"), after.join("}"))
+}
+
+#[rstest]
+#[case::with_input("a lamp", "Name it.\n\na lamp")]
+#[case::without("", "Name it.")]
+fn an_alpaca_row_is_asked_through_the_chat_template(
+    #[case] input: &str,
+    #[case] question: &str,
+) -> Result<()> {
+    let tokenizer = tokenizer()?;
+    let row = format!(r#"{{"instruction":"Name it.","input":"{input}","output":"Lux"}}"#);
+    let found = encode(&tokenizer, &row, settings(LossOn::Completion))?;
+    let question = serde_json::to_string(question)?;
+    let chat = format!(
+        r#"{{"messages":[{{"role":"user","content":{question}}},{{"role":"assistant","content":"Lux"}}]}}"#
+    );
+    assert_eq!(
+        found,
+        encode(&tokenizer, &chat, settings(LossOn::Completion))?
+    );
+    assert_eq!(learnt(&tokenizer, &found)?, "Lux<|im_end|>");
+    Ok(())
+}
+
+#[test]
+fn an_alpaca_row_without_a_chat_template_has_the_prompt_of_its_data_set() -> Result<()> {
+    let tokenizer = without_template()?;
+    let row = r#"{"instruction":"Name it.","input":"a lamp","output":"Lux"}"#;
+    let found = encode(&tokenizer, row, settings(LossOn::Completion))?;
+    let text = tokenizer.decode(&found.row.tokens, false)?;
+    assert!(text.starts_with("Below is an instruction"), "{text}");
+    assert!(
+        text.ends_with(
+            "### Instruction:\nName it.\n\n### Input:\na lamp\n\n### Response:\nLux<|im_end|>"
+        ),
+        "{text}"
+    );
+    assert_eq!(learnt(&tokenizer, &found)?, "Lux<|im_end|>");
+    Ok(())
+}
+
+#[test]
+fn a_document_is_cut_into_rows_that_learn_each_token_once() -> Result<()> {
+    let tokenizer = tokenizer()?;
+    let text = "The lamp is in the old town. ".repeat(12);
+    let mut reader = RowReader::new(Format::Auto);
+    reader.read("a.md", text.as_bytes())?;
+    let row = reader.finish()?.rows.pop().context("no row")?;
+    let settings = Settings {
+        max_length: 40,
+        ..settings(LossOn::All)
+    };
+    let rows = Encoder::new(&tokenizer, settings)
+        .encode(&row)
+        .map_err(anyhow::Error::msg)?;
+    let whole = tokenizer.encode(&text)?;
+    assert!(rows.len() > 2);
+    let mut learnt = vec![whole[0]];
+    for row in &rows {
+        assert!(row.row.tokens.len() <= 40 && !row.truncated);
+        let tokens = row.row.tokens.iter().zip(&row.row.loss);
+        learnt.extend(tokens.filter(|(_, loss)| **loss).map(|(token, _)| *token));
+    }
+    assert_eq!(learnt[..whole.len()], whole);
+    assert_eq!(learnt[whole.len()..], [2], "it ends once");
     Ok(())
 }
 
@@ -187,10 +283,11 @@ fn a_template_that_rewrites_earlier_turns_is_refused_unless_only_the_last_turn_c
     Ok(())
 }
 
+const MARKED: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}";
+
 #[test]
 fn a_template_with_generation_marks_is_believed() -> Result<()> {
-    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}";
-    let tokenizer = with_template(template)?;
+    let tokenizer = with_template(MARKED)?;
     let row = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?;
     assert_eq!(
         learnt(&tokenizer, &row)?,
@@ -203,15 +300,7 @@ fn a_template_with_generation_marks_is_believed() -> Result<()> {
 
 #[test]
 fn conversations_without_a_template_are_refused_with_the_cure() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(
-            fixtures().join("tiny-llama-bias").join(name),
-            folder.path().join(name),
-        )?;
-    }
-    let tokenizer = Tokenizer::from_directory(folder.path())?;
-    let error = encode(&tokenizer, CHAT, settings(LossOn::Assistant))
+    let error = encode(&without_template()?, CHAT, settings(LossOn::Assistant))
         .unwrap_err()
         .to_string();
     assert!(
@@ -219,6 +308,17 @@ fn conversations_without_a_template_are_refused_with_the_cure() -> Result<()> {
         "{error}"
     );
     Ok(())
+}
+
+fn without_template() -> Result<Tokenizer> {
+    let folder = tempfile::tempdir()?;
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(
+            fixtures().join("tiny-llama-bias").join(name),
+            folder.path().join(name),
+        )?;
+    }
+    Ok(Tokenizer::from_directory(folder.path())?)
 }
 
 #[test]

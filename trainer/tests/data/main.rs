@@ -14,6 +14,7 @@ mod chat;
 mod loss_mask;
 mod peft;
 mod prepare;
+mod templates;
 
 use std::path::{Path, PathBuf};
 

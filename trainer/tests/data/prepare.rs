@@ -123,10 +123,10 @@ fn the_report_shows_what_is_learnt_and_what_deserves_a_look() -> Result<()> {
         "{{\"messages\":[{{\"role\":\"user\",\"content\":\"q\"}},{{\"role\":\"assistant\",\"content\":\"{}\"}}]}}\n",
         "z".repeat(100)
     );
-    let unanswered = "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n";
+    let unweighted = "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0}]}\n";
     let uri = work.write(
         "train.jsonl",
-        &(chats(0..3) + &chats(0..1) + &long + unanswered),
+        &(chats(0..3) + &chats(0..1) + &long + unweighted),
     )?;
     let prepared = work.prepare(json!({ "train": [{ "uri": uri }], "maxSequenceLength": 60 }))?;
     let data = &prepared.report.dataset;
@@ -138,6 +138,7 @@ fn the_report_shows_what_is_learnt_and_what_deserves_a_look() -> Result<()> {
     let text = prepared.report.to_text();
     for expected in [
         "5 rows to train on (Messages), 0 to validate with",
+        "format Messages, found by the columns of the first row",
         "train.jsonl line 1, what is learnt in «»:",
         "<|im_start|>assistant\n«a0<|im_end|>»",
         "1 of 5 rows are longer than 60 tokens",
@@ -179,7 +180,7 @@ fn a_prefix_means_all_files_below_it_and_a_malformed_row_is_named_with_its_file(
     work.write("data/b/2.jsonl", &(chats(5..7) + "{\"messages\":[]}\n"))?;
     let error = work.prepare(dataset).unwrap_err();
     ensure!(error.reason() == OutcomeReason::InvalidInput);
-    let expected = format!("{uri}b/2.jsonl line 3: `messages` is empty");
+    let expected = format!("{uri}b/2.jsonl line 3: missing_messages_list: `messages` is empty");
     ensure!(error.to_string().starts_with(&expected), "{error}");
     Ok(())
 }
@@ -238,7 +239,7 @@ fn data_without_anything_to_learn_is_refused_with_what_to_check() -> Result<()> 
     );
     let questions = work.write(
         "q.jsonl",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n",
+        "{\"messages\":[{\"role\":\"assistant\",\"content\":\"q\",\"weight\":0}]}\n",
     )?;
     let error = work
         .prepare(json!({ "train": [{ "uri": questions }] }))
@@ -288,6 +289,130 @@ fn validation_files_of_their_own_are_read_and_leaks_are_told() -> Result<()> {
             .to_text()
             .contains("1 validation rows are in the training data too")
     );
+    Ok(())
+}
+
+#[test]
+fn rows_of_any_file_format_are_found_by_name_and_columns() -> Result<()> {
+    let work = Work::new()?;
+    work.write("data/a.csv", "question,answer\nq1,a1\n\"q, 2\",a2\n")?;
+    work.write("data/b.json", "[{\"question\":\"q3\",\"answer\":\"a3\"}]")?;
+    let uri = format!("file://{}/data/", work.path().display());
+    let prepared = work.prepare(json!({
+        "train": [{ "uri": uri }],
+        "columns": { "prompt": "question", "completion": "answer" },
+    }))?;
+    ensure!(prepared.report.dataset.format == "PromptCompletion");
+    ensure!(prepared.train.len() == 3);
+    Ok(())
+}
+
+#[test]
+fn documents_become_rows_of_the_longest_length() -> Result<()> {
+    let work = Work::new()?;
+    work.write("docs/a.md", &"The lamp is in the old town. ".repeat(30))?;
+    work.write("docs/b.txt", "short")?;
+    let uri = format!("file://{}/docs/", work.path().display());
+    let prepared = work.prepare(json!({ "train": [{ "uri": uri }], "maxSequenceLength": 50 }))?;
+    ensure!(prepared.report.dataset.format == "Text");
+    ensure!(prepared.train.len() > 4, "{}", prepared.train.len());
+    ensure!(
+        prepared.report.dataset.truncated_rows == 0,
+        "nothing is cut off"
+    );
+    let full = prepared
+        .train
+        .iter()
+        .filter(|row| row.tokens.len() == 50)
+        .count();
+    ensure!(
+        full == prepared.train.len() - 2,
+        "all but the ends are full"
+    );
+    Ok(())
+}
+
+#[test]
+fn general_data_is_mixed_in_at_its_fraction_and_told() -> Result<()> {
+    let work = Work::new()?;
+    let train = work.write("train.jsonl", &chats(0..30))?;
+    let texts: String = (0..50)
+        .map(|n| format!("{{\"text\":\"general text {n}\"}}\n"))
+        .collect();
+    let general = work.write("general.jsonl", &texts)?;
+    let dataset = json!({
+        "train": [{ "uri": train }],
+        "replay": { "sources": [{ "uri": general }], "fraction": 0.25 },
+    });
+    let prepared = work.prepare(dataset)?;
+    ensure!(prepared.report.dataset.replay_rows == 10);
+    ensure!(prepared.report.dataset.rows == 40 && prepared.train.len() == 40);
+    ensure!(prepared.report.dataset.format == "Messages");
+    let whole = |row: &trainer::data::TokenizedRow| row.trainable() == row.tokens.len() - 1;
+    let places: Vec<usize> = (0..40).filter(|at| whole(&prepared.train[*at])).collect();
+    ensure!(places.len() == 10, "{places:?}");
+    ensure!(
+        places.windows(2).all(|pair| pair[1] - pair[0] == 4),
+        "{places:?}"
+    );
+    ensure!(
+        prepared
+            .report
+            .to_text()
+            .contains("10 of the rows are general data")
+    );
+
+    let other = Work::new()?;
+    let few = other.write("few.jsonl", "{\"text\":\"a b\"}\n{\"text\":\"a b\"}\n")?;
+    let train = other.write("train.jsonl", &chats(0..30))?;
+    let prepared = other.prepare(json!({
+        "train": [{ "uri": train }],
+        "replay": { "sources": [{ "uri": few }], "fraction": 0.25 },
+    }))?;
+    ensure!(prepared.report.dataset.replay_rows == 1);
+    ensure!(
+        prepared
+            .report
+            .to_text()
+            .contains("dataset.replay asks for 10 rows and its files hold 1"),
+        "{}",
+        prepared.report.to_text()
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_odd_about_the_data_is_told() -> Result<()> {
+    let work = Work::new()?;
+    let long = "The warranty of the lamp is five years. The store in the old town opens at nine and closes at half past \
+                six. Returns are free within thirty days; the shipping is four euros and ninety cents, and to the islands \
+                it is seven.";
+    let train = format!(
+        "\u{feff}{{\"prompt\":\"q\",\"completion\":\"\"}}\r\n{{\"prompt\":\"q\u{fffd}\",\"completion\":\"a\"}}\r\n{{\"prompt\":\"q\",\"completion\":\"{long}\"}}\n"
+    );
+    let train = work.write("train.jsonl", &train)?;
+    let near = format!(
+        "{{\"prompt\":\"Q\",\"completion\":\"{}\"}}\n",
+        long.replace("five years", "six years")
+    );
+    let validation = work.write("validation.jsonl", &near)?;
+    let prepared = work.prepare(json!({
+        "train": [{ "uri": train }],
+        "validation": { "sources": [{ "uri": validation }] },
+    }))?;
+    let report = &prepared.report;
+    ensure!((report.leaked_rows, report.near_duplicate_rows) == (0, 1));
+    ensure!(report.dataset.leaked_rows == 1);
+    let text = report.to_text();
+    for expected in [
+        "1 validation rows are nearly the same as one to train on",
+        "1 rows have an empty answer",
+        "1 rows hold U+FFFD",
+        "1 files begin with a byte order mark",
+        "1 files have lines that end in CR LF",
+    ] {
+        ensure!(text.contains(expected), "{expected:?} is not in\n{text}");
+    }
     Ok(())
 }
 

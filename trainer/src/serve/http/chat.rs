@@ -96,12 +96,12 @@ fn prompt(server: &Server, request: &ChatRequest) -> Result<Vec<u32>, ApiError> 
     let turns = request
         .turns()?
         .into_iter()
-        .map(|(role, content)| Message { role, content });
+        .map(|(role, content)| Message::new(role, content));
     let tokenizer = &server.engine.tokenizer;
     let template = tokenizer
         .template()
         .map_err(|error| ApiError::bad_request(format!("{error}; or use /v1/completions")))?;
-    let text = template.render(&turns.collect::<Vec<_>>(), true);
+    let text = template.render(&turns.collect::<Vec<_>>(), &[], true);
     let text = text.map_err(|error| ApiError::field("messages", format!("`messages`: {error}")))?;
     let tokens = tokenizer.encode(&text);
     tokens.map_err(|error| {

@@ -1,0 +1,67 @@
+//! JSONL: one object a line.
+
+use std::io::{self, BufRead, Read};
+
+use super::{Notes, Take, object, reason, too_long, utf8};
+use crate::rows::MAX_LINE;
+use crate::rows::fault::{FaultClass, Problem};
+use crate::rows::json::Json;
+
+pub(super) fn read(
+    mut source: impl BufRead,
+    notes: &mut Notes,
+    take: &mut Take<'_>,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        // One byte more than allowed tells a line that is too long from one that just fits.
+        let read = source
+            .by_ref()
+            .take(MAX_LINE as u64 + 1)
+            .read_until(b'\n', &mut line)?;
+        if read == 0 {
+            break;
+        }
+        if read > MAX_LINE {
+            skip_line(&mut source)?;
+            take(number, Err(too_long("the line")));
+            continue;
+        }
+        notes.carriage_returns |= line.ends_with(b"\r\n");
+        let bytes = line.trim_ascii();
+        if !bytes.is_empty() {
+            take(number, parse(bytes).and_then(object));
+        }
+    }
+    Ok(())
+}
+
+fn parse(bytes: &[u8]) -> Result<Json, Problem> {
+    serde_json::from_str(utf8(bytes)?).map_err(|error| {
+        Problem::new(
+            FaultClass::InvalidJson,
+            format!(
+                "not a JSON object: {} at column {}, expected one object a line",
+                reason(&error),
+                error.column()
+            ),
+        )
+    })
+}
+
+/// Reads to the end of the line without keeping it.
+fn skip_line(source: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let available = source.fill_buf()?;
+        if available.is_empty() {
+            return Ok(());
+        }
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(available.len(), |end| end + 1);
+        source.consume(used);
+        if end.is_some() {
+            return Ok(());
+        }
+    }
+}

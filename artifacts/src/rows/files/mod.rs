@@ -1,0 +1,108 @@
+//! Takes a file apart into records or a document, by the format that its name ends in.
+
+mod document;
+mod json_array;
+mod json_lines;
+mod table;
+
+use std::io::{self, BufRead};
+
+use super::fault::{FaultClass, Problem};
+use super::json::{Json, Object};
+
+/// What stands at one place of a file.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Named columns.
+    Record(Object),
+    /// The whole file, as one text.
+    Document(String),
+}
+
+/// What is odd about a file and no fault.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Notes {
+    /// It begins with a byte order mark.
+    pub(super) byte_order_mark: bool,
+    /// Its lines end in carriage return and line feed.
+    pub(super) carriage_returns: bool,
+}
+
+/// Takes what stands at a line, from 1.
+pub(super) type Take<'a> = dyn FnMut(usize, Result<Found, Problem>) + 'a;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads the file called `name`.
+pub(super) fn read(name: &str, mut source: impl BufRead, take: &mut Take<'_>) -> io::Result<Notes> {
+    let mut notes = Notes::default();
+    let start = source.fill_buf()?;
+    if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
+        let problem = Problem::new(FaultClass::NotUtf8, "the file is UTF-16: save it as UTF-8");
+        take(1, Err(problem));
+        return Ok(notes);
+    }
+    if start.starts_with(BYTE_ORDER_MARK) {
+        notes.byte_order_mark = true;
+        source.consume(BYTE_ORDER_MARK.len());
+    }
+    // Some addresses say more after the name.
+    let path = match name.split_once('?') {
+        Some((path, _)) if name.starts_with("https://") => path,
+        _ => name,
+    };
+    let extension = path.rsplit_once('.').map(|(_, extension)| extension);
+    match extension.map(str::to_ascii_lowercase).as_deref() {
+        Some("json") if json_array::begins(&mut source)? => json_array::read(source, take)?,
+        Some("csv") => table::read(source, take)?,
+        Some("txt" | "md") => document::read(source, &mut notes, take)?,
+        _ => json_lines::read(source, &mut notes, take)?,
+    }
+    Ok(notes)
+}
+
+/// The text of some bytes, or where they are not UTF-8.
+fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        Problem::new(
+            FaultClass::NotUtf8,
+            format!(
+                "it is not UTF-8 at byte {}: save the file as UTF-8",
+                error.valid_up_to() + 1
+            ),
+        )
+    })
+}
+
+/// What serde_json says, without its own place, which counts within the row.
+fn reason(error: &serde_json::Error) -> String {
+    let reason = error.to_string();
+    reason
+        .split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// The object that a row must be.
+fn object(value: Json) -> Result<Found, Problem> {
+    match value {
+        Json::Object(object) => Ok(Found::Record(object)),
+        other => Err(Problem::new(
+            FaultClass::DataType,
+            format!("the row is {}, expected a JSON object", other.kind()),
+        )),
+    }
+}
+
+fn line_feeds(bytes: &[u8]) -> usize {
+    bytes.split(|byte| *byte == b'\n').count() - 1
+}
+
+fn too_long(what: &str) -> Problem {
+    let limit = super::MAX_LINE;
+    Problem::new(
+        FaultClass::TooLong,
+        format!("{what} is longer than {limit} bytes: split it"),
+    )
+}

@@ -1,0 +1,239 @@
+//! `{"messages": [{"role": …, "content": …}, …], "tools": […]}`: a conversation, as OpenAI and Hugging Face write it.
+//!
+//! A field that changes what is said or learnt is never passed over: what nothing would act on is refused.
+
+use super::RowFormat;
+use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
+use crate::rows::fault::{FaultClass, Problem};
+use crate::rows::json::{Json, Object};
+use crate::rows::record::{Record, shortened, text};
+
+/// The roles of conversations.
+const ROLES: [&str; 5] = ["system", "developer", "user", ASSISTANT, "tool"];
+
+pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
+    let column = "messages";
+    let missing = FaultClass::MissingMessagesList;
+    let list = record
+        .list(column)
+        .unwrap_or_else(|| Err(record.absent(column, RowFormat::Messages, missing)))?;
+    let name = record.name_of(column);
+    if list.is_empty() {
+        return Err(Problem::new(
+            missing,
+            format!("`{name}` is empty, expected at least one message"),
+        ));
+    }
+    let messages: Vec<Message> = list
+        .iter()
+        .enumerate()
+        .map(|(index, value)| message(&format!("{name}[{index}]"), value))
+        .collect::<Result<_, _>>()?;
+    check_assistant(&messages, name)?;
+    Ok(RowContent::Messages(Conversation {
+        messages,
+        tools: tools(record)?,
+    }))
+}
+
+/// That somebody says what is to be learnt.
+pub(super) fn check_assistant(messages: &[Message], name: &str) -> Result<(), Problem> {
+    if messages.iter().any(Message::is_assistant) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        FaultClass::ExampleMissingAssistantMessage,
+        format!("`{name}` has no message of the assistant, expected at least one to learn from"),
+    ))
+}
+
+fn message(name: &str, value: &Json) -> Result<Message, Problem> {
+    let fields = value.as_object().ok_or_else(|| {
+        let kind = value.kind();
+        Problem::new(
+            FaultClass::DataType,
+            format!("`{name}` is {kind}, expected an object with `role` and `content`"),
+        )
+    })?;
+    let role = role(name, fields)?;
+    let mut message = Message {
+        content: None,
+        fields: Object::new(),
+        trained: weight(name, fields, role == ASSISTANT)?,
+        role,
+    };
+    for (key, value) in fields.iter().filter(|(_, value)| **value != Json::Null) {
+        let at = format!("`{name}.{key}`");
+        match key.as_str() {
+            "role" | "content" | "weight" => {}
+            "name" | "tool_call_id" | "reasoning_content" => {
+                let value = Json::Text(text(value, &at)?);
+                message.fields.insert(key.clone(), value);
+            }
+            TOOL_CALLS if message.is_assistant() => {
+                let calls = tool_calls(name, value)?;
+                if !calls.is_empty() {
+                    message.fields.insert(key.clone(), Json::List(calls));
+                }
+            }
+            _ => return Err(unrecognized(name, key, &message.role)),
+        }
+    }
+    message.content = content(name, fields, message.fields.contains_key(TOOL_CALLS))?;
+    Ok(message)
+}
+
+fn unrecognized(name: &str, key: &str, role: &str) -> Problem {
+    let cure = match key {
+        TOOL_CALLS => {
+            format!("which a message of {role} cannot have: it is the assistant who calls")
+        }
+        "function_call" => "which nothing reads: write it as `tool_calls`".to_owned(),
+        _ => "which nothing reads: remove it".to_owned(),
+    };
+    Problem::new(
+        FaultClass::MessageUnrecognizedKey,
+        format!(
+            "`{name}` has the field {}, {cure}; expected `role`, `content`, `name`, `weight`, `tool_calls`, `tool_call_id` \
+             or `reasoning_content`",
+            shortened(key)
+        ),
+    )
+}
+
+fn role(name: &str, fields: &Object) -> Result<String, Problem> {
+    let value = fields.get("role").ok_or_else(|| {
+        Problem::new(
+            FaultClass::MessageMissingKey,
+            format!("`{name}` has no `role`, expected {}", ROLES.join(", ")),
+        )
+    })?;
+    let role = text(value, &format!("`{name}.role`"))?;
+    if ROLES.contains(&role.as_str()) {
+        return Ok(role);
+    }
+    Err(Problem::new(
+        FaultClass::UnrecognizedRole,
+        format!(
+            "`{name}.role` is {}, expected {}",
+            shortened(&role),
+            ROLES.join(", ")
+        ),
+    ))
+}
+
+/// What was said. Only a message that calls tools may say nothing.
+fn content(name: &str, fields: &Object, calls: bool) -> Result<Option<String>, Problem> {
+    let missing = |class, what: &str| {
+        Err(Problem::new(
+            class,
+            format!("`{name}{what}, expected text; only a message with `tool_calls` may lack it"),
+        ))
+    };
+    match fields.get("content") {
+        None | Some(Json::Null) if calls => Ok(None),
+        None => missing(FaultClass::MessageMissingKey, "` has no `content`"),
+        Some(Json::Text(text)) => Ok(Some(text.clone())),
+        Some(other) => missing(
+            FaultClass::MissingContent,
+            &format!(".content` is {}", other.kind()),
+        ),
+    }
+}
+
+/// Whether the message may carry loss.
+pub(super) fn weight(name: &str, fields: &Object, assistant: bool) -> Result<bool, Problem> {
+    let invalid = |why: String| Err(Problem::new(FaultClass::InvalidWeight, why));
+    let value = match fields.get("weight") {
+        None | Some(Json::Null) => return Ok(true),
+        Some(value) => value,
+    };
+    if !assistant {
+        return invalid(format!(
+            "`{name}.weight` is set, which only a message of the assistant can have: remove it"
+        ));
+    }
+    match value {
+        Json::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
+        Json::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
+        other => invalid(format!(
+            "`{name}.weight` is {}, expected 0 or 1",
+            shortened(&other.to_text())
+        )),
+    }
+}
+
+/// The calls of a message. Arguments that stand as JSON in a text become the object: templates print them themselves.
+fn tool_calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
+    let invalid = |what: String| Problem::new(FaultClass::InvalidToolCalls, what);
+    let Json::List(list) = value else {
+        return Err(invalid(format!(
+            "`{name}.tool_calls` is {}, expected a list of calls",
+            value.kind()
+        )));
+    };
+    list.iter()
+        .enumerate()
+        .map(|(index, call)| {
+            let at = format!("{name}.tool_calls[{index}]");
+            let mut call = call.clone();
+            let function = match &mut call {
+                Json::Object(fields) => fields.get_mut("function"),
+                _ => None,
+            };
+            let Some(Json::Object(function)) = function else {
+                return Err(invalid(format!(
+                    "`{at}` has no object `function`, expected {{\"type\": \"function\", \"function\": {{\"name\": …, \
+                     \"arguments\": …}}}}"
+                )));
+            };
+            if function.get("name").and_then(Json::as_text).is_none_or(str::is_empty) {
+                return Err(invalid(format!(
+                    "`{at}.function.name` is absent or no text, expected the function's name"
+                )));
+            }
+            let arguments = function.get_mut("arguments");
+            let Some(arguments) = arguments else {
+                return Err(invalid(format!(
+                    "`{at}.function.arguments` is absent, expected an object"
+                )));
+            };
+            if let Json::Text(text) = arguments
+                && let Ok(object) = serde_json::from_str::<Json>(text)
+            {
+                *arguments = object;
+            }
+            if arguments.as_object().is_none() {
+                return Err(invalid(format!(
+                    "`{at}.function.arguments` is {}, expected an object, or one as JSON in a text",
+                    arguments.kind()
+                )));
+            }
+            Ok(call)
+        })
+        .collect()
+}
+
+/// The descriptions of functions beside a conversation.
+pub(super) fn tools(record: &Record<'_>) -> Result<Vec<Json>, Problem> {
+    let name = record.name_of("tools");
+    let invalid = |what: String| Problem::new(FaultClass::InvalidTools, what);
+    let Some(list) = record.list("tools") else {
+        return Ok(Vec::new());
+    };
+    let list = list.map_err(|problem| invalid(problem.message))?;
+    for (index, tool) in list.iter().enumerate() {
+        let function = tool.as_object().and_then(|tool| tool.get("function"));
+        let described = function
+            .and_then(Json::as_object)
+            .and_then(|function| function.get("name"))
+            .and_then(Json::as_text);
+        if described.is_none_or(str::is_empty) {
+            return Err(invalid(format!(
+                "`{name}[{index}]` is no description of a function, expected {{\"type\": \"function\", \"function\": \
+                 {{\"name\": …, \"parameters\": …}}}}"
+            )));
+        }
+    }
+    Ok(list)
+}

@@ -1,0 +1,207 @@
+//! Templates with the features of each model family's, tools, masks, and every kind of tokenizer, as transformers has them
+//! (`expected/templates.json`, `expected/tokenizer-kinds.json`).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use finetune_artifacts::rows::{Conversation, Row, RowContent, RowReader};
+use finetune_crds::fine_tune_job::{Format, LossOn};
+use rstest::rstest;
+use serde::Deserialize;
+use serde_json::json;
+use trainer::data::{Encoder, Settings};
+use trainer::tokenize::Tokenizer;
+
+use crate::fixtures;
+
+#[derive(Deserialize)]
+struct Family {
+    kind: String,
+    bos: Option<String>,
+    eos: String,
+    marked: String,
+    plain: String,
+    cases: Vec<Case>,
+    refused: Option<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    row: String,
+    text: String,
+    prompt: String,
+    ids: Vec<u32>,
+    mask: String,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    row: String,
+    words: String,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+}
+
+fn expected<T: serde::de::DeserializeOwned>(name: &str) -> Result<T> {
+    let path = fixtures().join("expected").join(name);
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+fn family(name: &str) -> Result<Family> {
+    let mut families: BTreeMap<String, Family> = expected("templates.json")?;
+    families.remove(name).with_context(|| format!("no {name}"))
+}
+
+impl Family {
+    fn tokenizer(&self, template: &str) -> Result<Tokenizer> {
+        let folder = tempfile::tempdir()?;
+        let source = fixtures().join("tokenizers").join(&self.kind);
+        std::fs::copy(
+            source.join("tokenizer.json"),
+            folder.path().join("tokenizer.json"),
+        )?;
+        let config =
+            json!({ "bos_token": self.bos, "eos_token": self.eos, "chat_template": template });
+        std::fs::write(
+            folder.path().join("tokenizer_config.json"),
+            config.to_string(),
+        )?;
+        Ok(Tokenizer::from_directory(folder.path())?)
+    }
+}
+
+fn row(text: &str) -> Result<Row> {
+    let mut reader = RowReader::new(Format::Messages);
+    reader.read("train.jsonl", text.as_bytes())?;
+    reader.finish()?.rows.pop().context("no row")
+}
+
+fn conversation(row: &Row) -> Result<&Conversation> {
+    match &row.content {
+        RowContent::Messages(conversation) => Some(conversation),
+        _ => None,
+    }
+    .context("no conversation")
+}
+
+const SETTINGS: Settings = Settings {
+    loss_on: LossOn::Assistant,
+    max_length: 100_000,
+    append_end_of_sequence: true,
+};
+
+#[rstest]
+fn a_familys_template_renders_tokenises_and_masks_as_transformers_does(
+    #[values(
+        "llama3", "qwen2.5", "qwen3", "mistral", "gemma", "phi3", "granite", "olmo2"
+    )]
+    name: &str,
+) -> Result<()> {
+    let family = family(name)?;
+    ensure!(family.cases.len() >= 3);
+    for (kind, template) in [("marked", &family.marked), ("plain", &family.plain)] {
+        let tokenizer = family.tokenizer(template)?;
+        let encoder = Encoder::new(&tokenizer, SETTINGS);
+        for case in &family.cases {
+            let row = row(&case.row)?;
+            let conversation = conversation(&row)?;
+            let rendered =
+                tokenizer
+                    .template()?
+                    .render(&conversation.messages, &conversation.tools, false)?;
+            ensure!(
+                rendered == case.text,
+                "{kind}: {rendered:?}, expected {:?}",
+                case.text
+            );
+
+            let asked = conversation
+                .messages
+                .iter()
+                .rposition(|message| message.role == "assistant")
+                .context("nobody answers")?;
+            let prompt = tokenizer.template()?.render(
+                &conversation.messages[..asked],
+                &conversation.tools,
+                true,
+            )?;
+            ensure!(
+                prompt == case.prompt,
+                "{kind}: {prompt:?}, expected {:?}",
+                case.prompt
+            );
+
+            let encoded = encoder.encode(&row).map_err(anyhow::Error::msg)?;
+            ensure!(encoded.len() == 1);
+            let encoded = &encoded[0].row;
+            ensure!(
+                encoded.tokens == case.ids,
+                "{kind}: other tokens of {rendered:?}"
+            );
+            let mask: String = encoded
+                .loss
+                .iter()
+                .map(|loss| if *loss { '1' } else { '0' })
+                .collect();
+            if mask != case.mask {
+                let shown = |mask: &str| -> Result<String> {
+                    let pairs = case.ids.iter().zip(mask.chars());
+                    let ids: Vec<u32> = pairs
+                        .filter(|(_, flag)| *flag == '1')
+                        .map(|(id, _)| *id)
+                        .collect();
+                    Ok(tokenizer.decode(&ids, false)?)
+                };
+                anyhow::bail!(
+                    "{kind}: {:?} is trained, expected {:?}, of {rendered:?}",
+                    shown(&mask)?,
+                    shown(&case.mask)?
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[rstest]
+fn a_familys_template_refuses_what_it_refuses_in_transformers(
+    #[values("llama3", "mistral", "gemma")] name: &str,
+) -> Result<()> {
+    let family = family(name)?;
+    let refused = family.refused.as_ref().context("refuses nothing")?;
+    let tokenizer = family.tokenizer(&family.plain)?;
+    let error = Encoder::new(&tokenizer, SETTINGS)
+        .encode(&row(&refused.row)?)
+        .unwrap_err();
+    ensure!(error.contains(&refused.words), "{error}");
+    Ok(())
+}
+
+#[rstest]
+fn every_kind_of_tokenizer_gives_the_ids_of_transformers(
+    #[values("byte-level", "byte-fallback", "byte-fallback-split", "unigram")] kind: &str,
+) -> Result<()> {
+    let mut kinds: BTreeMap<String, Vec<Text>> = expected("tokenizer-kinds.json")?;
+    let tokenizer = Tokenizer::from_directory(&fixtures().join("tokenizers").join(kind))?;
+    for row in kinds.remove(kind).context("no such kind")? {
+        let found = tokenizer.encode(&row.text)?;
+        ensure!(
+            found == row.ids,
+            "{:?}: {found:?}, expected {:?}",
+            row.text,
+            row.ids
+        );
+        let decoded = tokenizer.decode(&found, false)?;
+        ensure!(
+            decoded == row.decoded,
+            "{:?} decodes to {decoded:?}",
+            row.text
+        );
+    }
+    Ok(())
+}
