@@ -24,6 +24,7 @@ import transformers  # noqa: E402
 
 import chat  # noqa: E402
 import data  # noqa: E402
+import families  # noqa: E402
 import gguf_files  # noqa: E402
 import lora  # noqa: E402
 import nf4  # noqa: E402
@@ -32,7 +33,7 @@ import training  # noqa: E402
 from compare import compare  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "trainer/tests/fixtures"
-LIMIT_BYTES = 4_000_000
+LIMIT_BYTES = 9_000_000
 
 STEPS = [
     tiny.write_models,
@@ -50,6 +51,10 @@ STEPS = [
     data.write_tokenizers,
     data.write_texts,
     data.write_templates,
+    families.write_models,
+    families.write_expected,
+    families.write_ropes,
+    families.write_mutations,
 ]
 
 

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 use trainer::method::Lora;
-use trainer::model::{
-    Base, Batch, LoadOptions, ModelConfig, Projection, Row, Storage, WeightSource,
-};
+use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Row, Storage, WeightSource, Wiring};
+use trainer::ops::rope::{Rope, Scaling};
 use trainer::optimizer::{AdamW, clip_gradient_norm};
 
 /// Steps measured after one to warm up; the fastest counts, because other processes only ever slow a step down.
@@ -75,11 +74,18 @@ fn shape() -> ModelConfig {
         key_value_heads: 3,
         head_dim: 64,
         rms_norm_epsilon: 1e-5,
-        rope_theta: 100_000.0,
+        rope: Rope {
+            theta: 100_000.0,
+            dimensions: 64,
+            scaling: Scaling::None,
+        },
+        windows: None,
         max_position_embeddings: 8192,
         tied_embeddings: true,
         attention_bias: false,
+        output_bias: false,
         mlp_bias: false,
+        wiring: Wiring::LLAMA,
     }
 }
 
@@ -162,7 +168,8 @@ fn products(config: &ModelConfig, kind: Kind, tokens: usize) -> Duration {
         )
     };
     let mut layers: Vec<_> = (0..config.layers)
-        .flat_map(|_| Projection::ALL.map(|projection| pair(projection.shape(config))))
+        .flat_map(|_| config.projections())
+        .map(|projection| pair(projection.shape(config)))
         .collect();
     layers.push(pair((config.vocabulary_size, config.hidden_size)));
     let once = || {

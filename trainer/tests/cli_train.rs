@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use bench::Bench;
+use rstest::rstest;
 use serde_json::Value;
 
 #[test]
@@ -74,6 +75,37 @@ fn a_job_by_hand_is_trained_published_and_said_to_be_done() {
             "manifest.json"
         ]
     );
+}
+
+#[rstest]
+#[case(
+    "families/phi3",
+    "base_model.model.model.layers.1.mlp.gate_up_proj.lora_B.weight"
+)]
+#[case(
+    "families/gemma3-multimodal",
+    "base_model.model.model.language_model.layers.1.mlp.up_proj.lora_B.weight"
+)]
+fn an_adapter_of_another_family_is_named_as_its_modules_are(
+    #[case] base: &str,
+    #[case] name: &str,
+) {
+    let bench = Bench::with(base, |job| job["spec"]["training"]["maxSteps"] = 3.into());
+    let row = |number: usize| {
+        let completion = format!("w{} w{}", 10 + number, 50 + number);
+        serde_json::json!({ "prompt": format!("w7 w{number} "), "completion": completion })
+    };
+    bench.write_data(
+        &(10..40)
+            .map(|number| row(number).to_string())
+            .collect::<Vec<_>>(),
+    );
+    let outcome = bench.run("train").succeeded().outcome();
+    assert_eq!(outcome["reason"], "Succeeded");
+    let [version] = bench.versions().try_into().unwrap();
+    let adapter = std::fs::read(version.join("adapter_model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&adapter).unwrap();
+    assert!(file.names().contains(&name), "{:?}", file.names());
 }
 
 #[test]

@@ -4,7 +4,8 @@ use finetune_artifacts::gguf::{GgufFile, Value as Metadata};
 use serde_json::json;
 
 use super::Error;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Wiring};
+use crate::ops::rope::{Rope, Scaling};
 use crate::tokenize::SpecialTokens;
 
 /// The architecture that is supported, which is also the prefix of its keys.
@@ -58,6 +59,7 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
             ));
         }
     }
+    let attention_bias = file.tensor("blk.0.attn_q.bias").is_ok();
     let config = ModelConfig {
         architecture: "LlamaForCausalLM".to_owned(),
         vocabulary_size: vocabulary_size(file)?,
@@ -68,11 +70,18 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
         key_value_heads: keys.size("attention.head_count_kv", Some(heads))?,
         head_dim,
         rms_norm_epsilon: keys.number("attention.layer_norm_rms_epsilon", None)?,
-        rope_theta: keys.number("rope.freq_base", Some(10_000.0))?,
+        rope: Rope {
+            theta: keys.number("rope.freq_base", Some(10_000.0))?,
+            dimensions: head_dim,
+            scaling: Scaling::None,
+        },
+        windows: None,
         max_position_embeddings: keys.size("context_length", None)?,
         tied_embeddings: file.tensor("output.weight").is_err(),
-        attention_bias: file.tensor("blk.0.attn_q.bias").is_ok(),
+        attention_bias,
+        output_bias: attention_bias,
         mlp_bias: file.tensor("blk.0.ffn_gate.bias").is_ok(),
+        wiring: Wiring::LLAMA,
     };
     config
         .check()
@@ -102,7 +111,7 @@ pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> 
         "pad_token_id": id(&special.pad),
         "rms_norm_eps": config.rms_norm_epsilon,
         "rope_scaling": null,
-        "rope_theta": config.rope_theta,
+        "rope_theta": config.rope.theta,
         "tie_word_embeddings": config.tied_embeddings,
         "vocab_size": config.vocabulary_size,
     });

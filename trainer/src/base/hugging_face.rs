@@ -122,8 +122,15 @@ fn shard_names(folder: &Path) -> Result<Vec<String>, Error> {
 #[derive(Debug)]
 pub(super) struct Weights {
     files: Vec<SafetensorsFile>,
-    /// Which file each tensor lies in.
-    places: BTreeMap<String, usize>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    /// Its name there.
+    name: String,
 }
 
 impl Weights {
@@ -136,10 +143,15 @@ impl Weights {
         let mut places = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for name in file.names() {
-                if ignored(name, config) {
+                let known = model_name(name);
+                if ignored(&known, config) {
                     continue;
                 }
-                if places.insert(name.to_owned(), number).is_some() {
+                let place = Place {
+                    file: number,
+                    name: name.to_owned(),
+                };
+                if places.insert(known, place).is_some() {
                     return Err(Error::invalid(
                         folder.display().to_string(),
                         format!("tensor `{name}` is in two files"),
@@ -155,13 +167,13 @@ impl Weights {
     fn check(&self, config: &ModelConfig) -> Result<(), Error> {
         let expected: BTreeMap<String, Vec<i64>> = config.tensors().into_iter().collect();
         for (name, shape) in &expected {
-            let Some(number) = self.places.get(name) else {
+            let Some(place) = self.places.get(name) else {
                 return Err(Error::invalid(
                     format!("tensor `{name}`"),
                     format!("it is missing, expected shape {shape:?}: the files are incomplete"),
                 ));
             };
-            let tensor = self.files[*number].tensor(name)?;
+            let tensor = self.files[place.file].tensor(&place.name)?;
             if !tensor
                 .shape
                 .iter()
@@ -194,9 +206,26 @@ impl Weights {
     }
 }
 
-/// Tensors that old files carry and that nothing reads: computed frequencies, and a copy of a tied head.
+/// The name of a tensor in the model as transformers holds it: files of multimodal models put `language_model` in front.
+fn model_name(name: &str) -> String {
+    match name.strip_prefix("language_model.") {
+        None => name.to_owned(),
+        Some(rest) => match rest.strip_prefix("model.") {
+            None => rest.to_owned(),
+            Some(rest) => format!("model.language_model.{rest}"),
+        },
+    }
+}
+
+/// Tensors that old files carry and that nothing reads: computed frequencies, and a copy of a tied head; and what a multimodal
+/// model has beside its language model.
 fn ignored(name: &str, config: &ModelConfig) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight")
+    let of_images = ["vision_tower.", "multi_modal_projector."];
+    let inner = name.strip_prefix("model.").unwrap_or(name);
+    name.ends_with(".rotary_emb.inv_freq")
+        || (config.tied_embeddings && name == "lm_head.weight")
+        || (config.wiring.decoder == "model.language_model"
+            && of_images.iter().any(|part| inner.starts_with(part)))
 }
 
 /// libtorch's name of a type of weights.
@@ -219,9 +248,9 @@ impl WeightSource for Weights {
             name: name.to_owned(),
             source: "there is no tensor of that name".into(),
         };
-        let number = self.places.get(name).ok_or_else(missing)?;
-        let tensor = self.files[*number]
-            .tensor(name)
+        let place = self.places.get(name).ok_or_else(missing)?;
+        let tensor = self.files[place.file]
+            .tensor(&place.name)
             .map_err(|error| ops::Error::Source {
                 name: name.to_owned(),
                 source: Box::new(error),

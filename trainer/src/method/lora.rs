@@ -68,8 +68,8 @@ impl Lora {
     ) -> Result<Self> {
         let mut targets = Vec::new();
         for layer in 0..config.layers {
-            for projection in Projection::ALL {
-                let module = projection.module(layer);
+            for &projection in config.projections() {
+                let module = projection.module(config, layer);
                 let [a, b] = names(&module);
                 match (tensors.contains_key(&a), tensors.contains_key(&b)) {
                     (true, true) => targets.push((layer, projection)),
@@ -87,10 +87,10 @@ impl Lora {
             return Err(Error::Adapter(format!(
                 "none of its {} tensors belongs to a linear layer of the base model, expected names as `{}`",
                 tensors.len(),
-                names(&Projection::Query.module(0))[0]
+                names(&config.projections()[0].module(config, 0))[0]
             )));
         };
-        let rank = tensors[&names(&projection.module(layer))[0]]
+        let rank = tensors[&names(&projection.module(config, layer))[0]]
             .size()
             .first()
             .copied()
@@ -135,7 +135,7 @@ impl Lora {
         let mut list = Vec::new();
         for &(layer, projection) in targets {
             let (output, input) = projection.shape(config);
-            let [a, b] = names(&projection.module(layer));
+            let [a, b] = names(&projection.module(config, layer));
             list.push((a, vec![rank, input]));
             list.push((b, vec![output, rank]));
         }
@@ -217,20 +217,30 @@ fn targeted(config: &ModelConfig, words: &[String]) -> Result<Vec<(i64, Projecti
                 .is_some_and(|head| head.ends_with('.'))
     };
     let all: Vec<_> = (0..config.layers)
-        .flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
+        .flat_map(|layer| {
+            config
+                .projections()
+                .iter()
+                .map(move |&projection| (layer, projection))
+        })
         .collect();
     let hit = |word: &String| {
         all.iter()
-            .any(|(layer, projection)| names(word, &projection.module(*layer)))
+            .any(|(layer, projection)| names(word, &projection.module(config, *layer)))
     };
     if let Some(word) = words.iter().find(|word| !hit(word)) {
         return Err(Error::Adapter(format!(
             "`targetModules` has `{word}`, which names no linear layer of this model; expected {ALL_LINEAR} or some of {}",
-            Projection::ALL.map(Projection::name).join(", ")
+            config
+                .projections()
+                .iter()
+                .map(|projection| projection.name())
+                .collect::<Vec<_>>()
+                .join(", ")
         )));
     }
     let chosen = |(layer, projection): &(i64, Projection)| {
-        let module = projection.module(*layer);
+        let module = projection.module(config, *layer);
         words.iter().any(|word| names(word, &module))
     };
     Ok(all.iter().copied().filter(chosen).collect())

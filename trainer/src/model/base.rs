@@ -4,8 +4,11 @@ use std::cell::RefCell;
 
 use tch::{Device, Kind, Tensor};
 
-use super::config::{EMBEDDING, FINAL_NORM, HEAD, norm_names};
-use super::layer::{Layer, NO_ADAPTERS, Pass, Saved};
+use super::config::HEAD;
+use super::layer::{Layer, Norms, Pass, Saved};
+use super::linears::{Adapters, COUNT, NO_ADAPTERS};
+use super::self_attention::SelfAttention;
+use super::wiring::BranchNorms;
 use super::{Batch, KeyValueCache, ModelConfig, Projection, WeightSource};
 use crate::method::nf4::Nf4Matrix;
 use crate::method::{Lora, full};
@@ -90,9 +93,13 @@ impl Base {
         Ok(Self {
             config: config.clone(),
             compute: options.compute,
-            embedding: loader.dense(EMBEDDING, &[vocabulary, hidden], options.compute)?,
+            embedding: loader.dense(
+                &config.embedding_name(),
+                &[vocabulary, hidden],
+                options.compute,
+            )?,
             layers,
-            final_norm: loader.dense(FINAL_NORM, &[hidden], Kind::Float)?,
+            final_norm: loader.dense(&config.final_norm_name(), &[hidden], Kind::Float)?,
             head,
             parameters,
             scratch: RefCell::new(Scratch::new(options.compute)),
@@ -127,6 +134,7 @@ impl Base {
             &hidden,
             &self.head().in_kind(scratch)?,
             &batch.targets.f_reshape([-1])?,
+            self.config.wiring.logits,
         )
     }
 
@@ -140,39 +148,34 @@ impl Base {
     ) -> Result<LossSum> {
         let adapter = adapter.map(|adapter| &*adapter);
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(&batch.tokens, 0, &mut scratch)?;
+        let mut pass = self.pass(&batch.tokens, 0, None, &mut scratch)?;
 
-        let mut x = embedding::forward(&self.embedding.value, &batch.tokens, self.compute)?; // (M, H)
+        let mut x = self.embed(&batch.tokens)?; // (M, H)
         let mut tape: Vec<Saved> = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let (y, saved) = layer.forward(&x, adapters(adapter, index), None, &mut pass)?;
             tape.push(saved);
             x = y;
         }
-        let (hidden, norm) =
-            rms_norm::forward(&x, &self.final_norm.value, self.config.rms_norm_epsilon)?;
+        let (hidden, norm) = rms_norm::forward(&x, &self.final_norm.value, self.config.norm())?;
         let head = self.head();
         let (sum, d_hidden) = cross_entropy::loss_and_gradient(
             &hidden,
             &head.in_kind(pass.scratch)?,
             head.gradient.as_ref(),
             &batch.targets.f_reshape([-1])?,
+            self.config.wiring.logits,
             scale,
         )?;
-        let final_norm = &self.final_norm;
-        let mut dx = rms_norm::backward(
-            &norm,
-            &final_norm.value,
-            &d_hidden,
-            final_norm.gradient.as_ref(),
-        )?;
+        let mut dx = rms_norm::backward(&norm, &d_hidden, self.final_norm.gradient.as_ref())?;
         for (index, layer) in self.layers.iter().enumerate().rev() {
             if let Some(saved) = tape.pop() {
-                dx = layer.backward(saved, dx, adapters(adapter, index), &mut pass)?;
+                dx = layer.backward(saved, &dx, adapters(adapter, index), &mut pass)?;
             }
         }
         if let Some(gradient) = &self.embedding.gradient {
-            embedding::backward(&dx, &batch.tokens, gradient)?;
+            let multiplier = self.config.wiring.embedding_multiplier;
+            embedding::backward(&dx, &batch.tokens, gradient, multiplier)?;
         }
         Ok(sum)
     }
@@ -185,14 +188,14 @@ impl Base {
         observe: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor> {
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, 0, &mut scratch)?;
-        let mut x = embedding::forward(&self.embedding.value, tokens, self.compute)?;
+        let mut pass = self.pass(tokens, 0, None, &mut scratch)?;
+        let mut x = self.embed(tokens)?;
         observe(&x);
         for (index, layer) in self.layers.iter().enumerate() {
             (x, _) = layer.forward(&x, adapters(adapter, index), None, &mut pass)?;
             observe(&x);
         }
-        Ok(rms_norm::forward(&x, &self.final_norm.value, self.config.rms_norm_epsilon)?.0)
+        self.last_norm(&x)
     }
 
     /// The same for the next tokens (1, T) of a sequence whose earlier ones lie in the cache.
@@ -205,8 +208,8 @@ impl Base {
         let length = tokens.size()[1];
         cache.reserve(length)?;
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, cache.length(), &mut scratch)?;
-        let mut x = embedding::forward(&self.embedding.value, tokens, self.compute)?;
+        let mut pass = self.pass(tokens, cache.length(), Some(cache.capacity()), &mut scratch)?;
+        let mut x = self.embed(tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             (x, _) = layer.forward(
                 &x,
@@ -216,29 +219,45 @@ impl Base {
             )?;
         }
         cache.advance(length);
-        Ok(rms_norm::forward(&x, &self.final_norm.value, self.config.rms_norm_epsilon)?.0)
+        self.last_norm(&x)
     }
 
     /// log p of every token after each of these hidden rows (M, V), fp32.
     pub(super) fn log_probabilities_of(&self, hidden: &Tensor) -> Result<Tensor> {
         let scratch = &mut self.scratch.borrow_mut();
-        cross_entropy::log_probabilities(hidden, &self.head().in_kind(scratch)?)
+        let head = self.head().in_kind(scratch)?;
+        cross_entropy::log_probabilities(hidden, &head, self.config.wiring.logits)
     }
 
     /// The logits after each of these hidden rows (M, V), fp32.
     pub(super) fn logits_of(&self, hidden: &Tensor) -> Result<Tensor> {
         let scratch = &mut self.scratch.borrow_mut();
-        logits::forward(hidden, &self.head().in_kind(scratch)?)
+        let head = self.head().in_kind(scratch)?;
+        logits::forward(hidden, &head, self.config.wiring.logits)
     }
 
     fn head(&self) -> &Dense {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// Tokens (B, T) to the first layer's input (M, H).
+    fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        let multiplier = self.config.wiring.embedding_multiplier;
+        embedding::forward(&self.embedding.value, tokens, self.compute, multiplier)
+    }
+
+    fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(rms_norm::forward(x, &self.final_norm.value, self.config.norm())?.0)
+    }
+
+    /// A pass over tokens (B, T) from position `start` on. Where frequencies depend on the length of the sequence, one length
+    /// counts for all its tokens: that of the rows, as in transformers, or `whole`, what its cache has room for; keys in a
+    /// cache are never turned again.
     fn pass<'a>(
         &'a self,
         tokens: &Tensor,
         start: i64,
+        whole: Option<i64>,
         scratch: &'a mut Scratch,
     ) -> Result<Pass<'a>> {
         let config = &self.config;
@@ -253,23 +272,25 @@ impl Base {
                 config.vocabulary_size - 1
             )));
         }
-        let rotation = Rotation::new(
-            config.head_dim,
-            config.rope_theta,
-            start,
-            length,
-            self.compute,
-        )?;
+        let positions = Tensor::f_arange_start(start, start + length, (Kind::Int64, Device::Cpu))?; // (T)
+        let rotation = |rope| {
+            let sequence = whole.unwrap_or(length);
+            Rotation::new(rope, &positions, sequence, self.compute)
+        };
         Ok(Pass {
             config,
-            rotation,
+            rotations: config
+                .ropes()
+                .into_iter()
+                .map(rotation)
+                .collect::<Result<_>>()?,
             scratch,
             shape: (batch, length),
         })
     }
 }
 
-fn adapters(adapter: Option<&Lora>, layer: usize) -> &super::layer::Adapters {
+fn adapters(adapter: Option<&Lora>, layer: usize) -> &Adapters {
     adapter.map_or(NO_ADAPTERS, |adapter| adapter.layer(layer))
 }
 
@@ -283,24 +304,56 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn layer(&self, config: &ModelConfig, layer: i64) -> Result<Layer> {
-        let linear = |projection: Projection| -> Result<Linear> {
-            let (output, input) = projection.shape(config);
-            let module = projection.module(layer);
-            let bias = match projection.has_bias(config) {
-                true => Some(self.dense(&format!("{module}.bias"), &[output], Kind::Float)?),
-                false => None,
-            };
-            Ok(Linear {
-                weight: self.matrix(&format!("{module}.weight"), &[output, input])?,
-                bias,
-            })
-        };
-        let [first, second] = norm_names(layer);
-        let norm = |name: &str| self.dense(name, &[config.hidden_size], Kind::Float);
-        let [query, key, value, output, gate, up, down] = Projection::ALL.map(linear);
+        let [attention, feed_forward] = config.wiring.norms.names();
+        let mut linears = [const { None }; COUNT];
+        for &projection in config.projections() {
+            linears[projection as usize] = Some(self.linear(config, layer, projection)?);
+        }
+        let norms = config.query_key_norms(layer);
         Ok(Layer {
-            norms: [norm(&first)?, norm(&second)?],
-            linears: [query?, key?, value?, output?, gate?, up?, down?],
+            norms: [
+                self.norms(config, layer, attention)?,
+                self.norms(config, layer, feed_forward)?,
+            ],
+            attention: SelfAttention {
+                norms: match norms.as_slice() {
+                    [(query, queries), (key, keys)] => Some([
+                        self.dense(query, queries, Kind::Float)?,
+                        self.dense(key, keys, Kind::Float)?,
+                    ]),
+                    _ => None,
+                },
+                settings: config.attention(layer),
+                rotation: config.rope_of(layer),
+            },
+            linears,
+        })
+    }
+
+    fn linear(&self, config: &ModelConfig, layer: i64, projection: Projection) -> Result<Linear> {
+        let (output, input) = projection.shape(config);
+        let module = projection.module(config, layer);
+        let bias = match projection.has_bias(config) {
+            true => Some(self.dense(&format!("{module}.bias"), &[output], Kind::Float)?),
+            false => None,
+        };
+        Ok(Linear {
+            weight: self.matrix(&format!("{module}.weight"), &[output, input])?,
+            bias,
+        })
+    }
+
+    fn norms(&self, config: &ModelConfig, layer: i64, names: BranchNorms) -> Result<Norms> {
+        let norm = |name: Option<&str>| {
+            name.map(|name| {
+                let name = config.norm_name(layer, name);
+                self.dense(&name, &[config.hidden_size], Kind::Float)
+            })
+            .transpose()
+        };
+        Ok(Norms {
+            before: norm(names.before)?,
+            after: norm(names.after)?,
         })
     }
 

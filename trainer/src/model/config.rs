@@ -1,6 +1,9 @@
-//! The shape of a model of the Llama family, and the names of its weights.
+//! The shape of a model, and the names of its weights.
 
-use crate::ops::{Error, Result};
+use super::Projection;
+use super::wiring::{QueryKeyNorms, Windows, Wiring};
+use crate::ops::rope::{Rope, Scaling};
+use crate::ops::{Error, Result, attention, rms_norm};
 
 /// The shape of a model. Filled from `config.json` or from a GGUF file's metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,22 +26,24 @@ pub struct ModelConfig {
     pub head_dim: i64,
     /// Added to the mean square in the norms.
     pub rms_norm_epsilon: f64,
-    /// The base of the rotary frequencies.
-    pub rope_theta: f64,
+    /// How positions turn queries and keys.
+    pub rope: Rope,
+    /// The layers that see only the last tokens, if any.
+    pub windows: Option<Windows>,
     /// The longest sequence that the model was made for.
     pub max_position_embeddings: i64,
     /// Whether the output matrix is the embedding.
     pub tied_embeddings: bool,
-    /// Whether q, k, v and o have biases.
+    /// Whether q, k and v have biases.
     pub attention_bias: bool,
+    /// Whether o has a bias.
+    pub output_bias: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
+    /// What tells the family from others.
+    pub wiring: Wiring,
 }
 
-/// The name of the embedding matrix (V, H).
-pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The name of the last norm's weight (H).
-pub(super) const FINAL_NORM: &str = "model.norm.weight";
 /// The name of an untied output matrix (V, H).
 pub(super) const HEAD: &str = "lm_head.weight";
 
@@ -72,28 +77,87 @@ impl ModelConfig {
                 self.head_dim
             )));
         }
+        self.check_rope(&self.rope)?;
+        if let Some(windows) = &self.windows {
+            if windows.size < 1 || windows.layers.len() as i64 != self.layers {
+                return Err(Error::Configuration(format!(
+                    "a window of {} tokens in {} layers, expected at least 1 token and {} layers",
+                    windows.size,
+                    windows.layers.len(),
+                    self.layers
+                )));
+            }
+            if let Some(rope) = &windows.rope {
+                self.check_rope(rope)?;
+            }
+        }
         Ok(())
+    }
+
+    fn check_rope(&self, rope: &Rope) -> Result<()> {
+        let turned = rope.dimensions;
+        if turned < 2 || turned % 2 != 0 || turned > self.head_dim {
+            return Err(Error::Configuration(format!(
+                "{turned} elements of a head are turned, expected an even number up to the head size {}",
+                self.head_dim
+            )));
+        }
+        if let Scaling::Long { short, long, .. } = &rope.scaling
+            && [short, long]
+                .iter()
+                .any(|list| list.len() as i64 != turned / 2)
+        {
+            return Err(Error::Configuration(format!(
+                "the rotation has {} short and {} long factors, expected {} each",
+                short.len(),
+                long.len(),
+                turned / 2
+            )));
+        }
+        if matches!(rope.scaling, Scaling::Dynamic { .. }) && turned < 4 {
+            return Err(Error::Configuration(format!(
+                "{turned} elements of a head are turned, expected at least 4 with dynamic scaling"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The linear layers of a layer, in the order of computation.
+    pub const fn projections(&self) -> &'static [Projection] {
+        if self.wiring.fused {
+            &Projection::FUSED
+        } else {
+            &Projection::SEPARATE
+        }
     }
 
     /// The name and shape of every weight, in the order of computation. A tied output matrix is not listed.
     pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
         let mut list = vec![(
-            EMBEDDING.to_owned(),
+            self.embedding_name(),
             vec![self.vocabulary_size, self.hidden_size],
         )];
         for layer in 0..self.layers {
-            let norms = norm_names(layer).map(|name| (name, vec![self.hidden_size]));
-            list.extend(norms);
-            for projection in Projection::ALL {
+            let norms = self.wiring.norms.names();
+            let norms = norms
+                .iter()
+                .flat_map(|branch| [branch.before, branch.after]);
+            list.extend(
+                norms
+                    .flatten()
+                    .map(|norm| (self.norm_name(layer, norm), vec![self.hidden_size])),
+            );
+            list.extend(self.query_key_norms(layer));
+            for projection in self.projections() {
                 let (output, input) = projection.shape(self);
-                let module = projection.module(layer);
+                let module = projection.module(self, layer);
                 list.push((format!("{module}.weight"), vec![output, input]));
                 if projection.has_bias(self) {
                     list.push((format!("{module}.bias"), vec![output]));
                 }
             }
         }
-        list.push((FINAL_NORM.to_owned(), vec![self.hidden_size]));
+        list.push((self.final_norm_name(), vec![self.hidden_size]));
         if !self.tied_embeddings {
             list.push((
                 HEAD.to_owned(),
@@ -110,84 +174,71 @@ impl ModelConfig {
             .map(|(_, shape)| shape.iter().product::<i64>())
             .sum()
     }
-}
 
-/// The names of the norms before attention and before the feed-forward part.
-pub(super) fn norm_names(layer: i64) -> [String; 2] {
-    ["input_layernorm", "post_attention_layernorm"]
-        .map(|norm| format!("model.layers.{layer}.{norm}.weight"))
-}
-
-/// The linear layers within a layer of the model.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Projection {
-    /// Queries.
-    Query,
-    /// Keys.
-    Key,
-    /// Values.
-    Value,
-    /// From the heads back to the residual stream.
-    Output,
-    /// The gate of the feed-forward part.
-    Gate,
-    /// What is gated.
-    Up,
-    /// Back to the residual stream.
-    Down,
-}
-
-impl Projection {
-    /// All of them, in the order of computation.
-    pub const ALL: [Self; 7] = [
-        Self::Query,
-        Self::Key,
-        Self::Value,
-        Self::Output,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-    ];
-
-    /// The last part of the module's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Query => "q_proj",
-            Self::Key => "k_proj",
-            Self::Value => "v_proj",
-            Self::Output => "o_proj",
-            Self::Gate => "gate_proj",
-            Self::Up => "up_proj",
-            Self::Down => "down_proj",
-        }
+    /// The name of the embedding matrix (V, H).
+    pub(super) fn embedding_name(&self) -> String {
+        format!("{}.embed_tokens.weight", self.wiring.decoder)
     }
 
-    /// The module's full name, as `model.layers.0.self_attn.q_proj`.
-    pub fn module(self, layer: i64) -> String {
-        let part = match self {
-            Self::Query | Self::Key | Self::Value | Self::Output => "self_attn",
-            Self::Gate | Self::Up | Self::Down => "mlp",
+    /// The name of the last norm's weight (H).
+    pub(super) fn final_norm_name(&self) -> String {
+        format!("{}.norm.weight", self.wiring.decoder)
+    }
+
+    /// The name of the weight (H) of a layer's norm.
+    pub(super) fn norm_name(&self, layer: i64, norm: &str) -> String {
+        format!("{}.layers.{layer}.{norm}.weight", self.wiring.decoder)
+    }
+
+    /// The names and shapes of the norms of queries and keys, in this order; empty where there are none.
+    pub(super) fn query_key_norms(&self, layer: i64) -> Vec<(String, Vec<i64>)> {
+        let widths = match self.wiring.query_key_norms {
+            None => return Vec::new(),
+            Some(QueryKeyNorms::Head) => [self.head_dim; 2],
+            Some(QueryKeyNorms::Projection) => {
+                [self.heads, self.key_value_heads].map(|heads| heads * self.head_dim)
+            }
         };
-        format!("model.layers.{layer}.{part}.{}", self.name())
+        ["self_attn.q_norm", "self_attn.k_norm"]
+            .into_iter()
+            .zip(widths)
+            .map(|(norm, width)| (self.norm_name(layer, norm), vec![width]))
+            .collect()
     }
 
-    /// (out, in).
-    pub const fn shape(self, config: &ModelConfig) -> (i64, i64) {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        match self {
-            Self::Query => (config.heads * config.head_dim, hidden),
-            Self::Key | Self::Value => (config.key_value_heads * config.head_dim, hidden),
-            Self::Output => (hidden, config.heads * config.head_dim),
-            Self::Gate | Self::Up => (intermediate, hidden),
-            Self::Down => (hidden, intermediate),
+    /// What all norms have in common.
+    pub(super) const fn norm(&self) -> rms_norm::Settings {
+        rms_norm::Settings {
+            epsilon: self.rms_norm_epsilon,
+            offset: self.wiring.norm_offset,
         }
     }
 
-    /// Whether it has a bias.
-    pub const fn has_bias(self, config: &ModelConfig) -> bool {
-        match self {
-            Self::Query | Self::Key | Self::Value | Self::Output => config.attention_bias,
-            Self::Gate | Self::Up | Self::Down => config.mlp_bias,
+    /// What the attention of a layer is like.
+    pub(super) fn attention(&self, layer: i64) -> attention::Settings {
+        let scale = self.wiring.attention_scale;
+        let windows = self.windows.as_ref();
+        attention::Settings {
+            scale: scale.unwrap_or_else(|| 1.0 / (self.head_dim as f64).sqrt()),
+            soft_cap: self.wiring.attention_soft_cap,
+            window: windows
+                .filter(|windows| windows.layers[layer as usize])
+                .map(|windows| windows.size),
         }
+    }
+
+    /// Every rotation that some layer uses.
+    pub(super) fn ropes(&self) -> Vec<&Rope> {
+        let local = self
+            .windows
+            .as_ref()
+            .and_then(|windows| windows.rope.as_ref());
+        std::iter::once(&self.rope).chain(local).collect()
+    }
+
+    /// Which of `ropes` a layer uses.
+    pub(super) fn rope_of(&self, layer: i64) -> usize {
+        let local = |windows: &Windows| windows.rope.is_some() && windows.layers[layer as usize];
+        usize::from(self.windows.as_ref().is_some_and(local))
     }
 }

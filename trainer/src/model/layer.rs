@@ -1,34 +1,38 @@
-//! One layer: x + attention(norm(x)), then + feed-forward(norm(.)), and the same backwards.
+//! One layer: x + attention(norm(x)), then + feed-forward(norm(.)), and the same backwards. Families put norms also, or only,
+//! after a branch, and some shrink it before it is added.
 
 use tch::Tensor;
 
+use super::ModelConfig;
 use super::cache::LayerCache;
-use super::{ModelConfig, Projection};
-use crate::ops::linear::{Dense, Linear, LowRank, Scratch};
+use super::linears::{Adapted, Adapters, COUNT, Inner, Linears};
+use super::self_attention::SelfAttention;
+use super::{feed_forward, self_attention};
+use crate::ops::linear::{Dense, Scratch};
 use crate::ops::rope::Rotation;
-use crate::ops::{Result, attention, rms_norm, swiglu};
-
-const COUNT: usize = Projection::ALL.len();
-
-/// The adapters of a layer, by `Projection`.
-pub(super) type Adapters = [Option<LowRank>; COUNT];
-
-/// A layer without adapters.
-pub(super) const NO_ADAPTERS: &Adapters = &[const { None }; COUNT];
+use crate::ops::{Result, rms_norm};
 
 /// The weights of one layer.
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// Norms before attention and before the feed-forward part (H), fp32.
-    pub(super) norms: [Dense; 2],
-    /// By `Projection`.
-    pub(super) linears: [Linear; COUNT],
+    /// Around the attention and around the feed-forward part.
+    pub(super) norms: [Norms; 2],
+    pub(super) attention: SelfAttention,
+    pub(super) linears: Linears,
+}
+
+/// The norms around a branch (H each), fp32.
+#[derive(Debug)]
+pub(super) struct Norms {
+    pub(super) before: Option<Dense>,
+    pub(super) after: Option<Dense>,
 }
 
 /// What all layers of a pass share.
 pub(super) struct Pass<'a> {
     pub(super) config: &'a ModelConfig,
-    pub(super) rotation: Rotation,
+    /// By `ModelConfig::ropes`.
+    pub(super) rotations: Vec<Rotation>,
     pub(super) scratch: &'a mut Scratch,
     /// B and T.
     pub(super) shape: (i64, i64),
@@ -37,19 +41,21 @@ pub(super) struct Pass<'a> {
 /// What the backward of a layer needs. M = B·T.
 #[derive(Debug)]
 pub(super) struct Saved {
-    norms: [rms_norm::Saved; 2],
+    norms: [SavedNorms; 2],
     /// The input of the attention's linear layers (M, H).
     attention_input: Tensor,
-    attention: attention::Saved,
-    /// The heads' outputs, the input of o (M, heads·D).
-    attended: Tensor,
+    attention: self_attention::Saved,
     /// The input of gate and up (M, H).
     feed_forward_input: Tensor,
-    activation: swiglu::Saved,
-    /// The input of down (M, intermediate).
-    activated: Tensor,
-    /// What each adapter saved (M, r).
-    inner: [Option<Tensor>; COUNT],
+    feed_forward: feed_forward::Saved,
+    /// What each adapter saved.
+    inner: Inner,
+}
+
+#[derive(Debug)]
+struct SavedNorms {
+    before: Option<rms_norm::Saved>,
+    after: Option<rms_norm::Saved>,
 }
 
 impl Layer {
@@ -61,70 +67,32 @@ impl Layer {
         cache: Option<(&mut LayerCache, i64)>,
         pass: &mut Pass<'_>,
     ) -> Result<(Tensor, Saved)> {
-        let ModelConfig {
-            heads,
-            key_value_heads,
-            head_dim,
-            rms_norm_epsilon,
-            ..
-        } = *pass.config;
-        let (batch, length) = pass.shape;
         let mut inner = [const { None }; COUNT];
-        let mut linear =
-            |projection: Projection, x: &Tensor, scratch: &mut Scratch| -> Result<Tensor> {
-                let index = projection as usize;
-                let (y, saved) =
-                    self.linears[index].forward(x, adapters[index].as_ref(), scratch)?;
-                inner[index] = saved;
-                Ok(y)
-            };
+        let linears = self.adapted(adapters);
+        let [around_attention, around_feed_forward] = &self.norms;
 
-        let (attention_input, first_norm) =
-            rms_norm::forward(x, &self.norms[0].value, rms_norm_epsilon)?;
-        let queries = linear(Projection::Query, &attention_input, pass.scratch)?
-            .f_view([
-                batch,
-                length,
-                key_value_heads,
-                heads / key_value_heads,
-                head_dim,
-            ])?
-            .f_permute([0, 2, 3, 1, 4])?; // (B, K, G, T, D)
-        let queries = pass.rotation.forward(&queries)?;
-        let by_key_head = |x: Tensor| {
-            x.f_view([batch, length, key_value_heads, head_dim])?
-                .f_transpose(1, 2)
-        };
-        let keys = by_key_head(linear(Projection::Key, &attention_input, pass.scratch)?)?; // (B, K, T, D)
-        let keys = pass.rotation.forward(&keys)?;
-        let values = by_key_head(linear(Projection::Value, &attention_input, pass.scratch)?)?
-            .f_contiguous()?;
-        let (keys, values) = match cache {
-            Some((cache, start)) => cache.append(start, &keys, &values)?,
-            None => (keys, values),
-        };
-        let (attended, attention) = attention::forward(queries, keys, values)?; // (M, heads·D)
-        let x = linear(Projection::Output, &attended, pass.scratch)?.f_add_(x)?; // (M, H)
+        let (attention_input, before) = around_attention.before(x, pass)?;
+        let (y, attention) =
+            self.attention
+                .forward(&attention_input, linears, &mut inner, cache, pass)?;
+        let (x, after) = around_attention.join(x, y, pass)?;
+        let of_attention = SavedNorms { before, after };
 
-        let (feed_forward_input, second_norm) =
-            rms_norm::forward(&x, &self.norms[1].value, rms_norm_epsilon)?;
-        let gate = linear(Projection::Gate, &feed_forward_input, pass.scratch)?;
-        let up = linear(Projection::Up, &feed_forward_input, pass.scratch)?;
-        let (activated, activation) = swiglu::forward(gate, up)?; // (M, intermediate)
-        let y = linear(Projection::Down, &activated, pass.scratch)?.f_add_(&x)?; // (M, H)
+        let (feed_forward_input, before) = around_feed_forward.before(&x, pass)?;
+        let (y, feed_forward) =
+            feed_forward::forward(&feed_forward_input, linears, &mut inner, pass)?;
+        let (x, after) = around_feed_forward.join(&x, y, pass)?;
+        let of_feed_forward = SavedNorms { before, after };
 
-        let norms = [first_norm, second_norm];
         let saved = Saved {
-            norms,
+            norms: [of_attention, of_feed_forward],
             attention_input,
             attention,
-            attended,
             feed_forward_input,
-            activation,
-            activated,
+            feed_forward,
             inner,
         };
-        Ok((y, saved))
+        Ok((x, saved))
     }
 
     /// The gradient for the layer's input (M, H) from that for its output; gradients of what is trained are added to their
@@ -132,70 +100,100 @@ impl Layer {
     pub(super) fn backward(
         &self,
         saved: Saved,
-        dy: Tensor,
+        dy: &Tensor,
         adapters: &Adapters,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
-        let (batch, length) = pass.shape;
-        let linear = |projection: Projection,
-                      x: &Tensor,
-                      dy: &Tensor,
-                      dx: Option<Tensor>,
-                      scratch: &mut Scratch| {
-            let index = projection as usize;
-            let adapter = adapters[index].as_ref().zip(saved.inner[index].as_ref());
-            self.linears[index].backward(x, adapter, dy, dx, scratch)
+        let Saved {
+            norms: [of_attention, of_feed_forward],
+            attention_input,
+            attention,
+            feed_forward_input,
+            feed_forward,
+            inner,
+        } = saved;
+        let linears = self.adapted(adapters);
+        let [around_attention, around_feed_forward] = &self.norms;
+
+        let d_branch = around_feed_forward.d_branch(&of_feed_forward, dy, pass)?;
+        let dx = feed_forward::backward(
+            &feed_forward,
+            &feed_forward_input,
+            &d_branch,
+            linears,
+            &inner,
+            pass,
+        )?;
+        let dy = around_feed_forward.d_before(&of_feed_forward, dx, dy)?;
+
+        let d_branch = around_attention.d_branch(&of_attention, &dy, pass)?;
+        let dx = self.attention.backward(
+            &attention,
+            &attention_input,
+            &d_branch,
+            linears,
+            &inner,
+            pass,
+        )?;
+        around_attention.d_before(&of_attention, dx, &dy)
+    }
+
+    const fn adapted<'a>(&'a self, adapters: &'a Adapters) -> Adapted<'a> {
+        Adapted {
+            linears: &self.linears,
+            adapters,
+        }
+    }
+}
+
+impl Norms {
+    /// What the branch takes from the residual stream x (M, H).
+    fn before(&self, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Option<rms_norm::Saved>)> {
+        let Some(norm) = &self.before else {
+            return Ok((x.shallow_clone(), None));
         };
+        let (y, saved) = rms_norm::forward(x, &norm.value, pass.config.norm())?;
+        Ok((y, Some(saved)))
+    }
 
-        let d_activated = linear(Projection::Down, &saved.activated, &dy, None, pass.scratch)?;
-        let (d_gate, d_up) = swiglu::backward(&saved.activation, &d_activated)?;
-        let dx = linear(
-            Projection::Gate,
-            &saved.feed_forward_input,
-            &d_gate,
-            None,
-            pass.scratch,
-        )?;
-        let dx = linear(
-            Projection::Up,
-            &saved.feed_forward_input,
-            &d_up,
-            Some(dx),
-            pass.scratch,
-        )?;
-        let norm = &self.norms[1];
-        let mut dy = rms_norm::backward(&saved.norms[1], &norm.value, &dx, norm.gradient.as_ref())?
-            .f_add_(&dy)?;
+    /// The residual stream x (M, H) with what the branch gave. Writes over `branch` where nothing saved it.
+    fn join(
+        &self,
+        x: &Tensor,
+        branch: Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<(Tensor, Option<rms_norm::Saved>)> {
+        let (mut branch, saved) = match &self.after {
+            None => (branch, None),
+            Some(norm) => {
+                let (y, saved) = rms_norm::forward(&branch, &norm.value, pass.config.norm())?;
+                (y, Some(saved))
+            }
+        };
+        if let Some(multiplier) = pass.config.wiring.residual_multiplier {
+            branch = branch.f_mul_scalar_(multiplier)?;
+        }
+        Ok((branch.f_add_(x)?, saved))
+    }
 
-        let d_attended = linear(Projection::Output, &saved.attended, &dy, None, pass.scratch)?;
-        let gradients = attention::backward(&saved.attention, &d_attended)?;
-        let d_queries = pass
-            .rotation
-            .backward(&gradients.queries)?
-            .f_permute([0, 3, 1, 2, 4])?;
-        let d_keys = pass.rotation.backward(&gradients.keys)?.f_transpose(1, 2)?;
-        let d_values = gradients.values.f_transpose(1, 2)?;
-        let mut dx = None;
-        let parts = [
-            (Projection::Query, d_queries),
-            (Projection::Key, d_keys),
-            (Projection::Value, d_values),
-        ];
-        for (projection, gradient) in parts {
-            let gradient = gradient.f_reshape([batch * length, -1])?;
-            dx = Some(linear(
-                projection,
-                &saved.attention_input,
-                &gradient,
-                dx,
-                pass.scratch,
-            )?);
-        }
-        if let Some(dx) = dx {
-            let norm = &self.norms[0];
-            let dx = rms_norm::backward(&saved.norms[0], &norm.value, &dx, norm.gradient.as_ref())?;
-            let _ = dy.f_add_(&dx)?;
-        }
-        Ok(dy)
+    /// The gradient for what the branch gave from that of the residual stream behind it.
+    fn d_branch(&self, saved: &SavedNorms, dy: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let dy = match pass.config.wiring.residual_multiplier {
+            None => dy.shallow_clone(),
+            Some(multiplier) => dy.f_mul_scalar(multiplier)?,
+        };
+        Ok(match (&self.after, &saved.after) {
+            (Some(norm), Some(saved)) => rms_norm::backward(saved, &dy, norm.gradient.as_ref())?,
+            _ => dy,
+        })
+    }
+
+    /// The gradient for the residual stream before the branch, from that for the branch's input and that behind the branch.
+    fn d_before(&self, saved: &SavedNorms, dx: Tensor, dy: &Tensor) -> Result<Tensor> {
+        let mut dx = match (&self.before, &saved.before) {
+            (Some(norm), Some(saved)) => rms_norm::backward(saved, &dx, norm.gradient.as_ref())?,
+            _ => dx,
+        };
+        Ok(dx.f_add_(dy)?)
     }
 }

@@ -1,4 +1,4 @@
-//! A language model of the Llama family: `ops` wired into layers, the weights held as the method wants them.
+//! A language model: `ops` wired into layers as its family does, the weights held as the method wants them.
 //!
 //! `Base` is the model; `Lora` (see `method`) rides on it. Nothing in here reads files: weights come through `WeightSource`.
 
@@ -6,13 +6,20 @@ mod base;
 mod batch;
 mod cache;
 mod config;
+mod feed_forward;
 mod inference;
 mod layer;
+mod linears;
+mod projection;
+mod self_attention;
 mod weights;
+mod wiring;
 
 pub use base::{Base, LoadOptions, Storage};
 pub use batch::{Batch, Row};
 pub use cache::KeyValueCache;
-pub use config::{ModelConfig, Projection};
+pub use config::ModelConfig;
 pub use inference::LogitRows;
+pub use projection::Projection;
 pub use weights::WeightSource;
+pub use wiring::{NormPlaces, QueryKeyNorms, Windows, Wiring};

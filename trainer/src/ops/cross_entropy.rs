@@ -27,11 +27,16 @@ pub struct LossSum {
 }
 
 /// The loss of hidden rows (M, H) under the output matrix (V, H) against targets (M).
-pub fn loss(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<LossSum> {
-    let rows = Rows::with_targets(hidden, targets)?;
+pub fn loss(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    settings: logits::Settings,
+) -> Result<LossSum> {
+    let rows = Rows::with_targets(hidden, targets, settings)?;
     let mut sum = 0.0;
     for (hidden, targets) in rows.chunks(head)? {
-        let mut logits = hidden.f_mm(&head.f_tr()?)?; // (m, V)
+        let (mut logits, _) = capped(hidden.f_mm(&head.f_tr()?)?, settings)?; // (m, V)
         sum += losses(&mut logits, &targets, None)?;
     }
     Ok(LossSum {
@@ -47,16 +52,21 @@ pub fn loss_and_gradient(
     head: &Tensor,
     head_gradient: Option<&Tensor>,
     targets: &Tensor,
+    settings: logits::Settings,
     scale: f64,
 ) -> Result<(LossSum, Tensor)> {
-    let rows = Rows::with_targets(hidden, targets)?;
+    let rows = Rows::with_targets(hidden, targets, settings)?;
     let d_hidden = hidden.f_zeros_like()?;
     let mut d_rows = Vec::new();
     let mut sum = 0.0;
     for (hidden, targets) in rows.chunks(head)? {
-        let mut logits = hidden.f_mm(&head.f_tr()?)?; // (m, V)
+        let (mut logits, tanh) = capped(hidden.f_mm(&head.f_tr()?)?, settings)?; // (m, V)
         sum += losses(&mut logits, &targets, Some(scale))?;
-        let d_logits = logits;
+        let d_logits = match tanh {
+            None => logits,
+            // tanh' = 1 - tanh²
+            Some(tanh) => logits.f_sub(&tanh.f_square()?.f_mul_(&logits)?)?,
+        };
         d_rows.push(d_logits.f_mm(head)?); // (m, H)
         if let Some(head_gradient) = head_gradient {
             add_product(head_gradient, &d_logits.f_tr()?, &hidden)?;
@@ -69,13 +79,35 @@ pub fn loss_and_gradient(
     if d_rows.is_empty() {
         return Ok((sum, d_hidden));
     }
-    let d_hidden = d_hidden.f_index_copy(0, &rows.index, &Tensor::f_cat(&d_rows, 0)?)?;
+    let d_rows = times(Tensor::f_cat(&d_rows, 0)?, settings.multiplier)?;
+    let d_hidden = d_hidden.f_index_copy(0, &rows.index, &d_rows)?;
     Ok((sum, d_hidden))
 }
 
 /// log p of every token after each hidden row: (M, V) in fp32.
-pub fn log_probabilities(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
-    Ok(logits::forward(hidden, head)?.f_log_softmax(-1, Kind::Float)?)
+pub fn log_probabilities(
+    hidden: &Tensor,
+    head: &Tensor,
+    settings: logits::Settings,
+) -> Result<Tensor> {
+    Ok(logits::forward(hidden, head, settings)?.f_log_softmax(-1, Kind::Float)?)
+}
+
+/// Logits as they enter the softmax and, where they are capped, the tanh that its backward needs.
+fn capped(mut logits: Tensor, settings: logits::Settings) -> Result<(Tensor, Option<Tensor>)> {
+    let Some(cap) = settings.soft_cap else {
+        return Ok((logits, None));
+    };
+    let tanh = logits.f_div_scalar_(cap)?.f_tanh_()?;
+    Ok((tanh.f_mul_scalar(cap)?, Some(tanh)))
+}
+
+/// In place.
+fn times(mut tensor: Tensor, factor: Option<f64>) -> Result<Tensor> {
+    Ok(match factor {
+        None => tensor,
+        Some(factor) => tensor.f_mul_scalar_(factor)?,
+    })
 }
 
 /// The sum of the losses of some rows of logits (m, V). With a scale, the logits are overwritten by the gradient of scale x
@@ -186,16 +218,17 @@ impl<T: Element> Kernel for Losses<'_, T> {
 /// The rows that carry loss.
 struct Rows {
     index: Tensor,
+    /// Times the multiplier of the logits: the same as multiplying these, for fewer numbers.
     hidden: Tensor,
     targets: Tensor,
     count: i64,
 }
 
 impl Rows {
-    fn with_targets(hidden: &Tensor, targets: &Tensor) -> Result<Self> {
+    fn with_targets(hidden: &Tensor, targets: &Tensor, settings: logits::Settings) -> Result<Self> {
         let index = targets.f_ne(IGNORED)?.f_nonzero()?.f_reshape([-1])?;
         Ok(Self {
-            hidden: hidden.f_index_select(0, &index)?,
+            hidden: times(hidden.f_index_select(0, &index)?, settings.multiplier)?,
             targets: targets.f_index_select(0, &index)?,
             count: index.size()[0],
             index,
@@ -215,5 +248,51 @@ impl Rows {
             start += length;
         }
         Ok(chunks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tch::Device;
+
+    use super::*;
+
+    #[rstest]
+    #[case(logits::Settings::PLAIN)]
+    #[case(logits::Settings { multiplier: Some(0.6), soft_cap: Some(1.5) })]
+    fn equals_automatic_differentiation(#[case] settings: logits::Settings) {
+        tch::manual_seed(1);
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let hidden = random(&[6, 8]).set_requires_grad(true);
+        let head = random(&[20, 8]).set_requires_grad(true);
+        let targets = Tensor::from_slice(&[3_i64, IGNORED, 0, 19, IGNORED, 7]);
+        let mut logits = hidden.mm(&head.tr()) * settings.multiplier.unwrap_or(1.0);
+        if let Some(cap) = settings.soft_cap {
+            logits = (logits / cap).tanh() * cap;
+        }
+        let expected =
+            logits.cross_entropy_loss(&targets, None::<Tensor>, tch::Reduction::Sum, IGNORED, 0.0);
+        (&expected * 0.25).backward();
+
+        let (hidden_value, head_value) = (hidden.detach(), head.detach());
+        let d_head = Tensor::zeros([20, 8], (Kind::Float, Device::Cpu));
+        let (sum, d_hidden) = loss_and_gradient(
+            &hidden_value,
+            &head_value,
+            Some(&d_head),
+            &targets,
+            settings,
+            0.25,
+        )
+        .unwrap();
+        assert_eq!(sum.tokens, 4);
+        assert!((sum.loss / expected.double_value(&[]) - 1.0).abs() < 1e-6);
+        let alone = loss(&hidden_value, &head_value, &targets, settings).unwrap();
+        assert!((alone.loss / sum.loss - 1.0).abs() < 1e-12);
+        for (ours, expected) in [(d_hidden, hidden.grad()), (d_head, head.grad())] {
+            let difference = (ours - expected).abs().max().double_value(&[]);
+            assert!(difference < 1e-6, "{difference}");
+        }
     }
 }

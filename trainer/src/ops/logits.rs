@@ -15,8 +15,36 @@ const FEW: i64 = 4;
 /// Rows of the head that are widened at a time.
 const WIDENED: i64 = 4096;
 
+/// What a family does to logits before the softmax.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// What they are multiplied by.
+    pub multiplier: Option<f64>,
+    /// c of c·tanh(logit / c), after the multiplication.
+    pub soft_cap: Option<f64>,
+}
+
+impl Settings {
+    /// Nothing.
+    pub const PLAIN: Self = Self {
+        multiplier: None,
+        soft_cap: None,
+    };
+}
+
 /// hidden (M, H) and head (V, H) of one type to logits (M, V) in fp32.
-pub fn forward(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
+pub fn forward(hidden: &Tensor, head: &Tensor, settings: Settings) -> Result<Tensor> {
+    let mut logits = product(hidden, head)?;
+    if let Some(multiplier) = settings.multiplier {
+        logits = logits.f_mul_scalar_(multiplier)?;
+    }
+    Ok(match settings.soft_cap {
+        None => logits,
+        Some(cap) => logits.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)?,
+    })
+}
+
+fn product(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
     if hidden.f_kind()? == Kind::Float {
         return Ok(hidden.f_mm(&head.f_tr()?)?);
     }
@@ -111,7 +139,7 @@ mod tests {
                     .max()
                     .double_value(&[])
             };
-            let found = forward(&hidden, &head).unwrap();
+            let found = forward(&hidden, &head, Settings::PLAIN).unwrap();
             assert_eq!(found.size(), [rows, 5000]);
             assert!(error(&found) < 1e-4, "{}", error(&found));
             assert!(

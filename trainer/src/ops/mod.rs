@@ -8,13 +8,13 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 mod error;
+pub mod gated;
 mod kernel;
 pub mod linear;
 pub mod logits;
 mod memory;
 pub mod rms_norm;
 pub mod rope;
-pub mod swiglu;
 
 pub use error::Error;
 pub(crate) use memory::{slice, slice_mut};

@@ -1,6 +1,6 @@
 //! Root mean square normalisation, y = x / rms(x) · weight, in fp32 whatever the type of the activations.
 //!
-//! Zhang and Sennrich, 2019; transformers' `LlamaRMSNorm`.
+//! Zhang and Sennrich, 2019; transformers' `LlamaRMSNorm`, and with an offset of 1 its `GemmaRMSNorm`.
 
 use half::bf16;
 use tch::{Kind, Tensor};
@@ -9,34 +9,45 @@ use super::kernel::{self, Kernel};
 use super::memory::{self, Element, slice, slice_mut};
 use super::{Error, Result};
 
+/// What kind of norm it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Added to the mean square.
+    pub epsilon: f64,
+    /// Added to the weight.
+    pub offset: f64,
+}
+
 /// What the backward needs.
 #[derive(Debug)]
 pub struct Saved {
     /// The input (M, H).
     input: Tensor,
+    /// Weight + offset (H).
+    weight: Tensor,
     /// 1 / rms of each row (M).
     inverse: Vec<f32>,
 }
 
 /// x (M, H), weight (H) in fp32; returns y (M, H) in the type of x.
-pub fn forward(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
+pub fn forward(x: &Tensor, weight: &Tensor, settings: Settings) -> Result<(Tensor, Saved)> {
+    let weight = if settings.offset == 0.0 {
+        weight.shallow_clone()
+    } else {
+        weight.f_add_scalar(settings.offset)?
+    };
     match x.f_kind()? {
-        Kind::BFloat16 => forward_in::<bf16>(x, weight, epsilon),
-        Kind::Float => forward_in::<f32>(x, weight, epsilon),
+        Kind::BFloat16 => forward_in::<bf16>(x, weight, settings.epsilon),
+        Kind::Float => forward_in::<f32>(x, weight, settings.epsilon),
         other => Err(unsupported(other)),
     }
 }
 
 /// The gradient for x (M, H) from that for y; `weight_gradient` (H) in fp32 is added to.
-pub fn backward(
-    saved: &Saved,
-    weight: &Tensor,
-    dy: &Tensor,
-    weight_gradient: Option<&Tensor>,
-) -> Result<Tensor> {
+pub fn backward(saved: &Saved, dy: &Tensor, weight_gradient: Option<&Tensor>) -> Result<Tensor> {
     match dy.f_kind()? {
-        Kind::BFloat16 => backward_in::<bf16>(saved, weight, dy, weight_gradient),
-        Kind::Float => backward_in::<f32>(saved, weight, dy, weight_gradient),
+        Kind::BFloat16 => backward_in::<bf16>(saved, dy, weight_gradient),
+        Kind::Float => backward_in::<f32>(saved, dy, weight_gradient),
         other => Err(unsupported(other)),
     }
 }
@@ -45,23 +56,29 @@ fn unsupported(kind: Kind) -> Error {
     Error::Libtorch(format!("a norm of {kind:?}, expected Float or BFloat16"))
 }
 
-fn forward_in<T: Element>(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
+fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
     let mut y = memory::empty::<T>(&x.size())?;
     let mut inverse = vec![0.0; x.size()[0] as usize];
     kernel::run(Forward {
         x: slice::<T>(x)?,
-        weight: slice(weight)?,
+        weight: slice(&weight)?,
         epsilon: epsilon as f32,
         y: slice_mut(&mut y)?,
         inverse: &mut inverse,
     });
     let input = x.shallow_clone();
-    Ok((y, Saved { input, inverse }))
+    Ok((
+        y,
+        Saved {
+            input,
+            weight,
+            inverse,
+        },
+    ))
 }
 
 fn backward_in<T: Element>(
     saved: &Saved,
-    weight: &Tensor,
     dy: &Tensor,
     weight_gradient: Option<&Tensor>,
 ) -> Result<Tensor> {
@@ -70,7 +87,7 @@ fn backward_in<T: Element>(
     kernel::run(Backward {
         x: slice::<T>(&saved.input)?,
         inverse: &saved.inverse,
-        weight: slice(weight)?,
+        weight: slice(&saved.weight)?,
         dy: slice(dy)?,
         dx: slice_mut(&mut dx)?,
         weight_gradient: weight_gradient.as_mut().map(slice_mut).transpose()?,
@@ -162,4 +179,42 @@ fn sum<A: Copy, B: Copy>(left: &[A], right: &[B], term: impl Fn(A, B) -> f32) ->
         .map(|(&left, &right)| term(left, right))
         .sum();
     sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tch::Device;
+
+    use super::*;
+
+    #[rstest]
+    #[case(0.0)]
+    #[case(1.0)]
+    fn equals_automatic_differentiation(#[case] offset: f64) {
+        tch::manual_seed(1);
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let x = random(&[5, 24]).set_requires_grad(true);
+        let weight = random(&[24]).set_requires_grad(true);
+        let dy = random(&[5, 24]);
+        let settings = Settings {
+            epsilon: 1e-3,
+            offset,
+        };
+        let mean = x.square().mean_dim(-1, true, Kind::Float);
+        let expected = &x * (mean + settings.epsilon).rsqrt() * (&weight + offset);
+        (&expected * &dy).sum(Kind::Float).backward();
+
+        let (y, saved) = forward(&x.detach(), &weight.detach(), settings).unwrap();
+        let d_weight = Tensor::zeros([24], (Kind::Float, Device::Cpu));
+        let dx = backward(&saved, &dy, Some(&d_weight)).unwrap();
+        for (ours, expected) in [
+            (y, expected.detach()),
+            (dx, x.grad()),
+            (d_weight, weight.grad()),
+        ] {
+            let difference = (ours - expected).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{difference}");
+        }
+    }
 }

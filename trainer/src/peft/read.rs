@@ -92,8 +92,10 @@ fn check_complete(
     model: &ModelConfig,
     file: &SafetensorsFile,
 ) -> Result<(), Error> {
-    let modules = (0..model.layers)
-        .flat_map(|layer| Projection::ALL.map(|projection| projection.module(layer)));
+    let modules = (0..model.layers).flat_map(|layer| {
+        let module = move |projection: &Projection| projection.module(model, layer);
+        model.projections().iter().map(module)
+    });
     for module in modules {
         for side in ["A", "B"] {
             let name = format!("base_model.model.{module}.lora_{side}.weight");

@@ -8,7 +8,7 @@ use finetune_crds::fine_tune_job::Lora as Settings;
 
 use super::{AdapterConfig, Error};
 use crate::method::Lora;
-use crate::model::{ModelConfig, Projection};
+use crate::model::{ModelConfig, Wiring};
 
 /// From this many target modules on, PEFT shortens full module paths to suffixes.
 const SHORTENED_FROM: usize = 20;
@@ -21,17 +21,18 @@ impl AdapterConfig {
             .target_modules
             .iter()
             .any(|word| word == ALL_LINEAR);
+        let projections = config.projections();
         let paths: Vec<String> = (0..config.layers)
-            .flat_map(|layer| Projection::ALL.map(|projection| projection.module(layer)))
+            .flat_map(|layer| projections.iter().map(move |p| p.module(config, layer)))
             .collect();
+        // Beside the decoder of a multimodal model stand modules with the same last names.
+        let alone = config.wiring.decoder == Wiring::LLAMA.decoder;
         let target_modules = if !all {
             settings.target_modules.clone()
-        } else if paths.len() < SHORTENED_FROM {
+        } else if paths.len() < SHORTENED_FROM || !alone {
             paths
         } else {
-            Projection::ALL
-                .map(|projection| projection.name().to_owned())
-                .into()
+            projections.iter().map(|p| p.name().to_owned()).collect()
         };
         Self {
             rank: settings.rank,

@@ -24,6 +24,7 @@ use finetune_crds::fine_tune_job::{DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
 use crate::data::{Encoder, Settings, TokenizedRow};
+use crate::model::Wiring;
 use sources::Sources;
 use tokenized::Tokenized;
 
@@ -103,6 +104,7 @@ pub struct Prepared {
 
 /// Reads, checks, splits and tokenises the data, and keeps it in the passing folder.
 pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+    refuse_full_beside_images(request)?;
     let dataset = &request.spec.dataset;
     let sources = sources::read(dataset, request.credentials, request.cache).await?;
     let settings = settings(request, sources.format)?;
@@ -171,6 +173,18 @@ fn general(
         rows,
         wanted: chosen.wanted,
     })
+}
+
+/// Only the language model of a multimodal checkpoint is read: a whole model written from it would be without its other parts.
+fn refuse_full_beside_images(request: &Request<'_>) -> Result<(), Error> {
+    let config = request.base.config();
+    if request.spec.method.full.is_some() && config.wiring.decoder != Wiring::LLAMA.decoder {
+        return Err(Error::Setting(format!(
+            "method is full and the base a {}, expected lora or qlora, or a checkpoint of the language model alone",
+            config.architecture
+        )));
+    }
+    Ok(())
 }
 
 /// What the manifest says of rows, with every default decided.

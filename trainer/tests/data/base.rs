@@ -61,7 +61,7 @@ fn configurations_of_both_transformers_generations_are_read() -> Result<()> {
     ensure!(config.tied_embeddings && !config.attention_bias);
     let new = open("tiny-llama-bias")?;
     let config = new.config();
-    ensure!((config.rope_theta - 500.0).abs() < 1e-9 && config.head_dim == 16);
+    ensure!((config.rope.theta - 500.0).abs() < 1e-9 && config.head_dim == 16);
     ensure!(config.attention_bias && config.mlp_bias && !config.tied_embeddings);
     Ok(())
 }

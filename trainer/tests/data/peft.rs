@@ -70,6 +70,35 @@ fn a_fresh_adapter_is_described_as_peft_would(#[case] name: &str) -> Result<()> 
     Ok(())
 }
 
+/// Last names alone would also name modules of the vision tower.
+#[rstest]
+#[case("phi3", "qkv_proj", 4)]
+#[case(
+    "gemma3-multimodal",
+    "model.language_model.layers.39.self_attn.q_proj",
+    280
+)]
+fn all_linear_layers_of_a_deep_model_are_named_so_that_they_mean_no_other(
+    #[case] family: &str,
+    #[case] word: &str,
+    #[case] words: usize,
+) -> Result<()> {
+    let files = BaseModelFiles::open(&fixtures().join("families").join(family))?;
+    let mut deep = files.config().clone();
+    deep.layers = 40;
+    let settings = Settings {
+        target_modules: vec!["all-linear".to_owned()],
+        ..Settings::default()
+    };
+    let config = AdapterConfig::of_training(&deep, &settings, family);
+    ensure!(config.target_modules.len() == words, "{config:?}");
+    ensure!(
+        config.target_modules.iter().any(|known| known == word),
+        "{config:?}"
+    );
+    Ok(())
+}
+
 #[rstest]
 #[case(
     "\"LORA\"",

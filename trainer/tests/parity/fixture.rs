@@ -7,14 +7,15 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 use trainer::method::Lora;
-use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage};
+use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Wiring};
+use trainer::ops::rope::{Rope, Scaling};
 
 /// Largest difference allowed, relative to the largest expected value of a tensor.
 pub(crate) const TOLERANCE: f64 = 1e-5;
 
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
-fn path(relative: &str) -> PathBuf {
+pub(crate) fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(relative)
@@ -47,6 +48,9 @@ pub(crate) fn config(model: &str) -> ModelConfig {
     let theta = json["rope_theta"]
         .as_f64()
         .or_else(|| json["rope_parameters"]["rope_theta"].as_f64());
+    let head_dim = json["head_dim"]
+        .as_i64()
+        .unwrap_or(number("hidden_size") / number("num_attention_heads"));
     ModelConfig {
         architecture: json["architectures"][0].as_str().unwrap().to_owned(),
         vocabulary_size: number("vocab_size"),
@@ -55,15 +59,20 @@ pub(crate) fn config(model: &str) -> ModelConfig {
         layers: number("num_hidden_layers"),
         heads: number("num_attention_heads"),
         key_value_heads: number("num_key_value_heads"),
-        head_dim: json["head_dim"]
-            .as_i64()
-            .unwrap_or(number("hidden_size") / number("num_attention_heads")),
+        head_dim,
         rms_norm_epsilon: json["rms_norm_eps"].as_f64().unwrap(),
-        rope_theta: theta.unwrap(),
+        rope: Rope {
+            theta: theta.unwrap(),
+            dimensions: head_dim,
+            scaling: Scaling::None,
+        },
+        windows: None,
         max_position_embeddings: number("max_position_embeddings"),
         tied_embeddings: json["tie_word_embeddings"].as_bool().unwrap(),
         attention_bias: json["attention_bias"].as_bool().unwrap(),
+        output_bias: json["attention_bias"].as_bool().unwrap(),
         mlp_bias: json["mlp_bias"].as_bool().unwrap(),
+        wiring: Wiring::LLAMA,
     }
 }
 

@@ -10,6 +10,7 @@
     reason = "a test's helpers end it as its own lines do, and bits are compared as bits"
 )]
 
+mod families;
 mod fixture;
 mod full;
 mod inference;

@@ -3,7 +3,8 @@
 
 use tch::Kind;
 use trainer::method::Lora;
-use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage};
+use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Windows};
+use trainer::ops::rope::Scaling;
 
 use crate::fixture::{
     TOLERANCE, Tensors, adapter_tensors, assert_near, batch, config, distance, json, scaling,
@@ -61,19 +62,31 @@ impl Setting {
     }
 }
 
-/// Every frequency but the first becomes 0.
+/// Every frequency becomes 0.
 #[test]
-fn almost_without_rotation_the_logits_leave_the_tolerance() {
+fn without_rotation_the_loss_is_the_wrong_one_of_the_reference() {
     let mut setting = Setting::right();
-    setting.config.rope_theta = 1e30;
-    let _ = setting.wrong_loss();
+    setting.config.rope.scaling = Scaling::Linear { factor: 1e30 };
+    assert_near("loss", setting.wrong_loss(), mutated("no_rope"), TOLERANCE);
 }
 
 #[test]
 fn another_rotation_base_leaves_the_tolerance() {
     let mut setting = Setting::right();
-    setting.config.rope_theta = 500.0;
+    setting.config.rope.theta = 500.0;
     let _ = setting.wrong_loss();
+}
+
+#[test]
+fn a_window_where_there_is_none_gives_the_wrong_loss_of_the_reference() {
+    let mut setting = Setting::right();
+    setting.config.windows = Some(Windows {
+        size: 4,
+        layers: vec![true; 3],
+        rope: None,
+    });
+    let loss = setting.wrong_loss();
+    assert_near("loss", loss, mutated("window_of_four"), TOLERANCE);
 }
 
 #[test]
@@ -121,20 +134,8 @@ fn norm_weights_of_one_give_the_wrong_loss_of_the_reference() {
 #[test]
 fn scores_without_their_scale_give_the_wrong_loss_of_the_reference() {
     let mut setting = Setting::right();
-    let root = (setting.config.head_dim as f64).sqrt();
-    let mut adapter = adapter_tensors("tiny-llama");
-    for (name, weight) in setting.weights.iter_mut().chain(&mut adapter) {
-        if name.ends_with("q_proj.weight") || name.ends_with("q_proj.lora_B.weight") {
-            *weight = &*weight * root;
-        }
-    }
-    let lora = Lora::from_tensors(&setting.config, setting.scaling, &adapter).unwrap();
-    let loss = setting
-        .base()
-        .loss(Some(&lora), &setting.batch)
-        .unwrap()
-        .loss
-        / trained(&setting.batch);
+    setting.config.wiring.attention_scale = Some(1.0);
+    let loss = setting.wrong_loss();
     assert_near("loss", loss, mutated("unscaled_attention"), TOLERANCE);
 }
 

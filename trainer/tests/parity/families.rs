@@ -1,0 +1,397 @@
+//! Every family of models against transformers and peft, from its configuration file alone; and the proof by wrong
+//! configurations that each key matters.
+
+use std::path::Path;
+
+use finetune_crds::fine_tune_job::Lora as Settings;
+use rstest::rstest;
+use serde_json::Value;
+use tch::{IndexOp, Kind, Tensor};
+use tempfile::TempDir;
+use trainer::base::BaseModelFiles;
+use trainer::method::Lora;
+use trainer::model::{Base, Batch, LoadOptions, LogitRows, Storage};
+use trainer::ops::rope::{Rope, Scaling};
+use trainer::optimizer::{AdamW, clip_gradient_norm};
+
+use crate::fixture::{
+    TOLERANCE, Tensors, assert_close, assert_gradients, assert_near, batch, distance, json, path,
+    scalar, tensors, trained,
+};
+
+/// One test a family.
+macro_rules! for_every_family {
+    ($(#[$attribute:meta])* fn $name:ident($family:ident) $body:block) => {
+        $(#[$attribute])*
+        #[rstest]
+        fn $name(
+            #[values(
+                "llama",
+                "mistral",
+                "qwen2",
+                "qwen3",
+                "gemma",
+                "gemma2",
+                "gemma3",
+                "gemma3-multimodal",
+                "phi3",
+                "olmo2",
+                "granite"
+            )]
+            $family: &str,
+        ) $body
+    };
+}
+
+/// A family's files, with its configuration as it is or with some keys changed.
+struct Family {
+    files: BaseModelFiles,
+    lora: Lora,
+    _folder: TempDir,
+}
+
+impl Family {
+    fn open(name: &str) -> Self {
+        Self::changed(name, &Value::Null)
+    }
+
+    fn changed(name: &str, changes: &Value) -> Self {
+        let original = path(&format!("families/{name}"));
+        let folder = tempfile::tempdir().unwrap();
+        for file in [
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
+            std::fs::copy(original.join(file), folder.path().join(file)).unwrap();
+        }
+        let mut keys = json(&format!("families/{name}/config.json"));
+        for (key, value) in changes.as_object().into_iter().flatten() {
+            keys[key] = value.clone();
+        }
+        std::fs::write(folder.path().join("config.json"), keys.to_string()).unwrap();
+        let files = BaseModelFiles::open(folder.path()).unwrap();
+        let lora = adapter(&original.join("adapter"), &files);
+        Self {
+            files,
+            lora,
+            _folder: folder,
+        }
+    }
+
+    fn base(&self, compute: Kind, storage: Storage) -> Base {
+        let options = LoadOptions { compute, storage };
+        let weights = self.files.weights().unwrap();
+        Base::load(self.files.config(), weights.as_ref(), &options).unwrap()
+    }
+
+    fn frozen(&self) -> Base {
+        self.base(Kind::Float, Storage::Frozen)
+    }
+}
+
+fn adapter(folder: &Path, files: &BaseModelFiles) -> Lora {
+    trainer::peft::read(folder, files.config()).unwrap().lora
+}
+
+fn expected(name: &str) -> (Tensors, Batch) {
+    let expected = tensors(&format!("families/{name}/expected.safetensors"));
+    let batch = batch(&expected["tokens"], &expected["labels"]);
+    (expected, batch)
+}
+
+fn short(expected: &Tensors) -> Batch {
+    batch(&expected["short.tokens"], &expected["short.labels"])
+}
+
+fn mean_loss(base: &Base, lora: &Lora, batch: &Batch) -> f64 {
+    base.loss(Some(lora), batch).unwrap().loss / trained(batch)
+}
+
+/// Loss, logits and gradients under a prefix, and the loss of rows no longer than any window or original length.
+#[track_caller]
+fn assert_equals_reference(family: &mut Family, name: &str, numbers: &Tensors, prefix: &str) {
+    let (expected, batch) = expected(name);
+    let mut base = family.frozen();
+    let of = |key: &str| format!("{prefix}{key}");
+    let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
+    assert_close("logits", &logits, &numbers[&of("logits")], TOLERANCE);
+    let tokens = trained(&batch);
+    let sum = base
+        .loss_and_gradient(Some(&mut family.lora), &batch, 1.0 / tokens)
+        .unwrap();
+    let loss = sum.loss / tokens;
+    assert_near("loss", loss, scalar(numbers, &of("loss")), TOLERANCE);
+    assert_near(
+        "without gradient",
+        mean_loss(&base, &family.lora, &batch),
+        loss,
+        1e-12,
+    );
+    assert_gradients(family.lora.parameters(), numbers, &of("grad."));
+    let short = mean_loss(&base, &family.lora, &short(&expected));
+    assert_near(
+        "short",
+        short,
+        scalar(numbers, &of("short.loss")),
+        TOLERANCE,
+    );
+}
+
+for_every_family! {
+    fn adapter_on_a_frozen_base_equals_peft(name) {
+        let mut family = Family::open(name);
+        let (expected, batch) = expected(name);
+        assert_equals_reference(&mut family, name, &expected, "");
+        let base = family.frozen();
+        let states = base.hidden_states(Some(&family.lora), &batch.tokens).unwrap();
+        assert_eq!(states.len() as i64, base.config().layers + 2);
+        for (index, state) in states.iter().enumerate() {
+            let name = match index == states.len() - 1 {
+                true => "hidden.norm".to_owned(),
+                false => format!("hidden.{index}"),
+            };
+            assert_close(&name, state, &expected[&name], TOLERANCE);
+        }
+    }
+}
+
+for_every_family! {
+    fn a_base_of_4_bits_equals_the_reference(name) {
+        let family = Family::open(name);
+        let (expected, batch) = expected(name);
+        let base = family.base(Kind::Float, Storage::Nf4 { double_quantization: false });
+        let loss = mean_loss(&base, &family.lora, &batch);
+        assert_near("loss", loss, scalar(&expected, "nf4.loss"), TOLERANCE);
+        let moved = (loss / scalar(&expected, "loss") - 1.0).abs();
+        assert!(moved > 100.0 * TOLERANCE, "4 bits move the loss by {moved:.1e} only");
+    }
+}
+
+for_every_family! {
+    fn bf16_follows_the_fp32_reference(name) {
+        let mut family = Family::open(name);
+        let (expected, batch) = expected(name);
+        let mut base = family.base(Kind::BFloat16, Storage::Frozen);
+        let tokens = trained(&batch);
+        let sum = base
+            .loss_and_gradient(Some(&mut family.lora), &batch, 1.0 / tokens)
+            .unwrap();
+        assert_near("loss", sum.loss / tokens, scalar(&expected, "loss"), 2e-2);
+        let (mut dot, mut ours, mut theirs) = (0.0, 0.0, 0.0);
+        for parameter in family.lora.parameters().list() {
+            let gradient = family.lora.parameters().gradient(parameter).unwrap();
+            let right = &expected[&format!("grad.{}", parameter.name)];
+            let sum = |product: Tensor| product.sum(Kind::Double).double_value(&[]);
+            dot += sum(&gradient * right);
+            ours += sum(&gradient * &gradient);
+            theirs += sum(right * right);
+        }
+        let cosine = dot / (ours * theirs).sqrt();
+        assert!(cosine > 0.99, "the bf16 gradient is turned from the fp32 one: cosine {cosine}");
+    }
+}
+
+for_every_family! {
+    fn four_optimiser_steps_equal_the_reference(name) {
+        let mut family = Family::open(name);
+        let (expected, _) = expected(name);
+        let mut base = family.frozen();
+        let lora = &mut family.lora;
+        let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
+        for step in 0..4_i64 {
+            let of = |key: &str| expected[&format!("steps.{key}")].i(step);
+            let batch = batch(&of("tokens"), &of("labels"));
+            let tokens = trained(&batch);
+            lora.parameters_mut().zero_gradients().unwrap();
+            let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens).unwrap();
+            let right = of("losses").double_value(&[]);
+            assert_near(&format!("loss of step {step}"), sum.loss / tokens, right, TOLERANCE);
+            clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
+            optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+        }
+    }
+}
+
+#[track_caller]
+fn assert_a_cache_changes_no_logit(family: &Family, row: &Tensor, expected: &Tensor) {
+    let base = family.frozen();
+    let tokens = Vec::<i64>::try_from(row).unwrap();
+    for at_once in [1, 5, tokens.len()] {
+        let mut cache = base.new_cache(tokens.len() as i64).unwrap();
+        let rows: Vec<Tensor> = tokens
+            .chunks(at_once)
+            .map(|chunk| {
+                base.forward_cached(Some(&family.lora), chunk, &mut cache, LogitRows::All)
+                    .unwrap()
+            })
+            .collect();
+        assert_close("logits", &Tensor::cat(&rows, 0), expected, TOLERANCE);
+    }
+}
+
+for_every_family! {
+    fn a_cache_changes_no_logit(name) {
+        let family = Family::open(name);
+        let (expected, batch) = expected(name);
+        assert_a_cache_changes_no_logit(&family, &batch.tokens.get(0), &expected["logits"].get(0));
+    }
+}
+
+for_every_family! {
+    fn a_fresh_adapter_on_all_linear_layers_has_the_names_and_shapes_of_pefts(name) {
+        let family = Family::open(name);
+        let settings = Settings {
+            rank: family.lora.rank(),
+            target_modules: vec!["all-linear".to_owned()],
+            ..Settings::default()
+        };
+        let fresh = Lora::new(family.files.config(), &settings, 0).unwrap();
+        let shapes = |lora: &Lora| {
+            let list = lora.parameters().list().iter();
+            list.map(|parameter| (parameter.name.clone(), parameter.shape.clone()))
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(shapes(&fresh), shapes(&family.lora));
+        assert_eq!(
+            Lora::count(family.files.config(), &settings).unwrap(),
+            fresh.parameters().count() as i64
+        );
+    }
+}
+
+for_every_family! {
+    /// By differences: a step along the gradient of a tensor changes the loss by the gradient's square.
+    fn gradients_of_all_weights_say_how_the_loss_changes(name) {
+        let family = Family::open(name);
+        let (_, batch) = expected(name);
+        let mut base = family.base(Kind::Float, Storage::Trained);
+        let tokens = trained(&batch);
+        base.loss_and_gradient(None, &batch, 1.0 / tokens).unwrap();
+        let parameters = base.parameters().unwrap();
+        for parameter in parameters.list().to_vec() {
+            let parameters = base.parameters().unwrap();
+            let gradient = parameters.gradient(&parameter).unwrap();
+            let norm = gradient.norm().double_value(&[]);
+            assert!(norm > 1e-4, "{}: no gradient", parameter.name);
+            let mut value = parameters.value(&parameter).unwrap();
+            let right = value.copy();
+            let step = 0.01;
+            let mut loss = |length: f64| {
+                value.copy_(&(&right + &gradient * (length / norm)));
+                base.loss(None, &batch).unwrap().loss / tokens
+            };
+            let slope = (loss(step) - loss(-step)) / (2.0 * step);
+            loss(0.0);
+            let off = (slope - norm).abs();
+            assert!(off < 0.01 * norm + 2e-4, "{}: {norm}, by differences {slope}", parameter.name);
+        }
+    }
+}
+
+#[rstest]
+fn every_kind_of_rotation_equals_the_reference(
+    #[values("linear", "dynamic", "llama3", "yarn", "yarn-plain", "longrope")] kind: &str,
+) {
+    let changes = json("families/llama/ropes.json")[kind].clone();
+    let numbers = tensors("families/llama/ropes.safetensors");
+    let mut family = Family::changed("llama", &changes);
+    assert_equals_reference(&mut family, "llama", &numbers, &format!("{kind}."));
+    let (_, batch) = expected("llama");
+    let logits = numbers[&format!("{kind}.logits")].get(0);
+    assert_a_cache_changes_no_logit(&family, &batch.tokens.get(0), &logits);
+}
+
+#[test]
+fn a_longer_cache_turns_all_tokens_as_a_longer_sequence_does() {
+    let family = Family::open("phi3");
+    let base = family.frozen();
+    let tokens = [7_i64, 8, 9];
+    let logits = |capacity| {
+        let mut cache = base.new_cache(capacity).unwrap();
+        let lora = Some(&family.lora);
+        base.forward_cached(lora, &tokens, &mut cache, LogitRows::All)
+            .unwrap()
+    };
+    let alone = base
+        .logits(
+            Some(&family.lora),
+            &Tensor::from_slice(&tokens).unsqueeze(0),
+        )
+        .unwrap()
+        .get(0);
+    assert_close("within the original length", &logits(8), &alone, TOLERANCE);
+    assert!(distance(&logits(9), &alone) > 1000.0 * TOLERANCE);
+}
+
+/// A wrong key must give what the reference gives with that key, and that must be far away.
+#[rstest]
+fn wrong_keys_give_the_wrong_losses_of_the_reference(
+    #[values(
+        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2",
+        "granite"
+    )]
+    name: &str,
+) {
+    let report = json("families/mutations.json");
+    let (expected, batch) = expected(name);
+    let mut seen = 0;
+    for (way, wrong) in report[name].as_object().unwrap() {
+        if wrong["keys"].is_null() {
+            continue;
+        }
+        let family = Family::changed(name, &wrong["keys"]);
+        let base = family.frozen();
+        let loss = mean_loss(&base, &family.lora, &batch);
+        assert_near(way, loss, wrong["loss"].as_f64().unwrap(), TOLERANCE);
+        let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
+        let moved = distance(&logits, &expected["logits"]);
+        assert!(
+            moved > 1000.0 * TOLERANCE,
+            "{way} moves the logits by {moved:.1e} only"
+        );
+        seen += 1;
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn frequencies_are_those_of_the_reference() {
+    let list = json("expected/rope.json");
+    for case in list.as_array().unwrap() {
+        let number = |key: &str| case["parameters"][key].as_f64();
+        let original_length = number("original_max_position_embeddings").unwrap_or(0.0) as i64;
+        let factor = number("factor").unwrap_or(1.0);
+        let scaling = match case["parameters"]["rope_type"].as_str().unwrap() {
+            "default" => Scaling::None,
+            "linear" => Scaling::Linear { factor },
+            "llama3" => Scaling::Llama3 {
+                factor,
+                low_frequency_factor: number("low_freq_factor").unwrap(),
+                high_frequency_factor: number("high_freq_factor").unwrap(),
+                original_length,
+            },
+            "yarn" => Scaling::Yarn {
+                factor,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                original_length,
+                truncate: true,
+                attention_factor: case["factor"].as_f64().unwrap(),
+            },
+            other => panic!("{other}"),
+        };
+        let rope = Rope {
+            theta: number("rope_theta").unwrap(),
+            dimensions: case["head_dim"].as_i64().unwrap(),
+            scaling,
+        };
+        let ours = rope.frequencies(1).unwrap();
+        let theirs = case["inverse_frequencies"].as_array().unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            let name = &case["parameters"]["rope_type"].to_string();
+            assert_near(name, f64::from(*ours), theirs.as_f64().unwrap(), 3e-7);
+        }
+    }
+}
