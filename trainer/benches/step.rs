@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 use trainer::method::Lora;
-use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Row, Storage, WeightSource, Wiring};
+use trainer::model::{
+    Base, Batch, Biases, LoadOptions, ModelConfig, Row, Storage, WeightSource, Wiring,
+};
 use trainer::ops::rope::{Rope, Scaling};
 use trainer::optimizer::{AdamW, clip_gradient_norm};
 
@@ -82,9 +84,7 @@ fn shape() -> ModelConfig {
         windows: None,
         max_position_embeddings: 8192,
         tied_embeddings: true,
-        attention_bias: false,
-        output_bias: false,
-        mlp_bias: false,
+        biases: Biases::default(),
         wiring: Wiring::LLAMA,
     }
 }

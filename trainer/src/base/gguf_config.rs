@@ -4,7 +4,7 @@ use finetune_artifacts::gguf::{GgufFile, Value as Metadata};
 use serde_json::json;
 
 use super::Error;
-use crate::model::{ModelConfig, Wiring};
+use crate::model::{Biases, ModelConfig, Wiring};
 use crate::ops::rope::{Rope, Scaling};
 use crate::tokenize::SpecialTokens;
 
@@ -78,9 +78,11 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
         windows: None,
         max_position_embeddings: keys.size("context_length", None)?,
         tied_embeddings: file.tensor("output.weight").is_err(),
-        attention_bias,
-        output_bias: attention_bias,
-        mlp_bias: file.tensor("blk.0.ffn_gate.bias").is_ok(),
+        biases: Biases {
+            attention: attention_bias,
+            output: attention_bias,
+            feed_forward: file.tensor("blk.0.ffn_gate.bias").is_ok(),
+        },
         wiring: Wiring::LLAMA,
     };
     config
@@ -94,7 +96,7 @@ pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> 
     let id = |token: &Option<crate::tokenize::SpecialToken>| token.as_ref().map(|token| token.id);
     let json = json!({
         "architectures": [config.architecture],
-        "attention_bias": config.attention_bias,
+        "attention_bias": config.biases.attention,
         "attention_dropout": 0.0,
         "bos_token_id": id(&special.bos),
         "eos_token_id": id(&special.eos),
@@ -103,7 +105,7 @@ pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> 
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": config.max_position_embeddings,
-        "mlp_bias": config.mlp_bias,
+        "mlp_bias": config.biases.feed_forward,
         "model_type": "llama",
         "num_attention_heads": config.heads,
         "num_hidden_layers": config.layers,

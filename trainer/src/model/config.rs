@@ -34,14 +34,21 @@ pub struct ModelConfig {
     pub max_position_embeddings: i64,
     /// Whether the output matrix is the embedding.
     pub tied_embeddings: bool,
-    /// Whether q, k and v have biases.
-    pub attention_bias: bool,
-    /// Whether o has a bias.
-    pub output_bias: bool,
-    /// Whether gate, up and down have biases.
-    pub mlp_bias: bool,
+    /// Which linear layers have biases.
+    pub biases: Biases,
     /// What tells the family from others.
     pub wiring: Wiring,
+}
+
+/// Which linear layers have biases.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Biases {
+    /// q, k and v.
+    pub attention: bool,
+    /// o.
+    pub output: bool,
+    /// gate, up and down.
+    pub feed_forward: bool,
 }
 
 /// The name of an untied output matrix (V, H).

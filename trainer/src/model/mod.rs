@@ -18,7 +18,7 @@ mod wiring;
 pub use base::{Base, LoadOptions, Storage};
 pub use batch::{Batch, Row};
 pub use cache::KeyValueCache;
-pub use config::ModelConfig;
+pub use config::{Biases, ModelConfig};
 pub use inference::LogitRows;
 pub use projection::Projection;
 pub use weights::WeightSource;

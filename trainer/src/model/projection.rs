@@ -98,9 +98,9 @@ impl Projection {
     /// Whether it has a bias.
     pub const fn has_bias(self, config: &ModelConfig) -> bool {
         match self {
-            Self::Query | Self::Key | Self::Value | Self::QueryKeyValue => config.attention_bias,
-            Self::Output => config.output_bias,
-            Self::Gate | Self::Up | Self::GateUp | Self::Down => config.mlp_bias,
+            Self::Query | Self::Key | Self::Value | Self::QueryKeyValue => config.biases.attention,
+            Self::Output => config.biases.output,
+            Self::Gate | Self::Up | Self::GateUp | Self::Down => config.biases.feed_forward,
         }
     }
 }

@@ -293,7 +293,7 @@ mod tests {
         });
         assert_eq!(dynamic.frequencies(8).unwrap(), plain);
         let longer = dynamic.frequencies(16).unwrap();
-        assert!(longer[0] == plain[0] && longer[1] < plain[1]);
+        assert!((longer[0] - plain[0]).abs() < 1e-7 && longer[1] < 0.9 * plain[1]);
         let long = rope(Scaling::Long {
             short: vec![1.0, 1.0],
             long: vec![2.0, 4.0],

@@ -58,11 +58,11 @@ fn configurations_of_both_transformers_generations_are_read() -> Result<()> {
             config.head_dim
         ) == (32, 3, 4, 2, 8)
     );
-    ensure!(config.tied_embeddings && !config.attention_bias);
+    ensure!(config.tied_embeddings && !config.biases.attention);
     let new = open("tiny-llama-bias")?;
     let config = new.config();
     ensure!((config.rope.theta - 500.0).abs() < 1e-9 && config.head_dim == 16);
-    ensure!(config.attention_bias && config.mlp_bias && !config.tied_embeddings);
+    ensure!(config.biases.attention && config.biases.feed_forward && !config.tied_embeddings);
     Ok(())
 }
 

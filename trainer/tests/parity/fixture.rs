@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 use trainer::method::Lora;
-use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Wiring};
+use trainer::model::{Base, Batch, Biases, LoadOptions, ModelConfig, Storage, Wiring};
 use trainer::ops::rope::{Rope, Scaling};
 
 /// Largest difference allowed, relative to the largest expected value of a tensor.
@@ -69,9 +69,11 @@ pub(crate) fn config(model: &str) -> ModelConfig {
         windows: None,
         max_position_embeddings: number("max_position_embeddings"),
         tied_embeddings: json["tie_word_embeddings"].as_bool().unwrap(),
-        attention_bias: json["attention_bias"].as_bool().unwrap(),
-        output_bias: json["attention_bias"].as_bool().unwrap(),
-        mlp_bias: json["mlp_bias"].as_bool().unwrap(),
+        biases: Biases {
+            attention: json["attention_bias"].as_bool().unwrap(),
+            output: json["attention_bias"].as_bool().unwrap(),
+            feed_forward: json["mlp_bias"].as_bool().unwrap(),
+        },
         wiring: Wiring::LLAMA,
     }
 }

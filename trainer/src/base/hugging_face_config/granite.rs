@@ -8,7 +8,7 @@ use crate::model::ModelConfig;
 pub(super) fn granite(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &Defaults::LLAMA)?;
     shape::attention_bias(keys, &mut config)?;
-    config.mlp_bias = keys.flag("mlp_bias", false)?;
+    config.biases.feed_forward = keys.flag("mlp_bias", false)?;
     keys.must_be("hidden_act", &["silu".into()])?;
     let wiring = &mut config.wiring;
     wiring.embedding_multiplier = keys.multiplier("embedding_multiplier")?;

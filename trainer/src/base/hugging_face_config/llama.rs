@@ -8,7 +8,7 @@ use crate::model::ModelConfig;
 pub(super) fn llama(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &Defaults::LLAMA)?;
     shape::attention_bias(keys, &mut config)?;
-    config.mlp_bias = keys.flag("mlp_bias", false)?;
+    config.biases.feed_forward = keys.flag("mlp_bias", false)?;
     keys.must_be("hidden_act", &["silu".into()])?;
     keys.must_be("pretraining_tp", &[1.into()])?;
     keys.must_be("rope_interleaved", &[false.into()])?;

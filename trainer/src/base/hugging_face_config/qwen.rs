@@ -13,7 +13,7 @@ pub(super) fn qwen2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, 
         ..Defaults::LLAMA
     };
     let mut config = shape::sizes_and_rope(keys, architecture, &defaults)?;
-    config.attention_bias = true;
+    config.biases.attention = true;
     windows(keys, &mut config)?;
     Ok(config)
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::Error;
 use super::keys::Keys;
 use super::rope::{self, Turned};
-use crate::model::{ModelConfig, Windows, Wiring};
+use crate::model::{Biases, ModelConfig, Windows, Wiring};
 use crate::ops::rope::{Rope, Scaling};
 
 /// What an absent key means: the defaults of a family's configuration class in transformers.
@@ -68,9 +68,7 @@ pub(super) fn sizes(
             Some(defaults.max_position_embeddings),
         )?,
         tied_embeddings: keys.flag("tie_word_embeddings", defaults.tied_embeddings)?,
-        attention_bias: false,
-        output_bias: false,
-        mlp_bias: false,
+        biases: Biases::default(),
         wiring: Wiring::LLAMA,
     })
 }
@@ -96,8 +94,8 @@ pub(super) fn sizes_and_rope(
 
 /// Reads whether all four of the attention's linear layers have biases.
 pub(super) fn attention_bias(keys: &mut Keys, config: &mut ModelConfig) -> Result<(), Error> {
-    config.attention_bias = keys.flag("attention_bias", false)?;
-    config.output_bias = config.attention_bias;
+    config.biases.attention = keys.flag("attention_bias", false)?;
+    config.biases.output = config.biases.attention;
     Ok(())
 }
 

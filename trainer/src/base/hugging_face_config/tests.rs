@@ -132,7 +132,8 @@ fn absent_keys_mean_what_they_mean_to_the_family() {
     assert_eq!(of("LlamaForCausalLM").windows, None);
     let windows = of("MistralForCausalLM").windows.unwrap();
     assert_eq!((windows.size, windows.layers), (4096, vec![true; 4]));
-    assert!(of("Qwen2ForCausalLM").attention_bias && !of("Qwen2ForCausalLM").output_bias);
+    let biases = of("Qwen2ForCausalLM").biases;
+    assert!(biases.attention && !biases.output);
     assert_eq!(of("Qwen3ForCausalLM").head_dim, 128);
     let gemma2 = of("Gemma2ForCausalLM");
     assert_eq!(gemma2.windows.unwrap().layers, [true, false, true, false]);
