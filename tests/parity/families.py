@@ -422,7 +422,9 @@ def nf4_loss(folder, name, tokens, labels):
     model = load_adapter(folder, name)
     for key, weight in model.named_parameters():
         if ".layers." in key and key.endswith("_proj.base_layer.weight"):
-            weight.data = nf4.quantise(weight.detach())["dequantised"].clone()
+            # In rows of one block: bitsandbytes' CPU code begins a new block with each row, its GPU code and its format do not.
+            blocks = weight.detach().reshape(-1, nf4.BLOCK)
+            weight.data = nf4.quantise(blocks)["dequantised"].reshape(weight.shape).clone()
     return forward(model, tokens, labels)[0].detach().reshape(1)
 
 
