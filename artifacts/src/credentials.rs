@@ -16,6 +16,8 @@ pub enum Usage {
     Base,
     /// Reading the data.
     Dataset,
+    /// Reading the adapter to go on from.
+    InitialAdapter,
     /// Reading and writing results.
     Output,
 }
@@ -26,6 +28,7 @@ impl Usage {
         match self {
             Self::Base => "base",
             Self::Dataset => "dataset",
+            Self::InitialAdapter => "initial-adapter",
             Self::Output => "output",
         }
     }

@@ -27,6 +27,7 @@ import data  # noqa: E402
 import families  # noqa: E402
 import gguf_files  # noqa: E402
 import lora  # noqa: E402
+import methods  # noqa: E402
 import nf4  # noqa: E402
 import tiny  # noqa: E402
 import training  # noqa: E402
@@ -45,6 +46,9 @@ STEPS = [
     training.write_rope,
     nf4.write_matrices,
     nf4.write_model,
+    methods.write_adapters,
+    methods.write_expected,
+    methods.write_mutations,
     gguf_files.write_gguf,
     chat.write_tiny,
     chat.write_smollm2,

@@ -30,5 +30,9 @@ spec:
   method: { lora: { rank: 4, alpha: 8 } }
   training: { maxSteps: 8, batchSize: 8, learningRate: 0.01, computeType: Float32 }
 YAML
-target/release/trainer train --file "$work/job.yaml" --work "$work/run" --cache "$work/cache"
-reference tests/parity/check_peft_load.py "$work"/run/output/default/parity/sha256-*/ "$base"
+for settings in '' ', rankPattern: { q_proj: 8, layers.1.mlp.*: 2 }, alphaPattern: { up_proj: 5 }, useRslora: true, useDora: true, dropout: 0.1'; do
+    sed "s/alpha: 8/&$settings/" "$work/job.yaml" >"$work/next.yaml"
+    rm -rf "$work/run"
+    target/release/trainer train --file "$work/next.yaml" --work "$work/run" --cache "$work/cache"
+    reference tests/parity/check_peft_load.py "$work"/run/output/default/parity/sha256-*/ "$base"
+done

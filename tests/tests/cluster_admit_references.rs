@@ -68,7 +68,20 @@ async fn an_author_without_rights_on_a_secret_cannot_have_it_mounted() -> Result
         message.contains("spec.baseModel.credentialsSecretRef: you may use Secret finetune-s3"),
         "{message}"
     );
+    // Each use of a Secret is asked for by itself.
+    let mut going_on = without.clone();
+    going_on["spec"]["initialAdapter"] =
+        json!({"uri": "s3://models/a/", "credentialsSecretRef": {"name": "other"}});
+    let going_on = going_on.to_string();
+    let message = create_as(&namespace, "jobs-only", &going_on)?
+        .err()
+        .unwrap_or_else(|| "accepted".to_owned());
+    ensure!(
+        message.contains("spec.initialAdapter.credentialsSecretRef: you may use Secret other"),
+        "{message}"
+    );
     for (name, manifest) in [
+        ("with-pods", going_on),
         ("jobs-only", without.to_string()),
         ("with-secret", job.clone()),
         ("with-pods", job),

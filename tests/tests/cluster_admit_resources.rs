@@ -193,6 +193,36 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.method.qlora.quantization.type",
         ),
         (
+            "a rank of 0 in a pattern",
+            json!({"method": {"lora": {"rankPattern": {"q_proj": 0}}}}),
+            "spec.method.lora.rankPattern",
+        ),
+        (
+            "an alpha over the bound in a pattern",
+            json!({"method": {"lora": null, "qlora": {"alphaPattern": {"q_proj": 65537}}}}),
+            "spec.method.qlora.alphaPattern",
+        ),
+        (
+            "a dropout of nearly all",
+            json!({"method": {"lora": {"dropout": 0.95}}}),
+            "spec.method.lora.dropout",
+        ),
+        (
+            "noise of 0",
+            json!({"training": {"neftuneNoiseAlpha": 0.0}}),
+            "spec.training.neftuneNoiseAlpha",
+        ),
+        (
+            "an adapter to go on from on the node",
+            json!({"initialAdapter": {"uri": "file:///tmp/a/"}}),
+            "spec.initialAdapter.uri",
+        ),
+        (
+            "an adapter to go on from with method full",
+            json!({"method": {"lora": null, "full": {}}, "initialAdapter": {"uri": "s3://models/a/"}}),
+            "spec.initialAdapter is set with method full",
+        ),
+        (
             "batch 0",
             json!({"training": {"batchSize": 0}}),
             "spec.training.batchSize",
@@ -296,6 +326,8 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"baseModel": {"uri": "https://models.example/a.gguf?signature=x"}}),
         json!({"method": {"lora": null, "qlora": {}}}),
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
+        json!({"method": {"lora": {"rankPattern": {"q_proj": 8}, "alphaPattern": {"mlp.*": 4}, "useRslora": true, "useDora": true, "dropout": 0.05}}, "training": {"neftuneNoiseAlpha": 5}}),
+        json!({"initialAdapter": {"uri": "s3://models/adapters/first/", "credentialsSecretRef": {"name": "models"}}}),
         json!({"dataset": {"format": "Text", "appendEndOfSequence": false, "validation": null}}),
         json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer"}}}),
         json!({"dataset": {"columns": {"prompt": "question"}, "replay": {"sources": [{"uri": "s3://data/general/"}], "fraction": 0.05}}}),
@@ -319,6 +351,10 @@ async fn every_field_of_a_running_jobs_spec_is_immutable() -> Result<()> {
         ),
         ("spec.dataset", json!({"dataset": {"validation": null}})),
         ("spec.method", json!({"method": {"lora": {"rank": 8}}})),
+        (
+            "spec.initialAdapter",
+            json!({"initialAdapter": {"uri": "s3://models/a/"}}),
+        ),
         ("spec.training", json!({"training": {"seed": 7}})),
         ("spec.checkpoint", json!({"checkpoint": {"keep": 5}})),
         (

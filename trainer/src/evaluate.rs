@@ -1,12 +1,12 @@
 //! The loss of a base, with or without an adapter, on a job's data. Trains and publishes nothing.
 
-use finetune_artifacts::uri::Location;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::manifest_file::Job;
+use crate::peft;
 use crate::train::inputs::Inputs;
-use crate::train::trainee::{Trainee, load_base};
+use crate::train::trainee::{Chance, Trainee, load_base};
 use crate::workplace::Workplace;
 
 /// The file in the job's folder.
@@ -38,8 +38,8 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
-/// Computes the loss of `job`'s base, held as the method holds it, with the adapter at `adapter` on it if there is one,
-/// and writes it to the job's folder.
+/// Computes the loss of `job`'s base, held as the method holds it, and writes it to the job's folder. On the base is the
+/// adapter at `adapter`, or else the one that the job goes on from, if there is one.
 pub async fn evaluate(
     job: &Job,
     place: &Workplace,
@@ -57,16 +57,25 @@ pub async fn evaluate(
         ));
     }
     let base = load_base(job, &inputs.base)?;
-    let lora = match adapter {
-        Some(uri) => Some(fetch_adapter(uri, place, &inputs).await?),
-        None => None,
+    let folder = match adapter {
+        Some(uri) => Some(peft::fetch(uri, &place.output_credentials, &place.cache).await?),
+        None => inputs.initial_adapter.clone(),
     };
+    let lora = folder
+        .map(|folder| peft::read(&folder, base.config()))
+        .transpose()?
+        .map(|adapter| adapter.lora);
     let micro_batch_size = job
         .spec
         .training
         .micro_batch_size
         .map_or(MICRO_BATCH_SIZE, |size| size as usize);
-    let loss = Trainee { base, lora }.loss(data, micro_batch_size)?;
+    let trainee = Trainee {
+        base,
+        lora,
+        chance: Chance::default(),
+    };
+    let loss = trainee.loss(data, micro_batch_size)?;
     let evaluation = Evaluation {
         rows: data.len(),
         tokens: loss.tokens,
@@ -76,18 +85,4 @@ pub async fn evaluate(
     let bytes = serde_json::to_vec_pretty(&evaluation).map_err(Failure::internal)?;
     place.job_folder.write(EVALUATION, bytes.into()).await?;
     Ok(evaluation)
-}
-
-async fn fetch_adapter(
-    uri: &str,
-    place: &Workplace,
-    inputs: &Inputs,
-) -> Result<crate::method::Lora, Failure> {
-    let uri = Location::parse_folder(uri)?.to_string();
-    let wanted = |path: &str| matches!(path, "adapter_config.json" | "adapter_model.safetensors");
-    let folder = place
-        .cache
-        .directory(&uri, &place.output_credentials, wanted)
-        .await?;
-    Ok(crate::peft::read(&folder, inputs.base.config())?.lora)
 }

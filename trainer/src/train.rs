@@ -77,7 +77,7 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         !inputs.data.validation.is_empty(),
     );
     let mut trainee =
-        Trainee::load(job, &inputs.base).map_err(|failure| advised(failure, job, &plan))?;
+        Trainee::load(job, &inputs).map_err(|failure| advised(failure, job, &plan))?;
     let identity = Identity {
         spec_digest: job.spec_digest.clone(),
         dataset_digest: inputs.data.report.tokens_digest.clone(),
@@ -200,7 +200,12 @@ async fn run_steps(
         );
         let rows = batches.rows_of_step(optimizer.steps);
         trainee.parameters_mut()?.zero_gradients()?;
-        let loss = trainee.accumulate_gradient(&inputs.data.train, rows, plan.micro_batch_size)?; // mean over the step's unmasked tokens
+        let loss = trainee.accumulate_gradient(
+            &inputs.data.train,
+            rows,
+            plan.micro_batch_size,
+            optimizer.steps,
+        )?; // mean over the step's unmasked tokens
         let gradient_norm =
             clip_gradient_norm(trainee.parameters_mut()?, training.max_gradient_norm)?;
         if !(loss.mean().is_finite() && gradient_norm.is_finite()) {

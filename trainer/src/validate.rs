@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use finetune_artifacts::rows::RowFormat;
 use finetune_artifacts::uri::Location;
 use finetune_crds::FineTuneJobSpec;
-use finetune_crds::fine_tune_job::{Columns, Dataset, Format, Method, Replay, Training};
+use finetune_crds::fine_tune_job::{Columns, Dataset, Format, Lora, Method, Replay, Training};
+
+use crate::method::Pattern;
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,6 +51,15 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     }
     check_dataset(&spec.dataset, &mut faults);
     check_method(&spec.method, &mut faults);
+    if let Some(adapter) = &spec.initial_adapter {
+        check_uri("spec.initialAdapter.uri", &adapter.uri, &mut faults);
+        if spec.method.full.is_some() {
+            faults.push(Fault::new(
+                "spec.initialAdapter",
+                "is set with method full, which trains no adapter: remove it, or use lora or qlora",
+            ));
+        }
+    }
     check_training(&spec.training, &mut faults);
     let checkpoint = &spec.checkpoint;
     check_range(
@@ -261,31 +272,42 @@ fn check_method(method: &Method, faults: &mut Vec<Fault>) {
             format!("has {seen}, expected exactly one of full, lora and qlora"),
         ));
     }
-    for (name, rank, alpha, target_modules) in [
-        method
-            .lora
-            .as_ref()
-            .map(|lora| ("lora", lora.rank, lora.alpha, &lora.target_modules)),
-        method
-            .qlora
-            .as_ref()
-            .map(|qlora| ("qlora", qlora.rank, qlora.alpha, &qlora.target_modules)),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        check_range(&format!("spec.method.{name}.rank"), rank, 1..=1024, faults);
-        check_range(
-            &format!("spec.method.{name}.alpha"),
-            alpha,
-            1..=65536,
-            faults,
-        );
-        if target_modules.is_empty() || target_modules.iter().any(String::is_empty) {
+    let adapters = [
+        method.lora.clone().map(|lora| ("lora", lora)),
+        method.qlora.as_ref().map(|qlora| ("qlora", qlora.lora())),
+    ];
+    for (name, lora) in adapters.into_iter().flatten() {
+        check_lora(&format!("spec.method.{name}"), &lora, faults);
+    }
+}
+
+fn check_lora(field: &str, lora: &Lora, faults: &mut Vec<Fault>) {
+    check_range(&format!("{field}.rank"), lora.rank, 1..=1024, faults);
+    check_range(&format!("{field}.alpha"), lora.alpha, 1..=65536, faults);
+    check_range(&format!("{field}.dropout"), lora.dropout, 0.0..=0.9, faults);
+    if lora.target_modules.is_empty() || lora.target_modules.iter().any(String::is_empty) {
+        faults.push(Fault::new(
+            &format!("{field}.targetModules"),
+            "is empty or has an empty name, expected names such as q_proj, or all-linear",
+        ));
+    }
+    for (name, most, pattern) in [
+        ("rankPattern", 1024, &lora.rank_pattern),
+        ("alphaPattern", 65536, &lora.alpha_pattern),
+    ] {
+        let field = format!("{field}.{name}");
+        if pattern.len() > 64 {
+            let count = pattern.len();
             faults.push(Fault::new(
-                &format!("spec.method.{name}.targetModules"),
-                "is empty or has an empty name, expected names such as q_proj, or all-linear",
+                &field,
+                format!("has {count} patterns, expected at most 64"),
             ));
+        }
+        for value in pattern.values() {
+            check_range(&field, *value, 1..=most, faults);
+        }
+        if let Err(error) = Pattern::new(pattern) {
+            faults.push(Fault::new(&field, error));
         }
     }
 }
@@ -315,6 +337,9 @@ fn check_training(training: &Training, faults: &mut Vec<Fault>) {
     }
     if let Some(learning_rate) = training.learning_rate {
         check_range(&field("learningRate"), learning_rate, 1e-10..=10.0, faults);
+    }
+    if let Some(alpha) = training.neftune_noise_alpha {
+        check_range(&field("neftuneNoiseAlpha"), alpha, 1e-10..=1000.0, faults);
     }
     check_range(
         &field("warmupFraction"),
@@ -355,9 +380,9 @@ fn check_range<T: Copy + PartialOrd + fmt::Display>(
 #[cfg(test)]
 mod tests {
     use finetune_crds::fine_tune_job::{
-        BaseModel, Full, Lora, Output, OutputAdapter, Source, Validation,
+        BaseModel, Full, InitialAdapter, Output, OutputAdapter, Source, Validation,
     };
-    use finetune_crds::fine_tune_job::{Checkpoint, Placement};
+    use finetune_crds::fine_tune_job::{Checkpoint, Placement, Qlora};
 
     use super::*;
 
@@ -381,6 +406,7 @@ mod tests {
             },
             training: Training::default(),
             checkpoint: Checkpoint::default(),
+            initial_adapter: None,
             output: None,
             placement: Placement::default(),
             max_retries: 3,
@@ -484,6 +510,52 @@ mod tests {
             spec.method.lora = Some(Lora {
                 rank: 0,
                 ..Lora::default()
+            });
+        });
+        refuses(
+            "spec.method.lora.rankPattern has the pattern `q_proj(`",
+            |spec| {
+                spec.method.lora = Some(Lora {
+                    rank_pattern: [("q_proj(".to_owned(), 8)].into(),
+                    ..Lora::default()
+                });
+            },
+        );
+        refuses(
+            "spec.method.qlora.alphaPattern is 0, expected 1 to 65536",
+            |spec| {
+                spec.method = Method {
+                    qlora: Some(Qlora {
+                        alpha_pattern: [("q_proj".to_owned(), 0)].into(),
+                        ..Qlora::default()
+                    }),
+                    ..Method::default()
+                };
+            },
+        );
+        refuses("spec.method.lora.dropout is 1, expected 0 to 0.9", |spec| {
+            spec.method.lora = Some(Lora {
+                dropout: 1.0,
+                ..Lora::default()
+            });
+        });
+        refuses("spec.training.neftuneNoiseAlpha is 0", |spec| {
+            spec.training.neftune_noise_alpha = Some(0.0);
+        });
+        refuses("spec.initialAdapter is set with method full", |spec| {
+            spec.method = Method {
+                full: Some(Full {}),
+                ..Method::default()
+            };
+            spec.initial_adapter = Some(InitialAdapter {
+                uri: "file:///adapter/".into(),
+                credentials_secret_ref: None,
+            });
+        });
+        refuses("spec.initialAdapter.uri is `adapter`", |spec| {
+            spec.initial_adapter = Some(InitialAdapter {
+                uri: "adapter".into(),
+                credentials_secret_ref: None,
             });
         });
     }

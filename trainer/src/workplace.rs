@@ -43,6 +43,8 @@ pub struct Workplace {
     pub base_credentials: Credentials,
     /// With which the data is read.
     pub dataset_credentials: Credentials,
+    /// With which the adapter to go on from is read.
+    pub initial_adapter_credentials: Credentials,
     /// Downloads, kept between jobs.
     pub cache: Cache,
     /// The local directory of [`Self::cache`], where files on their way out are put together too.
@@ -93,6 +95,12 @@ impl Workplace {
             dataset_credentials: resolve(
                 Usage::Dataset,
                 spec.dataset.credentials_secret_ref.as_ref(),
+            )?,
+            initial_adapter_credentials: resolve(
+                Usage::InitialAdapter,
+                spec.initial_adapter
+                    .as_ref()
+                    .and_then(|adapter| adapter.credentials_secret_ref.as_ref()),
             )?,
             cache: Cache::new(&local),
             local,

@@ -1,5 +1,7 @@
 //! What is trained: all weights, or a low-rank adapter on a dense or a 4-bit base.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,7 +42,7 @@ impl Method {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Full {}
 
-/// A low-rank adapter: W + (alpha / rank) · B · A.
+/// A low-rank adapter: W + (alpha / rank) · B · A, with the settings of PEFT's `LoraConfig`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Lora {
@@ -50,10 +52,42 @@ pub struct Lora {
     /// The numerator of the scale.
     #[schemars(range(min = 1, max = 65536))]
     pub alpha: i64,
+    /// Other ranks for some modules, by a regular expression for the end of the full name, at a dot: `q_proj`,
+    /// `layers.0.mlp.up_proj`. Where several match a module, the first in alphabetical order counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64), transform = ranks)]
+    pub rank_pattern: BTreeMap<String, i64>,
+    /// Other alphas for some modules, named as in `rankPattern`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64), transform = alphas)]
+    pub alpha_pattern: BTreeMap<String, i64>,
+    /// Whether the scale is alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski, 2023), which keeps large ranks learning.
+    pub use_rslora: bool,
+    /// Whether a magnitude for each output is trained beside the direction (DoRA, Liu et al., 2024). A step takes longer.
+    pub use_dora: bool,
+    /// The probability with which an input of the adapter is left out in training.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub dropout: f64,
     /// Module names as PEFT takes them, matched at the end of the full name; `all-linear` means every linear layer but
     /// the output head.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 128)))]
     pub target_modules: Vec<String>,
+}
+
+fn ranks(schema: &mut schemars::Schema) {
+    bounded_values(schema, 1024);
+}
+
+fn alphas(schema: &mut schemars::Schema) {
+    bounded_values(schema, 65536);
+}
+
+/// Bounds the values of a map of whole numbers, which have no attribute of their own.
+fn bounded_values(schema: &mut schemars::Schema, most: i64) {
+    schema.insert(
+        "additionalProperties".to_owned(),
+        serde_json::json!({ "type": "integer", "format": "int64", "minimum": 1, "maximum": most }),
+    );
 }
 
 impl Default for Lora {
@@ -61,6 +95,11 @@ impl Default for Lora {
         Self {
             rank: 16,
             alpha: 32,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            use_rslora: false,
+            use_dora: false,
+            dropout: 0.0,
             target_modules: vec!["all-linear".to_owned()],
         }
     }
@@ -76,6 +115,22 @@ pub struct Qlora {
     /// The numerator of the scale.
     #[schemars(range(min = 1, max = 65536))]
     pub alpha: i64,
+    /// Other ranks for some modules, by a regular expression for the end of the full name, at a dot: `q_proj`,
+    /// `layers.0.mlp.up_proj`. Where several match a module, the first in alphabetical order counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64), transform = ranks)]
+    pub rank_pattern: BTreeMap<String, i64>,
+    /// Other alphas for some modules, named as in `rankPattern`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64), transform = alphas)]
+    pub alpha_pattern: BTreeMap<String, i64>,
+    /// Whether the scale is alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski, 2023), which keeps large ranks learning.
+    pub use_rslora: bool,
+    /// Whether a magnitude for each output is trained beside the direction (DoRA, Liu et al., 2024). A step takes longer.
+    pub use_dora: bool,
+    /// The probability with which an input of the adapter is left out in training.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub dropout: f64,
     /// Module names as PEFT takes them, matched at the end of the full name; `all-linear` means every linear layer but
     /// the output head.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 128)))]
@@ -90,6 +145,11 @@ impl Default for Qlora {
         Self {
             rank: lora.rank,
             alpha: lora.alpha,
+            rank_pattern: lora.rank_pattern,
+            alpha_pattern: lora.alpha_pattern,
+            use_rslora: lora.use_rslora,
+            use_dora: lora.use_dora,
+            dropout: lora.dropout,
             target_modules: lora.target_modules,
             quantization: Quantization::default(),
         }
@@ -102,6 +162,11 @@ impl Qlora {
         Lora {
             rank: self.rank,
             alpha: self.alpha,
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+            dropout: self.dropout,
             target_modules: self.target_modules.clone(),
         }
     }

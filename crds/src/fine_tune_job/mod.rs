@@ -56,6 +56,8 @@ use crate::shared::SecretReference;
         .message("metadata.name must begin with a letter and hold only a-z, 0-9 and -: it names Services"),
     validation = Rule::new("has(self.spec.output) && has(self.spec.output.uri)")
         .message("spec.output.uri is absent, expected the s3:// folder for the result"),
+    validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.initialAdapter)")
+        .message("spec.initialAdapter is set with method full, which trains no adapter: remove it, or use lora or qlora"),
     validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.output) || !has(self.spec.output.adapter)")
         .message("spec.output.adapter is set with method full, which makes a whole model: remove it, or use lora or qlora"),
 )]
@@ -64,6 +66,8 @@ use crate::shared::SecretReference;
     validation = Rule::new("self.baseModel == oldSelf.baseModel").message("spec.baseModel is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.dataset == oldSelf.dataset").message("spec.dataset is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.method == oldSelf.method").message("spec.method is immutable: create a new FineTuneJob"),
+    validation = Rule::new("has(self.initialAdapter) == has(oldSelf.initialAdapter) && (!has(self.initialAdapter) || self.initialAdapter == oldSelf.initialAdapter)")
+        .message("spec.initialAdapter is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.training == oldSelf.training").message("spec.training is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.checkpoint == oldSelf.checkpoint").message("spec.checkpoint is immutable: create a new FineTuneJob"),
     validation = Rule::new("has(self.output) == has(oldSelf.output) && (!has(self.output) || self.output == oldSelf.output)")
@@ -79,6 +83,9 @@ pub struct FineTuneJobSpec {
     pub dataset: Dataset,
     /// Exactly one of `full`, `lora`, `qlora`.
     pub method: Method,
+    /// An adapter to go on from, instead of a fresh one. Forbidden with method `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_adapter: Option<InitialAdapter>,
     /// How long, in what batches, how fast.
     #[serde(default)]
     #[schemars(default)]
@@ -133,6 +140,22 @@ pub struct BaseModel {
         regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     )]
     pub revision: Option<String>,
+    /// The Secret to read it with. Absent: the pod's own identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretReference>,
+}
+
+/// An adapter trained earlier, by this operator or by PEFT.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InitialAdapter {
+    /// The folder with `adapter_config.json` and `adapter_model.safetensors`. Its base is that of the job; ranks, scales and modules must
+    /// be those of the method. By hand also `file:///path`.
+    #[schemars(
+        length(min = 1, max = 1024),
+        regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$")
+    )]
+    pub uri: String,
     /// The Secret to read it with. Absent: the pod's own identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretReference>,

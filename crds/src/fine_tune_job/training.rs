@@ -28,7 +28,8 @@ pub struct Training {
     /// Rows an optimiser step. The last batch of an epoch is kept, however small.
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i64,
-    /// Rows a forward pass. Absent: 8, or `batchSize` where that is less. The result does not depend on it.
+    /// Rows a forward pass. Absent: 8, or `batchSize` where that is less. The result does not depend on it, but for what
+    /// dropout and NEFTune draw.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub micro_batch_size: Option<i64>,
@@ -49,9 +50,14 @@ pub struct Training {
     pub max_gradient_norm: f64,
     /// The type of activations and of a dense base.
     pub compute_type: ComputeType,
+    /// NEFTune (Jain et al., 2023): the strength of uniform noise on the embedded tokens in training, 5 to 15 in the paper. Absent:
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1000.0), extend("exclusiveMinimum" = true))]
+    pub neftune_noise_alpha: Option<f64>,
     /// Whether rows are shuffled anew each epoch.
     pub shuffle: bool,
-    /// The seed of the adapter's start and of the shuffling.
+    /// The seed of the adapter's start, of the shuffling, and of dropout and NEFTune.
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub seed: i64,
 }
@@ -69,6 +75,7 @@ impl Default for Training {
             weight_decay: 0.0,
             max_gradient_norm: 1.0,
             compute_type: ComputeType::Auto,
+            neftune_noise_alpha: None,
             shuffle: true,
             seed: 42,
         }

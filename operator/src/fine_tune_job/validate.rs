@@ -57,6 +57,12 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
                 .to_owned(),
         );
     }
+    if spec.method.full.is_some() && spec.initial_adapter.is_some() {
+        faults.push(
+            "spec.initialAdapter is set with method full, which trains no adapter: remove it, or use lora or qlora"
+                .to_owned(),
+        );
+    }
     let output_uri = spec
         .output
         .as_ref()
@@ -77,6 +83,11 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
                 .map(|source| ("spec.dataset.train[].uri", &source.uri)),
         )
         .chain(replay.map(|source| ("spec.dataset.replay.sources[].uri", &source.uri)));
+    let uris = uris.chain(
+        spec.initial_adapter
+            .as_ref()
+            .map(|adapter| ("spec.initialAdapter.uri", &adapter.uri)),
+    );
     for (field, uri) in uris {
         if !READABLE.iter().any(|scheme| uri.starts_with(scheme)) {
             faults.push(format!(
@@ -170,6 +181,10 @@ mod tests {
     #[case::two_methods(|job: &mut FineTuneJob| job.spec.method.full = Some(finetune_crds::fine_tune_job::Full {}), "spec.method")]
     #[case::no_method(|job: &mut FineTuneJob| job.spec.method.qlora = None, "spec.method")]
     #[case::a_local_file(|job: &mut FineTuneJob| job.spec.base_model.uri = "file:///base".into(), "spec.baseModel.uri is `file:///base`")]
+    #[case::a_local_adapter(
+        |job: &mut FineTuneJob| job.spec.initial_adapter = Some(finetune_crds::fine_tune_job::InitialAdapter { uri: "file:///a/".into(), credentials_secret_ref: None }),
+        "spec.initialAdapter.uri is `file:///a/`"
+    )]
     #[case::a_long_name(|job: &mut FineTuneJob| job.metadata.name = Some("a".repeat(53)), "metadata.name")]
     #[case::more_requested_than_allowed(
         |job: &mut FineTuneJob| {

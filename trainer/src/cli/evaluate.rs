@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     job: JobArguments,
 
-    /// A PEFT adapter to put on the base: a directory or a URI. Default: none.
+    /// A PEFT adapter to put on the base: a directory or a URI. Default: the manifest's initialAdapter, or none.
     #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_ADAPTER")]
     adapter: Option<String>,
 

@@ -31,7 +31,7 @@ pub(crate) fn write(
         folder.join("README.md"),
         model_card::text(job, inputs, plan),
     )?;
-    let Trainee { base, lora } = trainee;
+    let Trainee { base, lora, .. } = trainee;
     match lora.zip(job.lora()) {
         Some((lora, settings)) => {
             let base_name = base_name(&job.spec.base_model.uri);

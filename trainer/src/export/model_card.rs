@@ -62,7 +62,34 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
     if let Some(lora) = job.lora() {
         row("Rank", &lora.rank)?;
         row("Alpha", &lora.alpha)?;
+        for (name, pattern) in [
+            ("Ranks of some modules", &lora.rank_pattern),
+            ("Alphas of some modules", &lora.alpha_pattern),
+        ] {
+            if !pattern.is_empty() {
+                let entries: Vec<_> = pattern
+                    .iter()
+                    .map(|(module, value)| format!("`{module}` {value}"))
+                    .collect();
+                row(name, &entries.join(", ").replace('|', "\\|"))?;
+            }
+        }
+        if lora.use_rslora {
+            row("Scale", &"alpha / sqrt(rank) (rsLoRA)")?;
+        }
+        if lora.use_dora {
+            row("Magnitudes", &"trained (DoRA)")?;
+        }
+        if lora.dropout > 0.0 {
+            row("Dropout", &lora.dropout)?;
+        }
         row("Target modules", &lora.target_modules.join(", "))?;
+    }
+    if let Some(adapter) = &job.spec.initial_adapter {
+        row("Went on from", &format!("`{}`", adapter.uri))?;
+    }
+    if let Some(alpha) = training.neftune_noise_alpha {
+        row("NEFTune's alpha", &alpha)?;
     }
     if let Some(quantization) = job.quantization() {
         let double = if quantization.double_quantization {

@@ -11,8 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
+use super::scheme::{self, AdaptedModule, Scheme};
 use crate::model::{ModelConfig, Projection};
-use crate::ops::linear::LowRank;
+use crate::ops::low_rank::{LowRank, Magnitude};
+use crate::ops::random::{Draw, Dropout};
 use crate::ops::{Error, Result};
 use crate::optimizer::Parameters;
 
@@ -22,19 +24,25 @@ const ALL_LINEAR: &str = "all-linear";
 /// A low-rank adapter on some linear layers of a model.
 #[derive(Debug)]
 pub struct Lora {
-    rank: i64,
-    scaling: f64,
     parameters: Parameters,
+    modules: Vec<AdaptedModule>,
     layers: Vec<[Option<LowRank>; Projection::ALL.len()]>,
+}
+
+/// A module to be adapted, and where it stands in the model.
+struct Target {
+    layer: i64,
+    projection: Projection,
+    module: AdaptedModule,
 }
 
 impl Lora {
     /// A fresh adapter: A uniform in ±1/sqrt(in) (PEFT's Kaiming initialisation with a = sqrt(5)), B zero. Each A is drawn
     /// from a generator of its own, seeded by `seed` and its name: the same on every machine, whatever else is trained.
+    ///
+    /// Magnitudes of DoRA are zero until `Base::start_magnitudes` has set them, which needs the weights.
     pub fn new(config: &ModelConfig, settings: &Settings, seed: u64) -> Result<Self> {
-        let targets = targeted(config, &settings.target_modules)?;
-        let scaling = settings.alpha as f64 / settings.rank as f64;
-        let mut lora = Self::zeros(config, &targets, settings.rank, scaling)?;
+        let mut lora = Self::zeros(config, targets(config, settings)?)?;
         for parameter in lora.parameters.list().to_vec() {
             if parameter.name.ends_with(".lora_A.weight") {
                 let bound = 1.0 / (parameter.shape[1] as f32).sqrt();
@@ -50,59 +58,60 @@ impl Lora {
 
     /// How many numbers an adapter of these settings has, without making it.
     pub fn count(config: &ModelConfig, settings: &Settings) -> Result<i64> {
-        let targets = targeted(config, &settings.target_modules)?;
-        let of = |projection: Projection| {
-            let (output, input) = projection.shape(config);
-            settings.rank * (output + input)
+        let of = |target: &Target| {
+            let (output, input) = target.projection.shape(config);
+            let magnitude = if target.module.dora { output } else { 0 };
+            target.module.rank * (output + input) + magnitude
         };
-        Ok(targets.iter().map(|&(_, projection)| of(projection)).sum())
+        Ok(targets(config, settings)?.iter().map(of).sum())
     }
 
-    /// An adapter from the tensors of an `adapter_model.safetensors`, by their names there, with PEFT's `scaling` (alpha / r,
-    /// or alpha / sqrt(r) for rsLoRA). A tensor that fits no linear layer of the model is an error: ignoring it would serve another model than
-    /// was trained.
+    /// An adapter from the tensors of an `adapter_model.safetensors`, by their names there, with PEFT's `scaling` of each module. A
+    /// tensor that fits no linear layer of the model is an error: ignoring it would serve another model than was trained.
     pub fn from_tensors(
         config: &ModelConfig,
-        scaling: f64,
+        scaling: &dyn Fn(&str) -> f64,
         tensors: &BTreeMap<String, Tensor>,
     ) -> Result<Self> {
         let mut targets = Vec::new();
-        for layer in 0..config.layers {
-            for &projection in config.projections() {
-                let module = projection.module(config, layer);
-                let [a, b] = names(&module);
-                match (tensors.contains_key(&a), tensors.contains_key(&b)) {
-                    (true, true) => targets.push((layer, projection)),
-                    (false, false) => {}
-                    (has_a, _) => {
-                        let missing = if has_a { b } else { a };
-                        return Err(Error::Adapter(format!(
-                            "tensor `{missing}` is missing, its other half is there"
-                        )));
-                    }
+        for (layer, projection) in linears(config) {
+            let name = projection.module(config, layer);
+            let [a, b, magnitude] = names(&name);
+            match (tensors.get(&a), tensors.contains_key(&b)) {
+                (Some(a), true) => targets.push(Target {
+                    layer,
+                    projection,
+                    module: AdaptedModule {
+                        rank: a.size().first().copied().unwrap_or(0),
+                        scaling: scaling(&name),
+                        dora: tensors.contains_key(&magnitude),
+                        name,
+                    },
+                }),
+                (None, false) => {}
+                (a_tensor, _) => {
+                    let missing = if a_tensor.is_some() { b } else { a };
+                    return Err(Error::Adapter(format!(
+                        "tensor `{missing}` is missing, its other half is there"
+                    )));
                 }
             }
         }
-        let Some(&(layer, projection)) = targets.first() else {
+        if targets.is_empty() {
             return Err(Error::Adapter(format!(
                 "none of its {} tensors belongs to a linear layer of the base model, expected names as `{}`",
                 tensors.len(),
                 names(&config.projections()[0].module(config, 0))[0]
             )));
-        };
-        let rank = tensors[&names(&projection.module(config, layer))[0]]
-            .size()
-            .first()
-            .copied()
-            .unwrap_or(0);
-        let lora = Self::zeros(config, &targets, rank, scaling)?;
+        }
+        let lora = Self::zeros(config, targets)?;
         if let Some(name) = tensors
             .keys()
             .find(|name| lora.parameters.find(name).is_none())
         {
             return Err(Error::Adapter(format!(
-                "tensor `{name}` belongs to no linear layer of the base model; expected only lora_A and lora_B of \
-                 the layers' linear modules"
+                "tensor `{name}` belongs to no linear layer of the base model; expected only lora_A, lora_B and \
+                 lora_magnitude_vector of the layers' linear modules"
             )));
         }
         for parameter in lora.parameters.list() {
@@ -121,52 +130,101 @@ impl Lora {
         Ok(lora)
     }
 
-    fn zeros(
-        config: &ModelConfig,
-        targets: &[(i64, Projection)],
-        rank: i64,
-        scaling: f64,
-    ) -> Result<Self> {
-        if rank < 1 {
-            return Err(Error::Adapter(format!(
-                "the rank is {rank}, expected at least 1"
-            )));
-        }
+    fn zeros(config: &ModelConfig, targets: Vec<Target>) -> Result<Self> {
         let mut list = Vec::new();
-        for &(layer, projection) in targets {
+        for Target {
+            projection, module, ..
+        } in &targets
+        {
+            if module.rank < 1 {
+                return Err(Error::Adapter(format!(
+                    "the rank of `{}` is {}, expected at least 1",
+                    module.name, module.rank
+                )));
+            }
             let (output, input) = projection.shape(config);
-            let [a, b] = names(&projection.module(config, layer));
-            list.push((a, vec![rank, input]));
-            list.push((b, vec![output, rank]));
+            let [a, b, magnitude] = names(&module.name);
+            list.push((a, vec![module.rank, input]));
+            list.push((b, vec![output, module.rank]));
+            if module.dora {
+                list.push((magnitude, vec![output]));
+            }
         }
         let parameters = Parameters::zeros(list)?;
         let mut layers: Vec<[Option<LowRank>; Projection::ALL.len()]> = Vec::new();
         layers.resize_with(config.layers as usize, Default::default);
-        for (&(layer, projection), pair) in targets.iter().zip(parameters.list().chunks_exact(2)) {
-            layers[layer as usize][projection as usize] = Some(LowRank {
-                a: parameters.value(&pair[0])?,
-                b: parameters.value(&pair[1])?,
-                gradient_a: parameters.gradient(&pair[0])?,
-                gradient_b: parameters.gradient(&pair[1])?,
-                scaling,
+        let mut of_modules = parameters.list().iter();
+        let mut next = || -> Result<(Tensor, Tensor)> {
+            let parameter = of_modules.next().ok_or_else(|| {
+                Error::Adapter("a module has fewer tensors than it was given".to_owned())
+            })?;
+            Ok((
+                parameters.value(parameter)?,
+                parameters.gradient(parameter)?,
+            ))
+        };
+        for target in &targets {
+            let ((a, gradient_a), (b, gradient_b)) = (next()?, next()?);
+            let magnitude = match target.module.dora {
+                true => {
+                    let (value, gradient) = next()?;
+                    Some(Magnitude { value, gradient })
+                }
+                false => None,
+            };
+            layers[target.layer as usize][target.projection as usize] = Some(LowRank {
+                a,
+                b,
+                gradient_a,
+                gradient_b,
+                scaling: target.module.scaling,
+                magnitude,
+                dropout: None,
             });
         }
         Ok(Self {
-            rank,
-            scaling,
+            modules: targets.into_iter().map(|target| target.module).collect(),
             parameters,
             layers,
         })
     }
 
-    /// The rank r.
-    pub const fn rank(&self) -> i64 {
-        self.rank
+    /// The modules that it is on, in the model's order.
+    pub fn modules(&self) -> &[AdaptedModule] {
+        &self.modules
     }
 
-    /// PEFT's `scaling`.
-    pub const fn scaling(&self) -> f64 {
-        self.scaling
+    /// The largest rank of a module.
+    pub fn rank(&self) -> i64 {
+        let ranks = self.modules.iter().map(|module| module.rank);
+        ranks.max().unwrap_or(0)
+    }
+
+    /// Refuses an adapter that is not one of these settings: training on would change what it is.
+    pub fn refuse_other(&self, config: &ModelConfig, settings: &Settings) -> Result<()> {
+        let wanted: Vec<_> = targets(config, settings)?
+            .into_iter()
+            .map(|target| target.module)
+            .collect();
+        scheme::refuse_other(&self.modules, &wanted)
+    }
+
+    /// From now on passes leave out inputs at this rate, by the masks of `draw`; at rate 0 they leave out none.
+    pub fn set_dropout(&mut self, rate: f64, draw: Draw) {
+        let adapters = self.layers.iter_mut().flatten().flatten();
+        for (adapter, module) in adapters.zip(&self.modules) {
+            adapter.dropout = (rate > 0.0).then(|| Dropout {
+                rate,
+                key: draw.key(&module.name),
+            });
+        }
+    }
+
+    /// From now on passes leave out no input, as in evaluation and serving.
+    pub fn stop_dropout(&mut self) {
+        for adapter in self.layers.iter_mut().flatten().flatten() {
+            adapter.dropout = None;
+        }
     }
 
     /// What is trained, named as in `adapter_model.safetensors`.
@@ -195,15 +253,58 @@ impl Lora {
         names
     }
 
+    /// The weight (out, in) of the module of this full name with the adapter merged into it, in fp32; `None` where the module is
+    /// not adapted.
+    pub fn merged(&self, module: &str, weight: &Tensor) -> Result<Option<Tensor>> {
+        let adapters = self.layers.iter().flatten().flatten();
+        let mut named = adapters.zip(&self.modules);
+        let found = named.find(|(_, adapted)| adapted.name == module);
+        found.map(|(adapter, _)| adapter.merged(weight)).transpose()
+    }
+
     /// The adapters of one layer, by `Projection`.
     pub(crate) fn layer(&self, index: usize) -> &[Option<LowRank>; Projection::ALL.len()] {
         &self.layers[index]
     }
 }
 
-/// The names of A and B in `adapter_model.safetensors`.
-fn names(module: &str) -> [String; 2] {
-    ["A", "B"].map(|side| format!("base_model.model.{module}.lora_{side}.weight"))
+/// The names of A, B and the magnitudes in `adapter_model.safetensors`.
+fn names(module: &str) -> [String; 3] {
+    ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"]
+        .map(|part| format!("base_model.model.{module}.{part}"))
+}
+
+/// All linear layers, in the model's order.
+fn linears(config: &ModelConfig) -> impl Iterator<Item = (i64, Projection)> {
+    (0..config.layers).flat_map(move |layer| {
+        let at = move |&projection: &Projection| (layer, projection);
+        config.projections().iter().map(at)
+    })
+}
+
+/// What the settings adapt, and how.
+fn targets(config: &ModelConfig, settings: &Settings) -> Result<Vec<Target>> {
+    let scheme = Scheme::of(settings)?;
+    let targets: Vec<Target> = targeted(config, &settings.target_modules)?
+        .into_iter()
+        .map(|(layer, projection)| {
+            let name = projection.module(config, layer);
+            let module = AdaptedModule {
+                rank: scheme.rank_of(&name),
+                scaling: scheme.scaling_of(&name),
+                dora: settings.use_dora,
+                name,
+            };
+            Target {
+                layer,
+                projection,
+                module,
+            }
+        })
+        .collect();
+    let modules: Vec<_> = targets.iter().map(|target| target.module.clone()).collect();
+    scheme.refuse_idle_patterns(&modules)?;
+    Ok(targets)
 }
 
 /// The linear layers that the words of `targetModules` name, in the model's order. As in PEFT, a word names a module if it is
@@ -216,14 +317,7 @@ fn targeted(config: &ModelConfig, words: &[String]) -> Result<Vec<(i64, Projecti
                 .strip_suffix(word)
                 .is_some_and(|head| head.ends_with('.'))
     };
-    let all: Vec<_> = (0..config.layers)
-        .flat_map(|layer| {
-            config
-                .projections()
-                .iter()
-                .map(move |&projection| (layer, projection))
-        })
-        .collect();
+    let all: Vec<_> = linears(config).collect();
     let hit = |word: &String| {
         all.iter()
             .any(|(layer, projection)| names(word, &projection.module(config, *layer)))

@@ -4,5 +4,9 @@ pub mod full;
 mod lora;
 pub mod nf4;
 mod nf4_decode;
+mod pattern;
+mod scheme;
 
 pub use lora::Lora;
+pub use pattern::Pattern;
+pub use scheme::{AdaptedModule, Scheme};

@@ -14,6 +14,7 @@ use crate::method::nf4::Nf4Matrix;
 use crate::method::{Lora, full};
 use crate::ops::cross_entropy::{self, LossSum};
 use crate::ops::linear::{Dense, Linear, Scratch, Weight};
+use crate::ops::random::{self, Draw};
 use crate::ops::rope::Rotation;
 use crate::ops::{Error, Result, embedding, logits, rms_norm};
 use crate::optimizer::Parameters;
@@ -56,6 +57,27 @@ pub struct Base {
     /// What is trained, under `Storage::Trained`.
     parameters: Option<Parameters>,
     scratch: RefCell<Scratch>,
+    noise: Option<EmbeddingNoise>,
+}
+
+/// NEFTune (Jain et al., 2023): uniform noise within ±alpha / sqrt(T·H) on tokens (B, T) embedded in H dimensions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingNoise {
+    /// alpha.
+    pub alpha: f64,
+    /// What the noise is drawn from.
+    pub draw: Draw,
+}
+
+impl EmbeddingNoise {
+    /// The name that the noise is drawn by.
+    const NAME: &'static str = "embedding";
+
+    fn add(&self, x: &mut Tensor, length: i64) -> Result<()> {
+        let (_, width) = x.size2()?;
+        let magnitude = self.alpha / ((length * width) as f64).sqrt();
+        random::add_noise(x, magnitude, self.draw.key(Self::NAME))
+    }
 }
 
 impl Base {
@@ -103,6 +125,7 @@ impl Base {
             head,
             parameters,
             scratch: RefCell::new(Scratch::new(options.compute)),
+            noise: None,
         })
     }
 
@@ -124,6 +147,30 @@ impl Base {
     /// The same, for the optimiser.
     pub const fn parameters_mut(&mut self) -> Option<&mut Parameters> {
         self.parameters.as_mut()
+    }
+
+    /// Sets the magnitudes of a fresh DoRA adapter to the norms of the rows of its weights, as this base holds them, so that
+    /// it changes nothing yet. Does nothing to an adapter without magnitudes.
+    pub fn start_magnitudes(&self, adapter: &mut Lora) -> Result<()> {
+        let mut scratch = self.scratch.borrow_mut();
+        for (index, layer) in self.layers.iter().enumerate() {
+            for (linear, adapter) in layer.linears.iter().zip(adapter.layer(index)) {
+                let (Some(linear), Some(adapter)) = (linear, adapter) else {
+                    continue;
+                };
+                let Some(magnitude) = &adapter.magnitude else {
+                    continue;
+                };
+                let norms = linear.norms(adapter, &mut scratch)?;
+                magnitude.value.shallow_clone().f_copy_(&norms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on passes add noise to the embedded tokens; `None`, as in evaluation and serving, for none.
+    pub const fn set_noise(&mut self, noise: Option<EmbeddingNoise>) {
+        self.noise = noise;
     }
 
     /// The sum of token losses of a batch, without gradients.
@@ -243,7 +290,11 @@ impl Base {
     /// Tokens (B, T) to the first layer's input (M, H).
     fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
         let multiplier = self.config.wiring.embedding_multiplier;
-        embedding::forward(&self.embedding.value, tokens, self.compute, multiplier)
+        let mut x = embedding::forward(&self.embedding.value, tokens, self.compute, multiplier)?;
+        if let Some(noise) = &self.noise {
+            noise.add(&mut x, tokens.size2()?.1)?;
+        }
+        Ok(x)
     }
 
     fn last_norm(&self, x: &Tensor) -> Result<Tensor> {

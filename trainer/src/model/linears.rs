@@ -3,7 +3,8 @@
 use tch::Tensor;
 
 use super::Projection;
-use crate::ops::linear::{Linear, LowRank, Scratch};
+use crate::ops::linear::{Linear, Scratch};
+use crate::ops::low_rank::{LowRank, Saved};
 use crate::ops::{Error, Result};
 
 /// The number of kinds of linear layers.
@@ -18,8 +19,8 @@ pub(super) const NO_ADAPTERS: &Adapters = &[const { None }; COUNT];
 /// The linear layers of a layer, by `Projection`; absent those that the family does not have.
 pub(super) type Linears = [Option<Linear>; COUNT];
 
-/// What each adapter saved for the backward (M, r), by `Projection`.
-pub(super) type Inner = [Option<Tensor>; COUNT];
+/// What each adapter saved for the backward, by `Projection`.
+pub(super) type Inner = [Option<Saved>; COUNT];
 
 /// The linear layers of a layer in one pass.
 #[derive(Clone, Copy)]

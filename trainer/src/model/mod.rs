@@ -15,7 +15,7 @@ mod self_attention;
 mod weights;
 mod wiring;
 
-pub use base::{Base, LoadOptions, Storage};
+pub use base::{Base, EmbeddingNoise, LoadOptions, Storage};
 pub use batch::{Batch, Row};
 pub use cache::KeyValueCache;
 pub use config::{Biases, ModelConfig};

@@ -1,12 +1,11 @@
-//! A linear layer y = x·Wᵀ + b, with a low-rank adapter: y += s·(x·Aᵀ)·Bᵀ (Hu et al., 2021).
+//! A linear layer y = x·Wᵀ + b, with or without a low-rank adapter on it.
 //!
-//! The weight may be dense, in 4 bits (decoded into one scratch buffer for each use, never kept) or itself trained. The
-//! adapter's part is computed first and the product with W is added to it, so that in bf16 the small update is rounded at
-//! its own size and summed in the product's fp32 accumulator; rounding after the sum would lose it.
+//! The weight may be dense, in 4 bits (decoded into one scratch buffer for each use, never kept) or itself trained.
 
 use tch::{Device, Kind, Tensor};
 
 use super::Result;
+use super::low_rank::{LowRank, Saved};
 use crate::method::nf4::Nf4Matrix;
 
 /// A dense matrix or vector and, where it is trained, its gradient.
@@ -86,21 +85,6 @@ impl Scratch {
     }
 }
 
-/// A low-rank adapter of one linear layer, as views of the flat fp32 parameters and gradients.
-#[derive(Debug)]
-pub struct LowRank {
-    /// A (r, in).
-    pub a: Tensor,
-    /// B (out, r).
-    pub b: Tensor,
-    /// The gradient of A, added to by every backward.
-    pub gradient_a: Tensor,
-    /// The gradient of B, added to by every backward.
-    pub gradient_b: Tensor,
-    /// s, PEFT's `scaling`.
-    pub scaling: f64,
-}
-
 /// A linear layer.
 #[derive(Debug)]
 pub struct Linear {
@@ -111,36 +95,33 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// x (M, in) to y (M, out), and s·x·Aᵀ (M, r), which the backward needs where there is an adapter.
+    /// x (M, in) to y (M, out), and what the backward needs where there is an adapter.
     pub fn forward(
         &self,
         x: &Tensor,
         adapter: Option<&LowRank>,
         scratch: &mut Scratch,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let kind = x.f_kind()?;
-        let (mut y, inner) = if let Some(adapter) = adapter {
-            let inner = x
-                .f_mm(&adapter.a.f_to_kind(kind)?.f_tr()?)?
-                .f_mul_scalar_(adapter.scaling)?; // (M, r)
-            let mut y = inner.f_mm(&adapter.b.f_to_kind(kind)?.f_tr()?)?; // (M, out)
-            let _ = y.f_addmm_(x, &self.weight.dense(scratch)?.f_tr()?)?;
-            (y, Some(inner))
-        } else {
-            (x.f_mm(&self.weight.dense(scratch)?.f_tr()?)?, None)
+    ) -> Result<(Tensor, Option<Saved>)> {
+        let weight = self.weight.dense(scratch)?;
+        let (mut y, saved) = match adapter {
+            Some(adapter) => {
+                let (y, saved) = adapter.forward(x, &weight)?;
+                (y, Some(saved))
+            }
+            None => (x.f_mm(&weight.f_tr()?)?, None),
         };
         if let Some(bias) = &self.bias {
             let _ = y.f_add_(&bias.value)?;
         }
-        Ok((y, inner))
+        Ok((y, saved))
     }
 
     /// The gradient for x (M, in) from that for y (M, out), added to `dx` if there is one; gradients of what is trained are
-    /// added to their own. `inner` is what the forward returned.
+    /// added to their own. `adapter` comes with what the forward saved.
     pub fn backward(
         &self,
         x: &Tensor,
-        adapter: Option<(&LowRank, &Tensor)>,
+        adapter: Option<(&LowRank, &Saved)>,
         dy: &Tensor,
         dx: Option<Tensor>,
         scratch: &mut Scratch,
@@ -154,22 +135,21 @@ impl Linear {
                     .shallow_clone()
                     .f_add_(&dy.f_sum_dim_intlist(0, false, Kind::Float)?)?;
         }
-        let mut dx = dx;
-        if let Some((adapter, inner)) = adapter {
-            let kind = x.f_kind()?;
-            let d_inner = dy
-                .f_mm(&adapter.b.f_to_kind(kind)?)?
-                .f_mul_scalar_(adapter.scaling)?; // (M, r)
-            add_product(&adapter.gradient_b, &dy.f_tr()?, inner)?;
-            add_product(&adapter.gradient_a, &d_inner.f_tr()?, x)?;
-            dx = Some(plus_product(dx, &d_inner, &adapter.a.f_to_kind(kind)?)?);
+        let weight = self.weight.dense(scratch)?;
+        match adapter {
+            Some((adapter, saved)) => adapter.backward(x, &weight, saved, dy, dx),
+            None => plus_product(dx, dy, &weight),
         }
-        plus_product(dx, dy, &self.weight.dense(scratch)?)
+    }
+
+    /// The norms of the rows of W + s·B·A (out), fp32: what DoRA's magnitudes start from.
+    pub fn norms(&self, adapter: &LowRank, scratch: &mut Scratch) -> Result<Tensor> {
+        adapter.norms(&self.weight.dense(scratch)?)
     }
 }
 
 /// sum + left·right, in place.
-fn plus_product(sum: Option<Tensor>, left: &Tensor, right: &Tensor) -> Result<Tensor> {
+pub(super) fn plus_product(sum: Option<Tensor>, left: &Tensor, right: &Tensor) -> Result<Tensor> {
     Ok(match sum {
         Some(mut sum) => sum.f_addmm_(left, right)?,
         None => left.f_mm(right)?,

@@ -12,7 +12,9 @@ pub mod gated;
 mod kernel;
 pub mod linear;
 pub mod logits;
+pub mod low_rank;
 mod memory;
+pub mod random;
 pub mod rms_norm;
 pub mod rope;
 

@@ -16,7 +16,7 @@ pub struct Parameter {
     pub shape: Vec<i64>,
     /// The index of its first element.
     pub offset: usize,
-    /// Whether weight decay acts on it: on matrices, not on biases and norms.
+    /// Whether weight decay acts on it: on matrices and DoRA's magnitudes, not on biases and norms.
     pub decay: bool,
 }
 
@@ -41,7 +41,8 @@ impl Parameters {
         let mut list = Vec::with_capacity(names_and_shapes.len());
         let mut offset = 0;
         for (name, shape) in names_and_shapes {
-            let decay = shape.len() > 1;
+            // As in the transformers Trainer, which spares biases and norms only.
+            let decay = shape.len() > 1 || name.ends_with(".lora_magnitude_vector");
             let parameter = Parameter {
                 name,
                 shape,

@@ -1,21 +1,22 @@
 //! `adapter_config.json`: the keys that PEFT 0.21 writes, in its order, and what of them is understood.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::Error;
+use crate::method::{Pattern, Scheme};
 
 /// The PEFT release whose layout is written.
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Keys without effect on a finished adapter, whatever their value.
-const WITHOUT_EFFECT: [&str; 12] = [
+const WITHOUT_EFFECT: [&str; 11] = [
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
     "inference_mode",
-    "lora_dropout",
     "megatron_config",
     "megatron_core",
     "peft_version",
@@ -32,8 +33,16 @@ pub struct AdapterConfig {
     pub rank: i64,
     /// The numerator of the scale.
     pub alpha: f64,
+    /// Other ranks for some modules.
+    pub rank_pattern: BTreeMap<String, i64>,
+    /// Other alphas for some modules.
+    pub alpha_pattern: BTreeMap<String, f64>,
     /// Whether the scale is alpha / sqrt(r) instead of alpha / r.
     pub rank_stabilized: bool,
+    /// Whether each adapted module has a magnitude vector.
+    pub dora: bool,
+    /// The rate of dropout in training. Without effect on a finished adapter.
+    pub dropout: f64,
     /// Module names, each matched at the end of a module's full name.
     pub target_modules: Vec<String>,
     /// The base, for people.
@@ -43,15 +52,17 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// What B · A is multiplied by.
-    pub fn scaling(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha
-            / if self.rank_stabilized {
-                rank.sqrt()
-            } else {
-                rank
-            }
+    /// The ranks and scales of the modules.
+    pub fn scheme(&self) -> Result<Scheme, String> {
+        Ok(Scheme {
+            rank: self.rank,
+            alpha: self.alpha,
+            rank_stabilized: self.rank_stabilized,
+            rank_pattern: Pattern::new(&self.rank_pattern)
+                .map_err(|error| format!("`rank_pattern` {error}"))?,
+            alpha_pattern: Pattern::new(&self.alpha_pattern)
+                .map_err(|error| format!("`alpha_pattern` {error}"))?,
+        })
     }
 
     /// Whether the module with this full name is adapted.
@@ -68,15 +79,14 @@ impl AdapterConfig {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut target_modules = self.target_modules.clone();
         target_modules.sort();
-        // PEFT writes a number as it was given, and `alpha` of a manifest is whole.
-        let alpha = if self.alpha.fract() == 0.0 {
-            json!(self.alpha as i64)
-        } else {
-            json!(self.alpha)
-        };
+        let alphas: BTreeMap<&String, Value> = self
+            .alpha_pattern
+            .iter()
+            .map(|(pattern, alpha)| (pattern, number(*alpha)))
+            .collect();
         let config = json!({
             "alora_invocation_tokens": null,
-            "alpha_pattern": {},
+            "alpha_pattern": alphas,
             "arrow_config": null,
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model,
@@ -93,9 +103,9 @@ impl AdapterConfig {
             "layers_pattern": null,
             "layers_to_transform": null,
             "loftq_config": {},
-            "lora_alpha": alpha,
+            "lora_alpha": number(self.alpha),
             "lora_bias": false,
-            "lora_dropout": 0.0,
+            "lora_dropout": self.dropout,
             "lora_ga_config": null,
             "megatron_config": null,
             "megatron_core": "megatron.core",
@@ -105,14 +115,14 @@ impl AdapterConfig {
             "peft_version": PEFT_VERSION,
             "qalora_group_size": 16,
             "r": self.rank,
-            "rank_pattern": {},
+            "rank_pattern": self.rank_pattern,
             "revision": self.revision,
             "target_modules": target_modules,
             "target_parameters": null,
             "task_type": "CAUSAL_LM",
             "trainable_token_indices": null,
             "use_bdlora": null,
-            "use_dora": false,
+            "use_dora": self.dora,
             "use_qalora": false,
             "use_rslora": self.rank_stabilized,
             "velora_config": null,
@@ -129,8 +139,33 @@ impl AdapterConfig {
         };
         let keys: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|error| fault(format!("it is no JSON object: {error}")))?;
-        Keys(keys).config().map_err(fault)
+        let config = Keys(keys).config().map_err(fault)?;
+        config.scheme().map_err(fault)?;
+        Ok(config)
     }
+}
+
+/// PEFT writes a number as it was given, and `alpha` of a manifest is whole.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
+}
+
+fn rank(key: &str, value: &Value) -> Result<i64, String> {
+    value
+        .as_i64()
+        .filter(|rank| (1..=65536).contains(rank))
+        .ok_or_else(|| format!("`{key}` is {value}, expected an integer from 1 to 65536"))
+}
+
+fn alpha(key: &str, value: &Value) -> Result<f64, String> {
+    value
+        .as_f64()
+        .filter(|alpha| *alpha > 0.0)
+        .ok_or_else(|| format!("`{key}` is {value}, expected a positive number"))
 }
 
 /// The keys that are not understood yet.
@@ -147,18 +182,14 @@ impl Keys {
             }
             None => return Err("`peft_type` is absent, expected \"LORA\"".to_owned()),
         }
-        let rank = self.take("r").unwrap_or(json!(8));
-        let alpha = self.take("lora_alpha").unwrap_or(json!(8));
         let config = AdapterConfig {
-            rank: rank
-                .as_i64()
-                .filter(|rank| (1..=65536).contains(rank))
-                .ok_or_else(|| format!("`r` is {rank}, expected an integer from 1 to 65536"))?,
-            alpha: alpha
-                .as_f64()
-                .filter(|alpha| *alpha > 0.0)
-                .ok_or_else(|| format!("`lora_alpha` is {alpha}, expected a positive number"))?,
+            rank: rank("r", &self.take("r").unwrap_or(json!(8)))?,
+            alpha: alpha("lora_alpha", &self.take("lora_alpha").unwrap_or(json!(8)))?,
+            rank_pattern: self.pattern("rank_pattern", rank)?,
+            alpha_pattern: self.pattern("alpha_pattern", alpha)?,
             rank_stabilized: self.flag("use_rslora")?,
+            dora: self.flag("use_dora")?,
+            dropout: self.dropout()?,
             target_modules: self.target_modules()?,
             base_model: self
                 .0
@@ -196,6 +227,36 @@ impl Keys {
                 .as_bool()
                 .ok_or_else(|| format!("`{key}` is {value}, expected true or false")),
         }
+    }
+
+    /// A map from patterns to what `value` makes of each entry.
+    fn pattern<T>(
+        &mut self,
+        key: &str,
+        value: fn(&str, &Value) -> Result<T, String>,
+    ) -> Result<BTreeMap<String, T>, String> {
+        let map = match self.take(key) {
+            None => return Ok(BTreeMap::new()),
+            Some(Value::Object(map)) => map,
+            Some(other) => {
+                return Err(format!(
+                    "`{key}` is {other}, expected a number for each pattern of module names"
+                ));
+            }
+        };
+        let entry = |(pattern, found): (String, Value)| -> Result<_, String> {
+            let found = value(&format!("{key}.{pattern}"), &found)?;
+            Ok((pattern, found))
+        };
+        map.into_iter().map(entry).collect()
+    }
+
+    fn dropout(&mut self) -> Result<f64, String> {
+        let value = self.take("lora_dropout").unwrap_or(json!(0.0));
+        value
+            .as_f64()
+            .filter(|rate| (0.0..=1.0).contains(rate))
+            .ok_or_else(|| format!("`lora_dropout` is {value}, expected a number from 0 to 1"))
     }
 
     fn target_modules(&mut self) -> Result<Vec<String>, String> {

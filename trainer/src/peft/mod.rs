@@ -10,7 +10,7 @@ mod write;
 use std::path::PathBuf;
 
 pub use config::AdapterConfig;
-pub use read::{Adapter, read};
+pub use read::{Adapter, fetch, read};
 pub use write::write;
 
 use crate::ops;

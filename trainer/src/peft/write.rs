@@ -37,7 +37,15 @@ impl AdapterConfig {
         Self {
             rank: settings.rank,
             alpha: settings.alpha as f64,
-            rank_stabilized: false,
+            rank_pattern: settings.rank_pattern.clone(),
+            alpha_pattern: settings
+                .alpha_pattern
+                .iter()
+                .map(|(pattern, alpha)| (pattern.clone(), *alpha as f64))
+                .collect(),
+            rank_stabilized: settings.use_rslora,
+            dora: settings.use_dora,
+            dropout: settings.dropout,
             target_modules,
             base_model: Some(base_model.to_owned()),
             revision: None,

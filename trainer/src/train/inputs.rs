@@ -1,5 +1,8 @@
 //! What a run works on: the base's files and the prepared data.
 
+use std::fmt::Display;
+use std::path::PathBuf;
+
 use finetune_artifacts::store::{Creation, hub};
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job::BaseModel;
@@ -7,6 +10,7 @@ use finetune_crds::fine_tune_job::BaseModel;
 use crate::base::{BaseModelFiles, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
+use crate::peft;
 use crate::prepare::{self, Prepared, Request};
 use crate::workplace::Workplace;
 
@@ -19,6 +23,8 @@ pub(crate) struct Inputs {
     pub base_digest: String,
     /// The data.
     pub data: Prepared,
+    /// The folder of the adapter to go on from, which fits base and method.
+    pub initial_adapter: Option<PathBuf>,
 }
 
 impl Inputs {
@@ -31,6 +37,7 @@ impl Inputs {
             None => prepare::prepare(&request).await?,
         };
         Ok(Self {
+            initial_adapter: initial_adapter(job, place, &base).await?,
             base_digest: base.digest()?,
             base,
             data,
@@ -44,8 +51,35 @@ pub(crate) async fn prepare(
     place: &Workplace,
 ) -> Result<(BaseModelFiles, Prepared), Failure> {
     let base = fetch(job, place, Fetch::WithoutWeights).await?;
+    initial_adapter(job, place, &base).await?;
     let data = prepare::prepare(&request(job, place, &base)).await?;
     Ok((base, data))
+}
+
+/// Fetches the adapter to go on from, and refuses one that does not fit base or method.
+async fn initial_adapter(
+    job: &Job,
+    place: &Workplace,
+    base: &BaseModelFiles,
+) -> Result<Option<PathBuf>, Failure> {
+    let (Some(adapter), Some(settings)) = (&job.spec.initial_adapter, job.lora()) else {
+        return Ok(None);
+    };
+    let folder = peft::fetch(
+        &adapter.uri,
+        &place.initial_adapter_credentials,
+        &place.cache,
+    )
+    .await?;
+    let fault = |error: &dyn Display| {
+        Failure::invalid(format!("spec.initialAdapter.uri: {}: {error}", adapter.uri))
+    };
+    let lora = peft::read(&folder, base.config())
+        .map_err(|error| fault(&error))?
+        .lora;
+    lora.refuse_other(base.config(), &settings)
+        .map_err(|error| fault(&error))?;
+    Ok(Some(folder))
 }
 
 async fn fetch(job: &Job, place: &Workplace, fetch: Fetch) -> Result<BaseModelFiles, Failure> {

@@ -8,8 +8,12 @@ use crate::device::compute_kind;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
-use crate::model::{Base, Batch, LoadOptions, Storage};
+use crate::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
+use crate::ops::random::Draw;
 use crate::optimizer::Parameters;
+use crate::peft;
+
+use super::inputs::Inputs;
 
 /// A model in training.
 #[derive(Debug)]
@@ -18,6 +22,19 @@ pub struct Trainee {
     pub base: Base,
     /// The adapter.
     pub lora: Option<Lora>,
+    /// What is random in its training.
+    pub chance: Chance,
+}
+
+/// What is random in a training pass, and the seed that decides it. By default nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Chance {
+    /// The run's seed.
+    pub seed: u64,
+    /// The rate at which inputs of the adapter are left out.
+    pub dropout: f64,
+    /// NEFTune's alpha.
+    pub noise_alpha: Option<f64>,
 }
 
 /// A sum of losses and what it was summed over.
@@ -39,37 +56,85 @@ impl Loss {
 }
 
 impl Trainee {
-    /// Loads the base as the method holds it, and starts the adapter as PEFT does.
-    pub(crate) fn load(job: &Job, base: &BaseModelFiles) -> Result<Self, Failure> {
+    /// Loads the base as the method holds it, and starts the adapter as PEFT does, or takes over the one to go on from.
+    pub(crate) fn load(job: &Job, inputs: &Inputs) -> Result<Self, Failure> {
+        let base = load_base(job, &inputs.base)?;
+        let seed = job.spec.training.seed as u64;
+        let settings = job.lora();
+        let lora = match (&settings, &inputs.initial_adapter) {
+            (Some(_), Some(folder)) => Some(peft::read(folder, base.config())?.lora),
+            (Some(settings), None) => {
+                let mut lora = Lora::new(base.config(), settings, seed)?;
+                base.start_magnitudes(&mut lora)?;
+                Some(lora)
+            }
+            (None, _) => None,
+        };
         Ok(Self {
-            base: load_base(job, base)?,
-            lora: job
-                .lora()
-                .map(|settings| Lora::new(base.config(), &settings, job.spec.training.seed as u64))
-                .transpose()?,
+            base,
+            lora,
+            chance: Chance {
+                seed,
+                dropout: settings.map_or(0.0, |settings| settings.dropout),
+                noise_alpha: job.spec.training.neftune_noise_alpha,
+            },
         })
     }
 
-    /// Adds the gradient of the mean loss over `rows` of `data` to the parameters', `micro_batch_size` rows at a time.
+    /// Adds the gradient of the mean loss over `rows` of `data` to the parameters', `micro_batch_size` rows at a time. `step` is
+    /// the optimiser step, from 0, by which dropout and noise are drawn.
     ///
     /// The mean is taken over the unmasked tokens of all rows together, so the result does not depend on how they were
-    /// cut into passes.
+    /// cut into passes, but for what is random.
     pub fn accumulate_gradient(
         &mut self,
         data: &[TokenizedRow],
         rows: &[usize],
         micro_batch_size: usize,
+        step: u64,
     ) -> Result<Loss, Failure> {
         let mut loss = counted(data, rows);
         let scale = 1.0 / loss.trainable_tokens.max(1) as f64;
-        for rows in micro_batches(rows, data, micro_batch_size) {
+        for (pass, rows) in micro_batches(rows, data, micro_batch_size)
+            .into_iter()
+            .enumerate()
+        {
             let batch = batch(data, &rows)?; // (B, T)
+            self.draw(step, pass as u64);
             loss.sum += self
                 .base
                 .loss_and_gradient(self.lora.as_mut(), &batch, scale)?
                 .loss;
         }
+        self.stop_drawing();
         Ok(loss)
+    }
+
+    /// Decides all that is random in the next pass.
+    fn draw(&mut self, step: u64, micro_batch: u64) {
+        let Chance {
+            seed,
+            dropout,
+            noise_alpha,
+        } = self.chance;
+        let draw = Draw {
+            seed,
+            step,
+            micro_batch,
+        };
+        if let Some(lora) = &mut self.lora {
+            lora.set_dropout(dropout, draw);
+        }
+        let noise = noise_alpha.map(|alpha| EmbeddingNoise { alpha, draw });
+        self.base.set_noise(noise);
+    }
+
+    /// Nothing is random in validation.
+    fn stop_drawing(&mut self) {
+        if let Some(lora) = &mut self.lora {
+            lora.stop_dropout();
+        }
+        self.base.set_noise(None);
     }
 
     /// The loss of all of `data`, without gradients.

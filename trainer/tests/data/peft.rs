@@ -7,7 +7,7 @@ use finetune_artifacts::safetensors_file::{self, SafetensorsFile, TensorData};
 use finetune_crds::fine_tune_job::Lora as Settings;
 use rstest::rstest;
 use trainer::base::BaseModelFiles;
-use trainer::method::Lora;
+use trainer::method::{AdaptedModule, Lora};
 use trainer::peft::{self, AdapterConfig};
 
 use crate::fixtures;
@@ -24,14 +24,15 @@ fn model(name: &str) -> Result<BaseModelFiles> {
 #[case("tiny-llama-bias", "tiny-llama-bias")]
 #[case("tiny-llama-64", "tiny-llama-64")]
 #[case("tiny-llama-rslora", "tiny-llama")]
+#[case("tiny-llama-patterns", "tiny-llama")]
+#[case("tiny-llama-bias-dora", "tiny-llama-bias")]
+#[case("tiny-llama-64-dora", "tiny-llama-64")]
 fn an_adapter_that_peft_wrote_is_written_back_to_the_same_bytes(
     #[case] name: &str,
     #[case] base: &str,
 ) -> Result<()> {
     let source = fixtures().join("adapters").join(name);
     let adapter = peft::read(&source, model(base)?.config())?;
-    let scaling = if name.ends_with("rslora") { 4.0 } else { 2.0 };
-    ensure!((adapter.lora.scaling() - scaling).abs() < 1e-12);
     let folder = tempfile::tempdir()?;
     peft::write(folder.path(), &adapter.config, &adapter.lora)?;
     for file in [CONFIG, WEIGHTS] {
@@ -43,23 +44,58 @@ fn an_adapter_that_peft_wrote_is_written_back_to_the_same_bytes(
     Ok(())
 }
 
+fn patterns() -> Settings {
+    let pattern = |entries: &[(&str, i64)]| {
+        let entries = entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), *value));
+        entries.collect()
+    };
+    Settings {
+        rank_pattern: pattern(&[
+            ("e_proj", 7),
+            ("model.layers.1.mlp.down_proj", 2),
+            ("q_proj", 8),
+            (r"layers\.[02]\.self_attn\.v_proj", 3),
+        ]),
+        alpha_pattern: pattern(&[("mlp.up_proj", 3), ("q_proj", 5)]),
+        use_rslora: true,
+        ..Settings::default()
+    }
+}
+
+fn dora() -> Settings {
+    Settings {
+        use_dora: true,
+        ..Settings::default()
+    }
+}
+
 #[rstest]
-#[case::many_modules_by_suffix("tiny-llama")]
-#[case::few_modules_by_path("tiny-llama-64")]
-fn a_fresh_adapter_is_described_as_peft_would(#[case] name: &str) -> Result<()> {
-    let base = model(name)?;
-    let settings = Settings {
+#[case::many_modules_by_suffix("tiny-llama", "tiny-llama", Settings::default())]
+#[case::few_modules_by_path("tiny-llama-64", "tiny-llama-64", Settings::default())]
+#[case::dora("tiny-llama-64-dora", "tiny-llama-64", dora())]
+#[case::patterns("tiny-llama-patterns", "tiny-llama", patterns())]
+fn a_fresh_adapter_is_described_as_peft_would(
+    #[case] name: &str,
+    #[case] base_name: &str,
+    #[case] settings: Settings,
+) -> Result<()> {
+    let base = model(base_name)?;
+    let mut settings = Settings {
         rank: 4,
         alpha: 8,
-        ..Settings::default()
+        ..settings
     };
-    let config = AdapterConfig::of_training(base.config(), &settings, name);
+    let config = AdapterConfig::of_training(base.config(), &settings, base_name);
     let expected = std::fs::read(fixtures().join("adapters").join(name).join(CONFIG))?;
     ensure!(
         config.to_bytes() == expected,
         "{}",
         String::from_utf8_lossy(&config.to_bytes())
     );
+    // A pattern that hits nothing is PEFT's to pass over, and refused in a manifest.
+    settings.rank_pattern.remove("e_proj");
     let folder = tempfile::tempdir()?;
     peft::write(
         folder.path(),
@@ -99,13 +135,48 @@ fn all_linear_layers_of_a_deep_model_are_named_so_that_they_mean_no_other(
     Ok(())
 }
 
+#[test]
+fn each_module_has_the_rank_and_scale_that_peft_gave_it() -> Result<()> {
+    let base = model("tiny-llama")?;
+    let of = |name: &str| -> Result<_> {
+        let folder = fixtures().join("adapters").join(name);
+        Ok(peft::read(&folder, base.config())?.lora.modules().to_vec())
+    };
+    let scales = |modules: &[AdaptedModule]| -> Vec<f64> {
+        modules.iter().map(|module| module.scaling).collect()
+    };
+    ensure!(scales(&of("tiny-llama")?) == [2.0; 21]);
+    ensure!(scales(&of("tiny-llama-rslora")?) == [4.0; 21]);
+    for module in of("tiny-llama-patterns")? {
+        let (rank, alpha): (i64, f64) = match module.name.as_str() {
+            "model.layers.1.mlp.down_proj" => (2, 8.0),
+            "model.layers.0.self_attn.v_proj" | "model.layers.2.self_attn.v_proj" => (3, 8.0),
+            name if name.ends_with(".q_proj") => (8, 5.0),
+            name if name.ends_with(".up_proj") => (4, 3.0),
+            _ => (4, 8.0),
+        };
+        let expected = AdaptedModule {
+            rank,
+            scaling: alpha / (rank as f64).sqrt(),
+            dora: false,
+            name: module.name.clone(),
+        };
+        ensure!(module == expected, "{module:?}, expected {expected:?}");
+    }
+    Ok(())
+}
+
 #[rstest]
 #[case(
     "\"LORA\"",
     "\"LOHA\"",
     "`peft_type` is \"LOHA\", which is not supported; expected \"LORA\""
 )]
-#[case("\"use_dora\": false", "\"use_dora\": true", "`use_dora` is true")]
+#[case(
+    "\"use_dora\": false",
+    "\"use_dora\": true",
+    "lora_magnitude_vector` is missing, though `use_dora` is true"
+)]
 #[case("\"bias\": \"none\"", "\"bias\": \"all\"", "`bias` is \"all\"")]
 #[case(
     "\"modules_to_save\": null",
@@ -115,12 +186,22 @@ fn all_linear_layers_of_a_deep_model_are_named_so_that_they_mean_no_other(
 #[case(
     "\"rank_pattern\": {}",
     "\"rank_pattern\": {\"q_proj\": 8}",
-    "`rank_pattern` is {\"q_proj\":8}"
+    "has shape [4, 32], expected the rank 8"
 )]
 #[case(
     "\"init_lora_weights\": true",
     "\"init_lora_weights\": \"pissa\"",
     "changes the base model too"
+)]
+#[case(
+    "\"alpha_pattern\": {}",
+    "\"alpha_pattern\": {\"q_proj\": 0}",
+    "`alpha_pattern.q_proj` is 0, expected a positive number"
+)]
+#[case(
+    "\"rank_pattern\": {}",
+    "\"rank_pattern\": {\"(q_proj\": 4}",
+    "`rank_pattern` has the pattern `(q_proj`, which is no regular expression"
 )]
 #[case("\"r\": 4", "\"r\": 5", "expected the rank 5")]
 #[case("\"r\": 4", "\"r\": 0", "`r` is 0, expected an integer from 1")]

@@ -110,7 +110,8 @@ pub(crate) fn scaling(name: &str) -> f64 {
 }
 
 pub(crate) fn adapter(name: &str, model: &str) -> Lora {
-    Lora::from_tensors(&config(model), scaling(name), &adapter_tensors(name)).unwrap()
+    let scaling = scaling(name);
+    Lora::from_tensors(&config(model), &|_| scaling, &adapter_tensors(name)).unwrap()
 }
 
 /// Tokens and Hugging Face labels (B, T) as a batch: targets are the labels one position to the left.

@@ -158,7 +158,7 @@ fn a_fresh_adapter_changes_nothing_and_has_peft_names_and_bounds() {
     let settings = finetune_crds::fine_tune_job::Lora {
         rank: 4,
         alpha: 8,
-        target_modules: vec!["all-linear".to_owned()],
+        ..finetune_crds::fine_tune_job::Lora::default()
     };
     let config = config("tiny-llama");
     let lora = trainer::method::Lora::new(&config, &settings, 7).unwrap();
@@ -205,6 +205,7 @@ fn the_seed_and_the_name_alone_decide_a_fresh_tensor() {
             rank: 4,
             alpha: 8,
             target_modules,
+            ..finetune_crds::fine_tune_job::Lora::default()
         };
         let lora = trainer::method::Lora::new(&config, &settings, seed).unwrap();
         let parameters = lora.parameters();
@@ -230,6 +231,7 @@ fn target_modules_are_matched_at_the_end_of_the_name(
         rank: 4,
         alpha: 8,
         target_modules,
+        ..finetune_crds::fine_tune_job::Lora::default()
     };
     let lora = trainer::method::Lora::new(&config("tiny-llama"), &settings, 0).unwrap();
     assert_eq!(lora.parameters().list().len(), 2 * modules);
@@ -244,6 +246,7 @@ fn a_target_that_names_no_layer_is_refused(#[case] target: &str) {
         rank: 4,
         alpha: 8,
         target_modules: vec!["q_proj".to_owned(), target.to_owned()],
+        ..finetune_crds::fine_tune_job::Lora::default()
     };
     let error = trainer::method::Lora::new(&config("tiny-llama"), &settings, 0)
         .unwrap_err()
@@ -264,7 +267,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
             .collect();
         change(&mut tensors);
-        trainer::method::Lora::from_tensors(&config, 2.0, &tensors)
+        trainer::method::Lora::from_tensors(&config, &|_| 2.0, &tensors)
             .unwrap_err()
             .to_string()
     };

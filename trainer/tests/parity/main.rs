@@ -15,6 +15,7 @@ mod fixture;
 mod full;
 mod inference;
 mod lora;
+mod methods;
 mod mutations;
 mod nf4;
 mod schedules;

@@ -50,8 +50,12 @@ impl Setting {
     #[track_caller]
     fn wrong_loss(&self) -> f64 {
         let base = self.base();
-        let lora =
-            Lora::from_tensors(&self.config, self.scaling, &adapter_tensors("tiny-llama")).unwrap();
+        let lora = Lora::from_tensors(
+            &self.config,
+            &|_| self.scaling,
+            &adapter_tensors("tiny-llama"),
+        )
+        .unwrap();
         let logits = base.logits(Some(&lora), &self.batch.tokens).unwrap();
         let distance = distance(&logits, &self.expected["logits"]);
         assert!(
@@ -145,7 +149,7 @@ fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
     let base = setting.base();
     let lora = Lora::from_tensors(
         &setting.config,
-        setting.scaling,
+        &|_| setting.scaling,
         &adapter_tensors("tiny-llama"),
     )
     .unwrap();

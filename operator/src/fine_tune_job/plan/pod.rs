@@ -154,9 +154,15 @@ fn secrets(job: &Validated) -> BTreeMap<&'static str, String> {
         .output
         .as_ref()
         .and_then(|output| output.credentials_secret_ref.as_ref());
-    let uses: [(&'static str, Option<&SecretReference>); 3] = [
+    let initial_adapter = job
+        .spec
+        .initial_adapter
+        .as_ref()
+        .and_then(|adapter| adapter.credentials_secret_ref.as_ref());
+    let uses: [(&'static str, Option<&SecretReference>); 4] = [
         ("base", job.spec.base_model.credentials_secret_ref.as_ref()),
         ("dataset", job.spec.dataset.credentials_secret_ref.as_ref()),
+        ("initial-adapter", initial_adapter),
         ("output", output),
     ];
     uses.into_iter()

@@ -1,0 +1,252 @@
+//! The adapter of a linear layer: y += s·(x·Aᵀ)·Bᵀ (Hu et al., 2021), with DoRA's magnitudes (Liu et al., 2024) and dropout where
+//! they are asked for.
+//!
+//! The adapter's part is computed first and the product with W is added to it, so that in bf16 the small update is rounded at
+//! its own size and summed in the product's fp32 accumulator; rounding after the sum would lose it. Magnitudes act after
+//! that sum, so in bf16 one shows once it is more than 2^-9 of itself off the norm of its row. The formulas of DoRA with and
+//! without dropout are those of PEFT's `DoraLinearLayer`.
+
+use half::bf16;
+use tch::{Kind, Tensor};
+
+use super::kernel::{self, Kernel};
+use super::linear::{add_product, plus_product};
+use super::memory::{self, Element, slice, slice_mut};
+use super::random::Dropout;
+use super::{Error, Result};
+
+/// A low-rank adapter of one linear layer, as views of the flat fp32 parameters and gradients.
+#[derive(Debug)]
+pub struct LowRank {
+    /// A (r, in).
+    pub a: Tensor,
+    /// B (out, r).
+    pub b: Tensor,
+    /// The gradient of A, added to by every backward.
+    pub gradient_a: Tensor,
+    /// The gradient of B, added to by every backward.
+    pub gradient_b: Tensor,
+    /// s, PEFT's `scaling`.
+    pub scaling: f64,
+    /// DoRA's magnitudes.
+    pub magnitude: Option<Magnitude>,
+    /// What is left out of the adapter's input, in training. The same from a pass's forward to its backward.
+    pub dropout: Option<Dropout>,
+}
+
+/// m (out): with it, row i of the weight is m[i] · (W + s·B·A)[i] / ‖(W + s·B·A)[i]‖.
+#[derive(Debug)]
+pub struct Magnitude {
+    /// m (out), in fp32, a view of the parameters.
+    pub value: Tensor,
+    /// Its gradient, added to by every backward.
+    pub gradient: Tensor,
+}
+
+/// What the backward of an adapted layer needs.
+#[derive(Debug)]
+pub struct Saved {
+    /// s·x·Aᵀ (M, r), of the x that dropout left.
+    inner: Tensor,
+    dora: Option<SavedDora>,
+}
+
+/// What the backward of the magnitudes needs.
+#[derive(Debug)]
+struct SavedDora {
+    /// x·(W + s·B·A)ᵀ (M, out), of the x that dropout left.
+    product: Tensor,
+    /// The norms of the rows of W + s·B·A (out), fp32.
+    norms: Tensor,
+}
+
+impl LowRank {
+    /// x (M, in) and W (out, in) to y (M, out), without a bias.
+    pub(super) fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<(Tensor, Saved)> {
+        let kind = x.f_kind()?;
+        let kept = self.kept(x)?;
+        let inner = kept
+            .as_ref()
+            .unwrap_or(x)
+            .f_mm(&self.a.f_to_kind(kind)?.f_tr()?)?
+            .f_mul_scalar_(self.scaling)?; // (M, r)
+        let mut y = inner.f_mm(&self.b.f_to_kind(kind)?.f_tr()?)?; // (M, out)
+        let Some(magnitude) = &self.magnitude else {
+            let _ = y.f_addmm_(x, &weight.f_tr()?)?;
+            return Ok((y, Saved { inner, dora: None }));
+        };
+        let norms = self.norms(weight)?;
+        let factor = magnitude.value.f_div(&norms)?; // (out)
+        let (y, product) = if let Some(kept) = &kept {
+            // Only what dropout left is rescaled: x·Wᵀ + (factor - 1)·kept·Wᵀ + factor·low.
+            let base = kept.f_mm(&weight.f_tr()?)?;
+            let product = y.f_add_(&base)?;
+            let mut y = scaled(&product, &factor)?.f_sub_(&base)?;
+            (y.f_addmm_(x, &weight.f_tr()?)?, product)
+        } else {
+            let product = y.f_addmm_(x, &weight.f_tr()?)?;
+            (scaled(&product, &factor)?, product)
+        };
+        let dora = Some(SavedDora { product, norms });
+        Ok((y, Saved { inner, dora }))
+    }
+
+    /// The gradient for x (M, in) from that for y (M, out), added to `dx` if there is one. The gradients of A, B and the
+    /// magnitudes are added to their own.
+    pub(super) fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        saved: &Saved,
+        dy: &Tensor,
+        dx: Option<Tensor>,
+    ) -> Result<Tensor> {
+        let kind = x.f_kind()?;
+        let kept = self.kept(x)?;
+        let factor = match (&self.magnitude, &saved.dora) {
+            (Some(magnitude), Some(saved)) => {
+                add_magnitude_gradient(magnitude, saved, dy)?;
+                Some(magnitude.value.f_div(&saved.norms)?)
+            }
+            _ => None,
+        };
+        let d_product = match &factor {
+            Some(factor) => scaled(dy, factor)?,
+            None => dy.shallow_clone(),
+        }; // (M, out)
+        let d_inner = d_product
+            .f_mm(&self.b.f_to_kind(kind)?)?
+            .f_mul_scalar_(self.scaling)?; // (M, r)
+        add_product(&self.gradient_b, &d_product.f_tr()?, &saved.inner)?;
+        add_product(
+            &self.gradient_a,
+            &d_inner.f_tr()?,
+            kept.as_ref().unwrap_or(x),
+        )?;
+        let a = self.a.f_to_kind(kind)?;
+        let Some(dropout) = &self.dropout else {
+            let dx = plus_product(dx, &d_inner, &a)?;
+            return plus_product(Some(dx), &d_product, weight);
+        };
+        let mut d_kept = d_inner.f_mm(&a)?; // (M, in)
+        if factor.is_some() {
+            let _ = d_kept.f_addmm_(&d_product.f_sub(dy)?, weight)?;
+        }
+        let d_kept = dropout.apply(&d_kept)?;
+        let dx = match dx {
+            Some(mut dx) => dx.f_add_(&d_kept)?,
+            None => d_kept,
+        };
+        plus_product(Some(dx), dy, weight)
+    }
+
+    /// W (out, in) with the adapter merged into it, in fp32: what base and adapter together multiply x by.
+    pub(crate) fn merged(&self, weight: &Tensor) -> Result<Tensor> {
+        let weight = weight.f_to_kind(Kind::Float)?;
+        let update = self.b.f_mm(&self.a)?.f_mul_scalar_(self.scaling)?;
+        let merged = weight.f_add(&update)?;
+        let Some(magnitude) = &self.magnitude else {
+            return Ok(merged);
+        };
+        let factor = magnitude.value.f_div(&self.norms(&weight)?)?;
+        Ok(merged.f_mul(&factor.f_unsqueeze(1)?)?)
+    }
+
+    /// x as dropout leaves it, where there is dropout.
+    fn kept(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        self.dropout
+            .as_ref()
+            .map(|dropout| dropout.apply(x))
+            .transpose()
+    }
+
+    /// The norms of the rows of W + s·B·A (out), fp32, for a weight (out, in) in the type of the activations.
+    ///
+    /// ‖w + s·bA‖² = ‖w‖² + 2·s·(wAᵀ)·b + s²·(bAAᵀ)·b: a sum of that size is never written out.
+    pub(super) fn norms(&self, weight: &Tensor) -> Result<Tensor> {
+        let kind = weight.f_kind()?;
+        let squares = match kind {
+            Kind::BFloat16 => squares_of_rows::<bf16>(weight)?,
+            Kind::Float => squares_of_rows::<f32>(weight)?,
+            other => {
+                return Err(Error::Libtorch(format!(
+                    "a weight of {other:?}, expected Float or BFloat16"
+                )));
+            }
+        }; // (out)
+        let along_b = |product: &Tensor| -> Result<Tensor> {
+            Ok(product
+                .f_to_kind(Kind::Float)?
+                .f_mul(&self.b)?
+                .f_sum_dim_intlist(1, false, Kind::Float)?)
+        };
+        let cross = along_b(&weight.f_mm(&self.a.f_to_kind(kind)?.f_tr()?)?)?;
+        let own = along_b(&self.b.f_mm(&self.a.f_mm(&self.a.f_tr()?)?)?)?;
+        let sum = cross
+            .f_mul_scalar(2.0 * self.scaling)?
+            .f_add_(&own.f_mul_scalar(self.scaling * self.scaling)?)?
+            .f_add_(&squares)?;
+        // A row of zeros has norm 0, and its outputs are 0 whatever they are divided by.
+        Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_sqrt()?)
+    }
+}
+
+/// Each column of x (M, out) times its factor (out, fp32), in the type of x.
+fn scaled(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    Ok(x.f_mul(factor)?.f_to_kind(x.f_kind()?)?)
+}
+
+/// The norms are constants here, as in the paper's section 4.3.
+fn add_magnitude_gradient(magnitude: &Magnitude, saved: &SavedDora, dy: &Tensor) -> Result<()> {
+    let along = dy
+        .f_to_kind(Kind::Float)?
+        .f_mul(&saved.product)?
+        .f_sum_dim_intlist(0, false, Kind::Float)?
+        .f_div_(&saved.norms)?;
+    let _ = magnitude.gradient.shallow_clone().f_add_(&along)?;
+    Ok(())
+}
+
+/// The sums of squares of the rows of a weight (out, in), (out) in fp32.
+fn squares_of_rows<T: Element>(weight: &Tensor) -> Result<Tensor> {
+    let (rows, width) = weight.size2()?;
+    let mut squares = memory::empty::<f32>(&[rows])?;
+    let weight = weight.f_contiguous()?;
+    let per_thread = kernel::rows_per_thread(rows as usize, width as usize);
+    let parts = slice::<T>(&weight)?
+        .chunks(per_thread * width as usize)
+        .zip(slice_mut::<f32>(&mut squares)?.chunks_mut(per_thread));
+    let parts = parts.map(|(weight, squares)| Squares {
+        weight,
+        width: width as usize,
+        squares,
+    });
+    kernel::run_all(parts.collect());
+    Ok(squares)
+}
+
+struct Squares<'a, T> {
+    weight: &'a [T],
+    width: usize,
+    squares: &'a mut [f32],
+}
+
+impl<T: Element> Kernel for Squares<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        /// One chain of additions would not vectorise.
+        const LANES: usize = 16;
+        for (row, square) in self.weight.chunks_exact(self.width).zip(self.squares) {
+            let mut sums = [0.0_f32; LANES];
+            let (chunks, rest) = row.as_chunks::<LANES>();
+            for chunk in chunks {
+                for lane in 0..LANES {
+                    let value = chunk[lane].widen();
+                    sums[lane] += value * value;
+                }
+            }
+            let rest: f32 = rest.iter().map(|x| x.widen() * x.widen()).sum();
+            *square = sums.iter().sum::<f32>() + rest;
+        }
+    }
+}

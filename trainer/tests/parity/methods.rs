@@ -1,0 +1,333 @@
+//! The further settings of LoRA, and NEFTune: loss, gradients and steps as transformers + peft compute them.
+//!
+//! Masks and noise are functions of a key on both sides, so that what is random is compared too.
+
+use finetune_crds::fine_tune_job::Lora as Settings;
+use rstest::rstest;
+use tch::{IndexOp, Kind};
+use trainer::method::Lora;
+use trainer::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
+use trainer::ops::random::Draw;
+use trainer::optimizer::{AdamW, clip_gradient_norm};
+
+use crate::fixture::{
+    TOLERANCE, Tensors, assert_close, assert_gradients, assert_near, base, batch, config, json,
+    path, scalar, tensors, trained, weights,
+};
+
+const NF4: Storage = Storage::Nf4 {
+    double_quantization: false,
+};
+/// As in `methods.py`.
+const DRAW: Draw = Draw {
+    seed: 11,
+    step: 3,
+    micro_batch: 1,
+};
+const DROPOUT: f64 = 0.25;
+const NOISE_ALPHA: f64 = 5.0;
+
+fn read(adapter: &str, model: &str) -> Lora {
+    let folder = path(&format!("adapters/{adapter}"));
+    trainer::peft::read(&folder, &config(model)).unwrap().lora
+}
+
+fn expected(setting: &str) -> Tensors {
+    tensors(&format!("expected/methods-{setting}.safetensors"))
+}
+
+/// The mean loss of the fixture's batch; gradients are the adapter's.
+fn loss(base: &mut Base, lora: &mut Lora, expected: &Tensors) -> f64 {
+    let batch = batch(&expected["tokens"], &expected["labels"]);
+    let tokens = trained(&batch);
+    lora.parameters_mut().zero_gradients().unwrap();
+    let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens);
+    sum.unwrap().loss / tokens
+}
+
+#[rstest]
+#[case::patterns("patterns", "tiny-llama-patterns", "tiny-llama", Storage::Frozen)]
+#[case::dora("dora", "tiny-llama-bias-dora", "tiny-llama-bias", Storage::Frozen)]
+#[case::dora_in_4_bits("dora-nf4", "tiny-llama-64-dora", "tiny-llama-64", NF4)]
+#[case::dropout("dropout", "tiny-llama", "tiny-llama", Storage::Frozen)]
+#[case::dora_and_dropout(
+    "dora-dropout",
+    "tiny-llama-bias-dora",
+    "tiny-llama-bias",
+    Storage::Frozen
+)]
+#[case::noise("noise", "tiny-llama-bias", "tiny-llama-bias", Storage::Frozen)]
+fn loss_and_gradients_equal_peft(
+    #[case] setting: &str,
+    #[case] adapter: &str,
+    #[case] model: &str,
+    #[case] storage: Storage,
+) {
+    let expected = expected(setting);
+    let mut base = base(model, Kind::Float, storage);
+    let mut lora = read(adapter, model);
+    if setting.ends_with("dropout") {
+        lora.set_dropout(DROPOUT, DRAW);
+    }
+    if setting == "noise" {
+        base.set_noise(Some(EmbeddingNoise {
+            alpha: NOISE_ALPHA,
+            draw: DRAW,
+        }));
+    }
+    let loss = loss(&mut base, &mut lora, &expected);
+    assert_near("loss", loss, scalar(&expected, "loss"), TOLERANCE);
+    assert_gradients(lora.parameters(), &expected, "grad.");
+}
+
+#[rstest]
+#[case::patterns("patterns", "tiny-llama-patterns", "tiny-llama", Storage::Frozen)]
+#[case::dora("dora", "tiny-llama-bias-dora", "tiny-llama-bias", Storage::Frozen)]
+#[case::dora_in_4_bits("dora-nf4", "tiny-llama-64-dora", "tiny-llama-64", NF4)]
+fn four_steps_equal_peft(
+    #[case] setting: &str,
+    #[case] adapter: &str,
+    #[case] model: &str,
+    #[case] storage: Storage,
+) {
+    let expected = expected(setting);
+    for (kind, loss_tolerance, norm_tolerance) in
+        [(Kind::Float, 1e-4, 1e-3), (Kind::BFloat16, 2e-2, 0.3)]
+    {
+        let mut base = base(model, kind, storage);
+        let mut lora = read(adapter, model);
+        let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
+        for step in 0..4 {
+            let at = |name: &str| expected[&format!("trajectory.{name}")].i(step);
+            let batch: Batch = batch(&at("tokens"), &at("labels"));
+            let tokens = trained(&batch);
+            lora.parameters_mut().zero_gradients().unwrap();
+            let sum = base.loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens);
+            let norm = clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
+            optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+            let number = |name: &str| at(name).double_value(&[]);
+            assert_near(
+                &format!("{kind:?} loss of step {step}"),
+                sum.unwrap().loss / tokens,
+                number("losses"),
+                loss_tolerance,
+            );
+            assert_near(
+                &format!("{kind:?} norm of step {step}"),
+                norm,
+                number("grad_norms"),
+                norm_tolerance,
+            );
+        }
+    }
+}
+
+#[test]
+fn bf16_dora_follows_the_fp32_reference() {
+    let expected = expected("dora");
+    let mut base = base("tiny-llama-bias", Kind::BFloat16, Storage::Frozen);
+    let mut lora = read("tiny-llama-bias-dora", "tiny-llama-bias");
+    let loss = loss(&mut base, &mut lora, &expected);
+    assert_near("loss", loss, scalar(&expected, "loss"), 1e-2);
+    let (mut dot, mut ours_norm, mut expected_norm) = (0.0, 0.0, 0.0);
+    for parameter in lora.parameters().list() {
+        let ours = lora.parameters().gradient(parameter).unwrap();
+        let expected = &expected[&format!("grad.{}", parameter.name)];
+        let sum = |product: tch::Tensor| product.sum(Kind::Double).double_value(&[]);
+        dot += sum(&ours * expected);
+        ours_norm += sum(&ours * &ours);
+        expected_norm += sum(expected * expected);
+    }
+    let cosine = dot / (ours_norm * expected_norm).sqrt();
+    assert!(
+        cosine > 0.995,
+        "turned from the fp32 gradient: cosine {cosine}"
+    );
+}
+
+fn mutated(setting: &str, name: &str) -> f64 {
+    json("expected/methods-mutations.json")[setting][name]["loss"]
+        .as_f64()
+        .unwrap()
+}
+
+#[test]
+fn wrong_scales_give_the_wrong_losses_of_the_reference() {
+    let expected = expected("patterns");
+    let right = read("tiny-llama-patterns", "tiny-llama");
+    let tensors = tensors("adapters/tiny-llama-patterns/adapter_model.safetensors");
+    let alpha = |module: &str| {
+        if module.ends_with("q_proj") {
+            5.0
+        } else if module.ends_with("up_proj") {
+            3.0
+        } else {
+            8.0
+        }
+    };
+    let rank = |module: &str| {
+        let found = right.modules().iter().find(|found| found.name == module);
+        found.unwrap().rank as f64
+    };
+    let wrong: [(&str, &dyn Fn(&str) -> f64); 3] = [
+        ("no_alpha_pattern", &|module| 8.0 / rank(module).sqrt()),
+        ("scale_of_plain_lora", &|module| {
+            alpha(module) / rank(module)
+        }),
+        ("scale_of_the_common_rank", &|module| alpha(module) / 2.0),
+    ];
+    for (name, scaling) in wrong {
+        let mut base = base("tiny-llama", Kind::Float, Storage::Frozen);
+        let mut lora = Lora::from_tensors(&config("tiny-llama"), scaling, &tensors).unwrap();
+        let loss = loss(&mut base, &mut lora, &expected);
+        assert_near(name, loss, mutated("patterns", name), TOLERANCE);
+    }
+}
+
+#[rstest]
+#[case("dropout", "tiny-llama", "tiny-llama")]
+#[case("dora-dropout", "tiny-llama-bias-dora", "tiny-llama-bias")]
+#[case("noise", "tiny-llama-bias", "tiny-llama-bias")]
+fn what_is_random_can_be_stopped(
+    #[case] setting: &str,
+    #[case] adapter: &str,
+    #[case] model: &str,
+) {
+    let expected = expected(setting);
+    let mut base = base(model, Kind::Float, Storage::Frozen);
+    let mut lora = read(adapter, model);
+    lora.set_dropout(DROPOUT, DRAW);
+    base.set_noise(Some(EmbeddingNoise {
+        alpha: NOISE_ALPHA,
+        draw: DRAW,
+    }));
+    lora.stop_dropout();
+    base.set_noise(None);
+    let loss = loss(&mut base, &mut lora, &expected);
+    assert_near("loss", loss, mutated(setting, "none"), TOLERANCE);
+}
+
+#[rstest]
+#[case(Kind::Float, Storage::Frozen)]
+#[case(Kind::BFloat16, Storage::Frozen)]
+#[case(Kind::Float, NF4)]
+#[case(Kind::BFloat16, Storage::Nf4 { double_quantization: true })]
+fn a_fresh_dora_adapter_changes_nothing_and_its_magnitudes_are_the_norms_of_the_rows(
+    #[case] kind: Kind,
+    #[case] storage: Storage,
+) {
+    let model = "tiny-llama-64";
+    let settings = Settings {
+        use_dora: true,
+        ..Settings::default()
+    };
+    let base = base(model, kind, storage);
+    let mut lora = Lora::new(&config(model), &settings, 7).unwrap();
+    base.start_magnitudes(&mut lora).unwrap();
+    let tokens = &tensors("expected/lora-tiny-llama-64.safetensors")["tokens"];
+    let without = base.logits(None, tokens).unwrap();
+    let with = base.logits(Some(&lora), tokens).unwrap();
+    // B is zero and every factor 1; libtorch sums in another order where there is an adapter.
+    let tolerance = if kind == Kind::Float { TOLERANCE } else { 1e-2 };
+    assert_close("logits", &with, &without, tolerance);
+
+    let tolerance = match (kind, storage) {
+        (_, Storage::Nf4 { .. }) => 0.1,
+        (Kind::Float, _) => TOLERANCE,
+        _ => 3e-3,
+    };
+    let weights = tensors(&format!("{model}/model.safetensors"));
+    let mut seen = 0;
+    for parameter in lora.parameters().list() {
+        let module = parameter.name.strip_suffix(".lora_magnitude_vector");
+        if let Some(module) = module.and_then(|name| name.strip_prefix("base_model.model.")) {
+            let weight = &weights[&format!("{module}.weight")];
+            let norms = weight.norm_scalaropt_dim(2.0, [1].as_slice(), false);
+            let value = lora.parameters().value(parameter).unwrap();
+            assert_close(module, &value, &norms, tolerance);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 14);
+}
+
+#[rstest]
+#[case("patterns", "tiny-llama-patterns", "tiny-llama")]
+#[case("dora", "tiny-llama-bias-dora", "tiny-llama-bias")]
+fn merged_weights_give_the_loss_of_base_and_adapter(
+    #[case] setting: &str,
+    #[case] adapter: &str,
+    #[case] model: &str,
+) {
+    let expected = expected(setting);
+    let lora = read(adapter, model);
+    let mut weights = weights(model);
+    let mut merged = 0;
+    for (name, weight) in &mut weights {
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        if let Some(with_adapter) = lora.merged(module, weight).unwrap() {
+            *weight = with_adapter;
+            merged += 1;
+        }
+    }
+    assert_eq!(merged, lora.modules().len());
+    let options = LoadOptions {
+        compute: Kind::Float,
+        storage: Storage::Frozen,
+    };
+    let base = Base::load(&config(model), &weights, &options).unwrap();
+    let batch = batch(&expected["tokens"], &expected["labels"]);
+    let loss = base.loss(None, &batch).unwrap().loss / trained(&batch);
+    assert_near("loss", loss, scalar(&expected, "loss"), TOLERANCE);
+}
+
+#[test]
+fn a_pattern_that_hits_no_module_is_refused() {
+    let settings = Settings {
+        rank_pattern: [("p_proj".to_owned(), 8)].into(),
+        ..Settings::default()
+    };
+    let error = Lora::new(&config("tiny-llama"), &settings, 0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`rankPattern` has `p_proj`, which matches no adapted module"),
+        "{error}"
+    );
+}
+
+#[rstest]
+#[case("rank", |settings: &mut Settings| settings.rank = 16)]
+#[case("rank", |settings: &mut Settings| settings.rank_pattern.extend([("o_proj".to_owned(), 5)]))]
+#[case("`alpha`", |settings: &mut Settings| settings.alpha = 16)]
+#[case("`alpha`", |settings: &mut Settings| settings.alpha_pattern.clear())]
+#[case("`useRslora`", |settings: &mut Settings| settings.use_rslora = false)]
+#[case("`useDora`", |settings: &mut Settings| settings.use_dora = true)]
+#[case("is adapted, but", |settings: &mut Settings| settings.target_modules = ["q_proj", "v_proj", "down_proj", "up_proj"].map(str::to_owned).into())]
+fn an_adapter_to_go_on_from_must_be_what_the_method_says(
+    #[case] word: &str,
+    #[case] change: fn(&mut Settings),
+) {
+    let lora = read("tiny-llama-patterns", "tiny-llama");
+    let mut settings = Settings {
+        rank: 4,
+        alpha: 8,
+        rank_pattern: [
+            ("model.layers.1.mlp.down_proj".to_owned(), 2),
+            ("q_proj".to_owned(), 8),
+            (r"layers\.[02]\.self_attn\.v_proj".to_owned(), 3),
+        ]
+        .into(),
+        alpha_pattern: [("mlp.up_proj".to_owned(), 3), ("q_proj".to_owned(), 5)].into(),
+        use_rslora: true,
+        ..Settings::default()
+    };
+    let config = config("tiny-llama");
+    lora.refuse_other(&config, &settings).unwrap();
+    change(&mut settings);
+    let error = lora
+        .refuse_other(&config, &settings)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(word), "{error}");
+}
