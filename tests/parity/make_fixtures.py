@@ -29,6 +29,7 @@ import gguf_files  # noqa: E402
 import lora  # noqa: E402
 import methods  # noqa: E402
 import nf4  # noqa: E402
+import preference  # noqa: E402
 import tiny  # noqa: E402
 import training  # noqa: E402
 from compare import compare  # noqa: E402
@@ -49,6 +50,7 @@ STEPS = [
     methods.write_adapters,
     methods.write_expected,
     methods.write_mutations,
+    preference.write_expected,
     gguf_files.write_gguf,
     chat.write_tiny,
     chat.write_smollm2,

@@ -193,6 +193,26 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.method.qlora.quantization.type",
         ),
         (
+            "two objectives",
+            json!({"objective": {"sft": {}, "dpo": {}}}),
+            "objective needs exactly one of sft and dpo",
+        ),
+        (
+            "a beta of 0",
+            json!({"objective": {"dpo": {"beta": 0.0}}}),
+            "spec.objective.dpo.beta",
+        ),
+        (
+            "preferences for a whole model",
+            json!({"method": {"lora": null, "full": {}}, "objective": {"dpo": {}}}),
+            "spec.objective.dpo is set with method full",
+        ),
+        (
+            "passes of several answers",
+            json!({"objective": {"dpo": {}}, "training": {"microBatchSize": 2}}),
+            "spec.training.microBatchSize is set with objective dpo",
+        ),
+        (
             "a rank of 0 in a pattern",
             json!({"method": {"lora": {"rankPattern": {"q_proj": 0}}}}),
             "spec.method.lora.rankPattern",
@@ -328,6 +348,8 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
         json!({"method": {"lora": {"rankPattern": {"q_proj": 8}, "alphaPattern": {"mlp.*": 4}, "useRslora": true, "useDora": true, "dropout": 0.05}}, "training": {"neftuneNoiseAlpha": 5}}),
         json!({"initialAdapter": {"uri": "s3://models/adapters/first/", "credentialsSecretRef": {"name": "models"}}}),
+        json!({"objective": {"dpo": {"beta": 0.2}}}),
+        json!({"objective": {"sft": {}}}),
         json!({"dataset": {"format": "Text", "appendEndOfSequence": false, "validation": null}}),
         json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer"}}}),
         json!({"dataset": {"columns": {"prompt": "question"}, "replay": {"sources": [{"uri": "s3://data/general/"}], "fraction": 0.05}}}),
@@ -351,6 +373,7 @@ async fn every_field_of_a_running_jobs_spec_is_immutable() -> Result<()> {
         ),
         ("spec.dataset", json!({"dataset": {"validation": null}})),
         ("spec.method", json!({"method": {"lora": {"rank": 8}}})),
+        ("spec.objective", json!({"objective": {"dpo": {}}})),
         (
             "spec.initialAdapter",
             json!({"initialAdapter": {"uri": "s3://models/a/"}}),

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::peft;
 use crate::train::inputs::Inputs;
-use crate::train::trainee::{Chance, Trainee, load_base};
+use crate::train::trainee::{Chance, Trainee, load_base, preference};
 use crate::workplace::Workplace;
 
 /// The file in the job's folder.
@@ -34,7 +34,7 @@ pub struct Evaluation {
     pub tokens: u64,
     /// Those that carry loss.
     pub trainable_tokens: u64,
-    /// The mean loss over the tokens that carry loss, in nats.
+    /// The mean loss over the tokens that carry loss, or over pairs of answers, in nats.
     pub loss: f64,
 }
 
@@ -74,6 +74,7 @@ pub async fn evaluate(
         base,
         lora,
         chance: Chance::default(),
+        preference: preference(job, &inputs)?,
     };
     let loss = trainee.loss(data, micro_batch_size)?;
     let evaluation = Evaluation {

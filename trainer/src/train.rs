@@ -6,6 +6,7 @@
 pub(crate) mod inputs;
 pub(crate) mod metrics_log;
 pub mod plan;
+pub mod preference;
 pub mod stop;
 pub mod trainee;
 

@@ -51,6 +51,7 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     }
     check_dataset(&spec.dataset, &mut faults);
     check_method(&spec.method, &mut faults);
+    check_objective(spec, &mut faults);
     if let Some(adapter) = &spec.initial_adapter {
         check_uri("spec.initialAdapter.uri", &adapter.uri, &mut faults);
         if spec.method.full.is_some() {
@@ -281,6 +282,45 @@ fn check_method(method: &Method, faults: &mut Vec<Fault>) {
     }
 }
 
+fn check_objective(spec: &FineTuneJobSpec, faults: &mut Vec<Fault>) {
+    let Some(objective) = &spec.objective else {
+        return;
+    };
+    match (&objective.sft, &objective.dpo) {
+        (Some(_), Some(_)) => faults.push(Fault::new(
+            "spec.objective",
+            "has both sft and dpo, expected exactly one: remove one of them",
+        )),
+        (None, None) => faults.push(Fault::new(
+            "spec.objective",
+            "has neither sft nor dpo, expected exactly one: add one, or remove objective",
+        )),
+        (Some(_), None) | (None, Some(_)) => {}
+    }
+    let Some(dpo) = &objective.dpo else {
+        return;
+    };
+    check_range("spec.objective.dpo.beta", dpo.beta, 1e-10..=100.0, faults);
+    if spec.method.full.is_some() {
+        faults.push(Fault::new(
+            "spec.objective.dpo",
+            "is set with method full, whose reference would be a second model: use lora or qlora",
+        ));
+    }
+    if spec.dataset.replay.is_some() {
+        faults.push(Fault::new(
+            "spec.dataset.replay",
+            "is set with objective dpo, which learns from pairs of answers alone: remove it",
+        ));
+    }
+    if spec.training.micro_batch_size.is_some() {
+        faults.push(Fault::new(
+            "spec.training.microBatchSize",
+            "is set with objective dpo, which takes one answer a pass: remove it",
+        ));
+    }
+}
+
 fn check_lora(field: &str, lora: &Lora, faults: &mut Vec<Fault>) {
     check_range(&format!("{field}.rank"), lora.rank, 1..=1024, faults);
     check_range(&format!("{field}.alpha"), lora.alpha, 1..=65536, faults);
@@ -382,7 +422,7 @@ mod tests {
     use finetune_crds::fine_tune_job::{
         BaseModel, Full, InitialAdapter, Output, OutputAdapter, Source, Validation,
     };
-    use finetune_crds::fine_tune_job::{Checkpoint, Placement, Qlora};
+    use finetune_crds::fine_tune_job::{Checkpoint, Dpo, Objective, Placement, Qlora, Sft};
 
     use super::*;
 
@@ -406,6 +446,7 @@ mod tests {
             },
             training: Training::default(),
             checkpoint: Checkpoint::default(),
+            objective: None,
             initial_adapter: None,
             output: None,
             placement: Placement::default(),
@@ -552,6 +593,36 @@ mod tests {
                 credentials_secret_ref: None,
             });
         });
+        let preference = |spec: &mut FineTuneJobSpec, beta| {
+            spec.objective = Some(Objective {
+                sft: None,
+                dpo: Some(Dpo { beta }),
+            });
+        };
+        refuses("spec.objective has neither sft nor dpo", |spec| {
+            spec.objective = Some(Objective::default());
+        });
+        refuses("spec.objective has both sft and dpo", |spec| {
+            spec.objective = Some(Objective {
+                sft: Some(Sft {}),
+                dpo: Some(Dpo::default()),
+            });
+        });
+        refuses("spec.objective.dpo.beta is 0", |spec| preference(spec, 0.0));
+        refuses("spec.objective.dpo is set with method full", |spec| {
+            preference(spec, 0.1);
+            spec.method = Method {
+                full: Some(Full {}),
+                ..Method::default()
+            };
+        });
+        refuses(
+            "spec.training.microBatchSize is set with objective dpo",
+            |spec| {
+                preference(spec, 0.1);
+                spec.training.micro_batch_size = Some(2);
+            },
+        );
         refuses("spec.initialAdapter.uri is `adapter`", |spec| {
             spec.initial_adapter = Some(InitialAdapter {
                 uri: "adapter".into(),

@@ -181,3 +181,115 @@ fn an_initial_adapter_that_is_another_one_is_refused_before_training() {
     });
     absent.run("prepare").refused(&["nowhere"]);
 }
+
+/// Two answers to each question, as texts and as messages in turn.
+fn preferences(count: usize) -> Vec<String> {
+    let said = |role: &str, content: String| json!([{ "role": role, "content": content }]);
+    let row = |index: usize| {
+        let (prompt, chosen, rejected) = (
+            format!("is {index} good?"),
+            format!("yes, {index}"),
+            format!("no, not {index}"),
+        );
+        match index % 2 {
+            0 => json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected }),
+            _ => json!({
+                "prompt": said("user", prompt),
+                "chosen": said("assistant", chosen),
+                "rejected": said("assistant", rejected),
+            }),
+        }
+        .to_string()
+    };
+    (0..count).map(row).collect()
+}
+
+/// A job of `steps` steps that learns from preferences.
+fn with_preferences(steps: usize, change: impl Fn(&mut Value)) -> Bench {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["spec"]["objective"] = json!({ "dpo": { "beta": 0.3 } });
+        let training = job["spec"]["training"].as_object_mut().unwrap();
+        training.remove("microBatchSize");
+        training.insert("maxSteps".to_owned(), steps.into());
+        change(job);
+    });
+    bench.write_data(&preferences(40));
+    bench
+}
+
+const LN_2: f64 = std::f64::consts::LN_2;
+
+#[test]
+fn preferences_are_learnt_from_pairs_and_the_loss_starts_at_ln_2() {
+    let bench = with_preferences(24, |_| {});
+    assert!((evaluated(&bench, &[]) - LN_2).abs() < 1e-9);
+    bench.run("train").succeeded();
+    let learnt = losses(&bench);
+    assert!((learnt[0] - LN_2).abs() < 1e-6, "{learnt:?}");
+    assert!(learnt[23] < 0.5 * LN_2, "{learnt:?}");
+    let report = bench.read_json("dataset-report.json");
+    let number = |key: &str| report["dataset"][key].as_u64().unwrap();
+    assert_eq!(report["dataset"]["format"], "Preference");
+    assert_eq!(number("rows") + number("validationRows"), 40);
+
+    let [version] = bench.versions().try_into().unwrap();
+    let version = version.display().to_string();
+    let again = evaluated(&bench, &["--adapter", &version, "--rows", "validation"]);
+    let last = bench.read("metrics.jsonl");
+    let last: Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
+    let said = last["validationLoss"].as_f64().unwrap();
+    assert!((again / said - 1.0).abs() < 1e-6, "{again} and {said}");
+}
+
+#[test]
+fn preferences_are_measured_against_the_initial_adapter() {
+    let first = with_method(
+        "tiny-llama",
+        10,
+        &json!({ "lora": { "rank": 4, "alpha": 8 } }),
+    );
+    first.run("train").succeeded();
+    let [version] = first.versions().try_into().unwrap();
+    let uri = format!("file://{}/", version.display());
+    let second = with_preferences(2, |job| {
+        job["spec"]["initialAdapter"] = json!({ "uri": uri });
+    });
+    second.run("train").succeeded();
+    let learnt = losses(&second);
+    assert!((learnt[0] - LN_2).abs() < 1e-6, "{learnt:?}");
+}
+
+#[test]
+fn rows_and_objectives_that_do_not_fit_are_refused() {
+    let conversations = with_preferences(2, |_| {});
+    conversations.write_data(&bench::rows(8));
+    conversations
+        .run("prepare")
+        .refused(&["objective is dpo", "the rows are Messages"]);
+
+    let fine_tuned = Bench::new(2);
+    fine_tuned.write_data(&preferences(8));
+    fine_tuned
+        .run("prepare")
+        .refused(&["the rows are Preference", "objective: { dpo: {} }"]);
+
+    let long = with_preferences(2, |_| {});
+    let two = json!([
+        { "role": "assistant", "content": "a" },
+        { "role": "user", "content": "b" },
+    ]);
+    let prompt = json!([{ "role": "user", "content": "a" }]);
+    let row = json!({ "prompt": prompt, "chosen": two, "rejected": two }).to_string();
+    long.write_data(&[row]);
+    long.run("prepare").refused(&[
+        "line 1",
+        "`chosen` has 2 messages, expected one, of the assistant",
+    ]);
+
+    let passes = with_preferences(2, |job| {
+        job["spec"]["training"]["microBatchSize"] = 2.into();
+    });
+    passes
+        .run("prepare")
+        .refused(&["spec.training.microBatchSize is set with objective dpo"]);
+}

@@ -88,6 +88,13 @@ pub enum RowContent {
         /// What is learnt.
         output: String,
     },
+    /// Two answers to one prompt, each with the prompt before it.
+    Preference {
+        /// The one that is preferred.
+        chosen: Box<Self>,
+        /// The other one.
+        rejected: Box<Self>,
+    },
 }
 
 impl RowContent {
@@ -104,6 +111,7 @@ impl RowContent {
             Self::PromptCompletion { .. } => "prompt",
             Self::Text(_) | Self::Document(_) => "text",
             Self::Alpaca { .. } => "instruction",
+            Self::Preference { .. } => "preference",
         });
         if let Self::Messages(conversation) = self {
             for message in &conversation.messages {
@@ -119,6 +127,10 @@ impl RowContent {
             }
             for tool in &conversation.tools {
                 add(&tool.to_text());
+            }
+        } else if let Self::Preference { chosen, rejected } = self {
+            for answer in [chosen, rejected] {
+                add(&hex::encode(answer.hash()));
             }
         } else {
             for text in self.texts() {
@@ -152,6 +164,11 @@ impl RowContent {
                 input,
                 output,
             } => vec![instruction.into(), input.into(), output.into()],
+            Self::Preference { chosen, rejected } => {
+                let mut texts = chosen.texts();
+                texts.extend(rejected.texts());
+                texts
+            }
         }
     }
 
@@ -180,6 +197,7 @@ impl RowContent {
             Self::PromptCompletion { completion, .. } => completion.trim().is_empty(),
             Self::Text(text) | Self::Document(text) => text.trim().is_empty(),
             Self::Alpaca { output, .. } => output.trim().is_empty(),
+            Self::Preference { chosen, .. } => chosen.has_empty_completion(),
         }
     }
 }

@@ -15,7 +15,9 @@ use crate::shared::SecretReference;
     validation = Rule::new("!has(self.columns) || !has(self.format) || self.format == 'Auto' || (\
         (!has(self.columns.messages) || self.format == 'Messages') && \
         (!has(self.columns.tools) || self.format in ['Messages', 'ShareGPT']) && \
-        (!has(self.columns.prompt) || self.format == 'PromptCompletion') && \
+        (!has(self.columns.prompt) || self.format in ['PromptCompletion', 'Preference']) && \
+        (!has(self.columns.chosen) || self.format == 'Preference') && \
+        (!has(self.columns.rejected) || self.format == 'Preference') && \
         (!has(self.columns.completion) || self.format == 'PromptCompletion') && \
         (!has(self.columns.text) || self.format == 'Text') && \
         (!has(self.columns.instruction) || self.format == 'Alpaca') && \
@@ -129,7 +131,7 @@ pub struct Columns {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub tools: Option<String>,
-    /// PromptCompletion: what is given.
+    /// PromptCompletion, Preference: what is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub prompt: Option<String>,
@@ -137,6 +139,14 @@ pub struct Columns {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub completion: Option<String>,
+    /// Preference: the answer that is preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub chosen: Option<String>,
+    /// Preference: the other answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub rejected: Option<String>,
     /// Text: the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
@@ -178,6 +188,8 @@ impl Columns {
             ("tools", &self.tools),
             ("prompt", &self.prompt),
             ("completion", &self.completion),
+            ("chosen", &self.chosen),
+            ("rejected", &self.rejected),
             ("text", &self.text),
             ("instruction", &self.instruction),
             ("input", &self.input),
@@ -206,6 +218,8 @@ pub enum Format {
     Alpaca,
     /// `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`.
     ShareGPT,
+    /// `{"prompt": …, "chosen": …, "rejected": …}`, each a text or a list of messages: for objective `dpo`.
+    Preference,
 }
 
 /// Which tokens carry loss.

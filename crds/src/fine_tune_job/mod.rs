@@ -6,6 +6,7 @@
 
 mod dataset;
 mod method;
+mod objective;
 mod placement;
 mod status;
 mod training;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dataset::{Columns, Dataset, Format, LossOn, Replay, Source, Validation};
 pub use method::{Full, Lora, Method, Qlora, Quantization, QuantizationType};
+pub use objective::{Dpo, Objective, Sft};
 pub use placement::{Placement, Resources, Toleration, TolerationOperator};
 pub use status::{
     Attempt, BaseModelStatus, CheckpointStatus, DatasetStatus, FineTuneJobStatus, JobPhase,
@@ -56,6 +58,12 @@ use crate::shared::SecretReference;
         .message("metadata.name must begin with a letter and hold only a-z, 0-9 and -: it names Services"),
     validation = Rule::new("has(self.spec.output) && has(self.spec.output.uri)")
         .message("spec.output.uri is absent, expected the s3:// folder for the result"),
+    validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.objective) || !has(self.spec.objective.dpo)")
+        .message("spec.objective.dpo is set with method full, whose reference would be a second model: use lora or qlora"),
+    validation = Rule::new("!has(self.spec.objective) || !has(self.spec.objective.dpo) || !has(self.spec.training.microBatchSize)")
+        .message("spec.training.microBatchSize is set with objective dpo, which takes one answer a pass: remove it"),
+    validation = Rule::new("!has(self.spec.objective) || !has(self.spec.objective.dpo) || !has(self.spec.dataset.replay)")
+        .message("spec.dataset.replay is set with objective dpo, which learns from pairs of answers alone: remove it"),
     validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.initialAdapter)")
         .message("spec.initialAdapter is set with method full, which trains no adapter: remove it, or use lora or qlora"),
     validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.output) || !has(self.spec.output.adapter)")
@@ -66,6 +74,8 @@ use crate::shared::SecretReference;
     validation = Rule::new("self.baseModel == oldSelf.baseModel").message("spec.baseModel is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.dataset == oldSelf.dataset").message("spec.dataset is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.method == oldSelf.method").message("spec.method is immutable: create a new FineTuneJob"),
+    validation = Rule::new("has(self.objective) == has(oldSelf.objective) && (!has(self.objective) || self.objective == oldSelf.objective)")
+        .message("spec.objective is immutable: create a new FineTuneJob"),
     validation = Rule::new("has(self.initialAdapter) == has(oldSelf.initialAdapter) && (!has(self.initialAdapter) || self.initialAdapter == oldSelf.initialAdapter)")
         .message("spec.initialAdapter is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.training == oldSelf.training").message("spec.training is immutable: create a new FineTuneJob"),
@@ -83,6 +93,9 @@ pub struct FineTuneJobSpec {
     pub dataset: Dataset,
     /// Exactly one of `full`, `lora`, `qlora`.
     pub method: Method,
+    /// What the loss is. Absent: `sft`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
     /// An adapter to go on from, instead of a fresh one. Forbidden with method `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_adapter: Option<InitialAdapter>,
@@ -205,6 +218,11 @@ impl FineTuneJobSpec {
             .and_then(|output| output.adapter.as_ref())
             .and_then(|a| a.name.as_deref());
         Some(named.unwrap_or(job))
+    }
+
+    /// The settings of direct preference optimisation, if that is the objective.
+    pub fn preference(&self) -> Option<&Dpo> {
+        self.objective.as_ref()?.dpo.as_ref()
     }
 
     /// The digest of the spec, `sha256:` and 64 hexadecimal digits, over its JSON with sorted keys.

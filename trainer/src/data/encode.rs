@@ -24,7 +24,13 @@ impl Settings {
     pub fn loss_on(wanted: Option<LossOn>, format: RowFormat) -> Result<LossOn, String> {
         match (format, wanted) {
             (RowFormat::Messages | RowFormat::ShareGPT, None) => Ok(LossOn::Assistant),
-            (RowFormat::PromptCompletion | RowFormat::Alpaca, None) => Ok(LossOn::Completion),
+            (RowFormat::PromptCompletion | RowFormat::Alpaca | RowFormat::Preference, None) => {
+                Ok(LossOn::Completion)
+            }
+            (RowFormat::Preference, Some(LossOn::Assistant | LossOn::All)) => Err(
+                "dataset.lossOn is not Completion, which is all that format Preference can have: remove it"
+                    .to_owned(),
+            ),
             (RowFormat::Text, None) => Ok(LossOn::All),
             (RowFormat::PromptCompletion | RowFormat::Alpaca, Some(LossOn::Assistant)) => {
                 Err(format!(
@@ -65,10 +71,19 @@ impl<'model> Encoder<'model> {
         }
     }
 
-    /// The tokens of a row: one row of them, or as many as a document needs. The error is a fault of the row, or of the
+    /// The tokens of a row: one row of them, two for the answers of a preference, or as many as a document needs. The error is a fault of the row, or of the
     /// template with this row.
     pub fn encode(&self, row: &Row) -> Result<Vec<EncodedRow>, String> {
-        let (tokens, loss) = match &row.content {
+        self.content(&row.content)
+    }
+
+    fn content(&self, content: &RowContent) -> Result<Vec<EncodedRow>, String> {
+        let (tokens, loss) = match content {
+            RowContent::Preference { chosen, rejected } => {
+                let mut rows = self.content(chosen)?;
+                rows.extend(self.content(rejected)?);
+                return Ok(rows);
+            }
             RowContent::Messages(conversation) => self.conversation(conversation)?,
             RowContent::PromptCompletion { prompt, completion } => self.pair(prompt, completion)?,
             RowContent::Text(text) => self.text(text)?,

@@ -13,7 +13,7 @@ pub use encode::{EncodedRow, Encoder, Settings};
 use crate::model;
 
 /// A row as the model sees it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct TokenizedRow {
     /// Token ids.
     pub tokens: Vec<u32>,

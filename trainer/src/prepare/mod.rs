@@ -195,6 +195,21 @@ fn settings(request: &Request<'_>, format: RowFormat) -> Result<Settings, Error>
             "dataset.appendEndOfSequence is set, which applies to format Text only, and the rows are {format}: remove it"
         )));
     }
+    match (request.spec.preference().is_some(), format) {
+        (true, RowFormat::Preference) => {}
+        (true, _) => {
+            return Err(Error::Setting(format!(
+                "objective is dpo, which learns from rows of format Preference, and the rows are {format}: give them \
+                 `prompt`, `chosen` and `rejected`, or use objective sft"
+            )));
+        }
+        (false, RowFormat::Preference) => {
+            return Err(Error::Setting(
+                "the rows are Preference, which only objective dpo learns from: set objective: { dpo: {} }".to_owned(),
+            ));
+        }
+        (false, _) => {}
+    }
     Ok(Settings {
         loss_on: Settings::loss_on(dataset.loss_on, format).map_err(Error::Setting)?,
         max_length: dataset
@@ -284,15 +299,21 @@ fn report(
         request.base.tokenizer().stop_ids(),
         settings.max_length,
     );
+    // Rows of tokens a row of the data.
+    let answers = if request.spec.preference().is_some() {
+        2
+    } else {
+        1
+    };
     let dataset = DatasetStatus {
         digest: sources.digest.clone(),
         format: sources.format.name().to_owned(),
-        rows: (train.rows.len() + general.rows.len()) as i64,
+        rows: (train.rows.len() / answers + general.rows.len()) as i64,
         tokens: both(|row| row.tokens.len()),
         trainable_tokens: both(TokenizedRow::trainable),
         truncated_rows: train.truncated as i64,
         duplicate_rows: split.duplicates as i64,
-        validation_rows: validation.rows.len() as i64,
+        validation_rows: (validation.rows.len() / answers) as i64,
         leaked_rows: split.leaked.max(lint.near_duplicates) as i64,
         replay_rows: general.rows.len() as i64,
     };

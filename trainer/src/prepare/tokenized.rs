@@ -1,6 +1,6 @@
 //! Tokenises many rows on all cores, in their order.
 
-use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row};
+use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row, RowContent};
 
 use crate::data::{EncodedRow, Encoder, TokenizedRow};
 
@@ -34,10 +34,12 @@ pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized
     for (source, (row, encoded)) in rows.iter().zip(encode_all(encoder, rows)).enumerate() {
         match encoded {
             Ok(encoded) => {
-                let trainable: Vec<EncodedRow> = encoded
-                    .into_iter()
-                    .filter(|encoded| encoded.row.trainable() > 0)
-                    .collect();
+                let has_loss = |encoded: &EncodedRow| encoded.row.trainable() > 0;
+                let trainable: Vec<EncodedRow> = match &row.content {
+                    // The answers of a preference stay together.
+                    RowContent::Preference { .. } if !encoded.iter().all(has_loss) => Vec::new(),
+                    _ => encoded.into_iter().filter(has_loss).collect(),
+                };
                 if trainable.is_empty() {
                     result.without_loss += 1;
                     continue;

@@ -10,6 +10,7 @@ use finetune_crds::fine_tune_job::BaseModel;
 use crate::base::{BaseModelFiles, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
+use crate::method::Lora;
 use crate::peft;
 use crate::prepare::{self, Prepared, Request};
 use crate::workplace::Workplace;
@@ -42,6 +43,15 @@ impl Inputs {
             base,
             data,
         })
+    }
+}
+
+impl Inputs {
+    /// The adapter to go on from.
+    pub(crate) fn read_initial_adapter(&self) -> Result<Option<Lora>, Failure> {
+        let folder = self.initial_adapter.as_deref();
+        let read = |folder| peft::read(folder, self.base.config());
+        Ok(folder.map(read).transpose()?.map(|adapter| adapter.lora))
     }
 }
 

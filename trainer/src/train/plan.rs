@@ -32,15 +32,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for `rows` training rows and, where `has_validation`, some validation rows.
+    /// The plan for `rows` training rows (of preferences two make a pair, which is what a step counts) and, where `has_validation`, some validation rows.
     pub fn new(spec: &FineTuneJobSpec, rows: usize, has_validation: bool) -> Self {
         let training = &spec.training;
         let batch_size = training.batch_size.max(1);
-        let micro_batch_size = training
-            .micro_batch_size
-            .unwrap_or_else(|| batch_size.min(DEFAULT_MICRO_BATCH_SIZE));
+        let is_preference = spec.preference().is_some();
+        let micro_batch_size = training.micro_batch_size.unwrap_or(match is_preference {
+            // One answer a pass.
+            true => 1,
+            false => batch_size.min(DEFAULT_MICRO_BATCH_SIZE),
+        });
         let batches = Batches::new(
-            rows,
+            if is_preference { rows / 2 } else { rows },
             batch_size as usize,
             training.seed as u64,
             training.shuffle,

@@ -11,9 +11,9 @@ use crate::method::Lora;
 use crate::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
 use crate::ops::random::Draw;
 use crate::optimizer::Parameters;
-use crate::peft;
 
 use super::inputs::Inputs;
+use super::preference::Preference;
 
 /// A model in training.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Trainee {
     pub lora: Option<Lora>,
     /// What is random in its training.
     pub chance: Chance,
+    /// What is learnt is which of two answers is preferred; `None`: to say what the rows say.
+    pub preference: Option<Preference>,
 }
 
 /// What is random in a training pass, and the seed that decides it. By default nothing is.
@@ -42,6 +44,8 @@ pub struct Chance {
 pub struct Loss {
     /// In nats.
     pub sum: f64,
+    /// What the mean is taken over: tokens that carry loss, or pairs of answers.
+    pub terms: u64,
     /// Tokens that carry loss.
     pub trainable_tokens: u64,
     /// Tokens of the rows.
@@ -49,9 +53,9 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The mean over the tokens that carry loss.
+    /// The mean over the tokens that carry loss, or over the pairs.
     pub fn mean(&self) -> f64 {
-        self.sum / self.trainable_tokens.max(1) as f64
+        self.sum / self.terms.max(1) as f64
     }
 }
 
@@ -61,8 +65,9 @@ impl Trainee {
         let base = load_base(job, &inputs.base)?;
         let seed = job.spec.training.seed as u64;
         let settings = job.lora();
-        let lora = match (&settings, &inputs.initial_adapter) {
-            (Some(_), Some(folder)) => Some(peft::read(folder, base.config())?.lora),
+        let preference = preference(job, inputs)?;
+        let lora = match (&settings, inputs.read_initial_adapter()?) {
+            (Some(_), Some(lora)) => Some(lora),
             (Some(settings), None) => {
                 let mut lora = Lora::new(base.config(), settings, seed)?;
                 base.start_magnitudes(&mut lora)?;
@@ -73,6 +78,7 @@ impl Trainee {
         Ok(Self {
             base,
             lora,
+            preference,
             chance: Chance {
                 seed,
                 dropout: settings.map_or(0.0, |settings| settings.dropout),
@@ -82,7 +88,8 @@ impl Trainee {
     }
 
     /// Adds the gradient of the mean loss over `rows` of `data` to the parameters', `micro_batch_size` rows at a time. `step` is
-    /// the optimiser step, from 0, by which dropout and noise are drawn.
+    /// the optimiser step, from 0, by which dropout and noise are drawn. For preferences `rows` are pairs, and each answer is a
+    /// pass.
     ///
     /// The mean is taken over the unmasked tokens of all rows together, so the result does not depend on how they were
     /// cut into passes, but for what is random.
@@ -93,6 +100,11 @@ impl Trainee {
         micro_batch_size: usize,
         step: u64,
     ) -> Result<Loss, Failure> {
+        if let Some(preference) = self.preference.take() {
+            let loss = self.accumulate_preference_gradient(&preference, data, rows, step);
+            self.preference = Some(preference);
+            return loss;
+        }
         let mut loss = counted(data, rows);
         let scale = 1.0 / loss.trainable_tokens.max(1) as f64;
         for (pass, rows) in micro_batches(rows, data, micro_batch_size)
@@ -111,7 +123,7 @@ impl Trainee {
     }
 
     /// Decides all that is random in the next pass.
-    fn draw(&mut self, step: u64, micro_batch: u64) {
+    pub(super) fn draw(&mut self, step: u64, micro_batch: u64) {
         let Chance {
             seed,
             dropout,
@@ -130,7 +142,7 @@ impl Trainee {
     }
 
     /// Nothing is random in validation.
-    fn stop_drawing(&mut self) {
+    pub(super) fn stop_drawing(&mut self) {
         if let Some(lora) = &mut self.lora {
             lora.stop_dropout();
         }
@@ -139,6 +151,9 @@ impl Trainee {
 
     /// The loss of all of `data`, without gradients.
     pub fn loss(&self, data: &[TokenizedRow], micro_batch_size: usize) -> Result<Loss, Failure> {
+        if let Some(preference) = &self.preference {
+            return self.preference_loss(preference, data);
+        }
         let rows: Vec<usize> = (0..data.len()).collect();
         let mut loss = counted(data, &rows);
         for rows in micro_batches(&rows, data, micro_batch_size) {
@@ -167,6 +182,14 @@ impl Trainee {
     }
 }
 
+/// What the job's preferences are measured against: the base, with the adapter that the job goes on from.
+pub(crate) fn preference(job: &Job, inputs: &Inputs) -> Result<Option<Preference>, Failure> {
+    job.spec
+        .preference()
+        .map(|dpo| Ok(Preference::new(dpo.beta, inputs.read_initial_adapter()?)))
+        .transpose()
+}
+
 /// The base as the job's method holds it.
 pub(crate) fn load_base(job: &Job, base: &BaseModelFiles) -> Result<Base, Failure> {
     let storage = match (&job.spec.method.full, job.quantization()) {
@@ -193,6 +216,7 @@ fn counted(data: &[TokenizedRow], rows: &[usize]) -> Loss {
     let rows = rows.iter().map(|row| &data[*row]);
     rows.fold(Loss::default(), |loss, row| Loss {
         tokens: loss.tokens + row.tokens.len() as u64,
+        terms: loss.terms + row.trainable() as u64,
         trainable_tokens: loss.trainable_tokens + row.trainable() as u64,
         ..loss
     })

@@ -18,5 +18,6 @@ mod lora;
 mod methods;
 mod mutations;
 mod nf4;
+mod preference;
 mod schedules;
 mod trajectory;

@@ -12,11 +12,24 @@ use crate::rows::record::{Record, shortened, text};
 const ROLES: [&str; 5] = ["system", "developer", "user", ASSISTANT, "tool"];
 
 pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
-    let column = "messages";
+    let messages = list(record, "messages", RowFormat::Messages)?;
+    check_assistant(&messages, record.name_of("messages"))?;
+    Ok(RowContent::Messages(Conversation {
+        messages,
+        tools: tools(record)?,
+    }))
+}
+
+/// The messages of a column, one or more.
+pub(super) fn list(
+    record: &Record<'_>,
+    column: &'static str,
+    format: RowFormat,
+) -> Result<Vec<Message>, Problem> {
     let missing = FaultClass::MissingMessagesList;
     let list = record
         .list(column)
-        .unwrap_or_else(|| Err(record.absent(column, RowFormat::Messages, missing)))?;
+        .unwrap_or_else(|| Err(record.absent(column, format, missing)))?;
     let name = record.name_of(column);
     if list.is_empty() {
         return Err(Problem::new(
@@ -24,16 +37,10 @@ pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
             format!("`{name}` is empty, expected at least one message"),
         ));
     }
-    let messages: Vec<Message> = list
-        .iter()
+    list.iter()
         .enumerate()
         .map(|(index, value)| message(&format!("{name}[{index}]"), value))
-        .collect::<Result<_, _>>()?;
-    check_assistant(&messages, name)?;
-    Ok(RowContent::Messages(Conversation {
-        messages,
-        tools: tools(record)?,
-    }))
+        .collect()
 }
 
 /// That somebody says what is to be learnt.

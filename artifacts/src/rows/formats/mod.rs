@@ -2,6 +2,7 @@
 
 mod alpaca;
 mod messages;
+mod preference;
 mod prompt_completion;
 mod share_gpt;
 mod text;
@@ -27,16 +28,19 @@ pub enum RowFormat {
     Alpaca,
     /// `{"conversations": [{"from": …, "value": …}, …]}`.
     ShareGPT,
+    /// `{"prompt": …, "chosen": …, "rejected": …}`.
+    Preference,
 }
 
 impl RowFormat {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Messages,
         Self::PromptCompletion,
         Self::Text,
         Self::Alpaca,
         Self::ShareGPT,
+        Self::Preference,
     ];
 
     /// The form that the manifest asks for; `None` where it is to be found out.
@@ -48,6 +52,7 @@ impl RowFormat {
             Format::Text => Some(Self::Text),
             Format::Alpaca => Some(Self::Alpaca),
             Format::ShareGPT => Some(Self::ShareGPT),
+            Format::Preference => Some(Self::Preference),
         }
     }
 
@@ -59,6 +64,7 @@ impl RowFormat {
             Self::Text => &["text"],
             Self::Alpaca => &["instruction", "output"],
             Self::ShareGPT => &["conversations"],
+            Self::Preference => &["prompt", "chosen", "rejected"],
         }
     }
 
@@ -66,7 +72,7 @@ impl RowFormat {
     pub const fn optional(self) -> &'static [&'static str] {
         match self {
             Self::Messages => &["tools"],
-            Self::PromptCompletion | Self::Text => &[],
+            Self::PromptCompletion | Self::Text | Self::Preference => &[],
             Self::Alpaca => &["input"],
             Self::ShareGPT => &["system", "tools"],
         }
@@ -87,6 +93,7 @@ impl RowFormat {
             Self::Text => "Text",
             Self::Alpaca => "Alpaca",
             Self::ShareGPT => "ShareGPT",
+            Self::Preference => "Preference",
         }
     }
 
@@ -98,6 +105,7 @@ impl RowFormat {
             Self::Text => text::parse(record),
             Self::Alpaca => alpaca::parse(record),
             Self::ShareGPT => share_gpt::parse(record),
+            Self::Preference => preference::parse(record),
         }
     }
 }

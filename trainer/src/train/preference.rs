@@ -1,0 +1,180 @@
+//! Direct preference optimisation (Rafailov et al., 2023, equation 7): of two answers to one prompt the preferred one shall
+//! become likelier, against a reference that stays as it is.
+//!
+//! Rows come in pairs: row 2·i is the preferred answer of pair i, row 2·i + 1 the other one. Each answer is a pass of its own,
+//! because the strength of its gradient is known only once both have been looked at.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use super::trainee::{Loss, Trainee};
+use crate::data::TokenizedRow;
+use crate::failure::Failure;
+use crate::method::Lora;
+use crate::model::{Base, Batch};
+
+/// What the preferences are measured against.
+#[derive(Debug)]
+pub struct Preference {
+    /// How strongly the model is held to the reference.
+    pub beta: f64,
+    /// The adapter of the reference; `None`: it is the base alone.
+    pub reference: Option<Lora>,
+    /// The log-probabilities of answers under the reference, which never change, once they are known.
+    known: RefCell<HashMap<TokenizedRow, f64>>,
+}
+
+impl Preference {
+    /// Preferences against the base with the adapter `reference`.
+    pub fn new(beta: f64, reference: Option<Lora>) -> Self {
+        Self {
+            beta,
+            reference,
+            known: RefCell::default(),
+        }
+    }
+
+    /// The log-probability of an answer under the reference, the sum over its tokens.
+    fn of_reference(&self, base: &Base, row: &TokenizedRow) -> Result<f64, Failure> {
+        if let Some(known) = self.known.borrow().get(row) {
+            return Ok(*known);
+        }
+        let found = log_probability(base, self.reference.as_ref(), &batch(row)?)?;
+        self.known.borrow_mut().insert(row.clone(), found);
+        Ok(found)
+    }
+}
+
+impl Trainee {
+    /// Adds the gradient of the mean loss over `pairs` of `data` to the parameters'. `step` is the optimiser step, from 0.
+    pub(super) fn accumulate_preference_gradient(
+        &mut self,
+        preference: &Preference,
+        data: &[TokenizedRow],
+        pairs: &[usize],
+        step: u64,
+    ) -> Result<Loss, Failure> {
+        let mut loss = Loss::default();
+        for (index, &pair) in pairs.iter().enumerate() {
+            let rows = answers(data, pair)?;
+            self.stop_drawing();
+            let reference = [
+                preference.of_reference(&self.base, rows[0])?,
+                preference.of_reference(&self.base, rows[1])?,
+            ];
+            let batches = [batch(rows[0])?, batch(rows[1])?];
+            let mut policy = [0.0; 2];
+            for (side, batch) in batches.iter().enumerate() {
+                self.draw(step, (2 * index + side) as u64);
+                policy[side] = log_probability(&self.base, self.lora.as_ref(), batch)?;
+            }
+            let terms = pair_loss(preference.beta, policy, reference);
+            loss.add_pair(&terms, rows);
+            let scale = terms.slope / pairs.len() as f64;
+            for (side, batch) in batches.iter().enumerate() {
+                // The same draw as before: it is the same pass, now with its gradient. A pass's loss is -log p.
+                self.draw(step, (2 * index + side) as u64);
+                let scale = if side == 0 { scale } else { -scale };
+                self.base
+                    .loss_and_gradient(self.lora.as_mut(), batch, scale)?;
+            }
+        }
+        self.stop_drawing();
+        Ok(loss)
+    }
+
+    /// The loss of all pairs of `data`, without gradients.
+    pub(super) fn preference_loss(
+        &self,
+        preference: &Preference,
+        data: &[TokenizedRow],
+    ) -> Result<Loss, Failure> {
+        let mut loss = Loss::default();
+        for pair in 0..data.len() / 2 {
+            let rows = answers(data, pair)?;
+            let (mut policy, mut reference) = ([0.0; 2], [0.0; 2]);
+            for (side, row) in rows.into_iter().enumerate() {
+                policy[side] = log_probability(&self.base, self.lora.as_ref(), &batch(row)?)?;
+                reference[side] = preference.of_reference(&self.base, row)?;
+            }
+            loss.add_pair(&pair_loss(preference.beta, policy, reference), rows);
+        }
+        Ok(loss)
+    }
+}
+
+impl Loss {
+    fn add_pair(&mut self, pair: &PairLoss, rows: [&TokenizedRow; 2]) {
+        self.sum += pair.loss;
+        self.terms += 1;
+        for row in rows {
+            self.tokens += row.tokens.len() as u64;
+            self.trainable_tokens += row.trainable() as u64;
+        }
+    }
+}
+
+/// The answers of a pair, the preferred one first.
+fn answers(data: &[TokenizedRow], pair: usize) -> Result<[&TokenizedRow; 2], Failure> {
+    match data.get(2 * pair..2 * pair + 2) {
+        Some([preferred, other]) => Ok([preferred, other]),
+        _ => Err(Failure::internal(format!(
+            "the prepared data has no pair {pair}"
+        ))),
+    }
+}
+
+fn batch(row: &TokenizedRow) -> Result<Batch, Failure> {
+    Ok(Batch::new(&[row.as_batch_row()])?)
+}
+
+fn log_probability(base: &Base, adapter: Option<&Lora>, batch: &Batch) -> Result<f64, Failure> {
+    Ok(-base.loss(adapter, batch)?.loss)
+}
+
+/// What one pair adds to the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairLoss {
+    /// -log sigmoid(beta · margin), in nats.
+    pub loss: f64,
+    /// Its derivative by the log-probability of the other answer; by that of the preferred one it is the negative.
+    pub slope: f64,
+    /// Whether the model prefers the preferred answer by more than the reference does.
+    pub is_right: bool,
+}
+
+/// The loss of a pair whose answers, the preferred one first, have these log-probabilities, each the sum over its tokens.
+pub fn pair_loss(beta: f64, policy: [f64; 2], reference: [f64; 2]) -> PairLoss {
+    let margin = (policy[0] - reference[0]) - (policy[1] - reference[1]);
+    let x = beta * margin;
+    // softplus(-x), with an exponent that cannot overflow.
+    let loss = (-x).max(0.0) + (-x.abs()).exp().ln_1p();
+    PairLoss {
+        loss,
+        slope: beta / (1.0 + x.exp()),
+        is_right: margin > 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_difference_the_loss_is_ln_2() {
+        let pair = pair_loss(0.1, [-3.0, -7.0], [-3.0, -7.0]);
+        assert!((pair.loss - std::f64::consts::LN_2).abs() < 1e-15);
+        assert!((pair.slope - 0.05).abs() < 1e-15);
+        assert!(!pair.is_right);
+    }
+
+    #[test]
+    fn the_slope_is_the_derivative_also_far_out() {
+        for margin in [-900.0, -4.0, -0.5, 0.5, 4.0, 900.0] {
+            let at = |margin: f64| pair_loss(0.7, [margin, 1.0], [0.0, 1.0]);
+            let numeric = (at(margin - 1e-5).loss - at(margin + 1e-5).loss) / 2e-5;
+            assert!((at(margin).slope - numeric).abs() < 1e-8, "{margin}");
+            assert_eq!(at(margin).is_right, margin > 0.0);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Direct preference optimisation: loss, gradients and steps against the formula on torch's autograd with peft.
+
+use rstest::rstest;
+use tch::{IndexOp, Kind, Tensor};
+use trainer::data::TokenizedRow;
+use trainer::model::Storage;
+use trainer::optimizer::{AdamW, clip_gradient_norm};
+use trainer::train::preference::Preference;
+use trainer::train::trainee::{Chance, Trainee};
+
+use crate::fixture::{
+    TOLERANCE, Tensors, adapter, assert_gradients, assert_near, base, json, scalar, tensors,
+};
+
+const BETA: f64 = 0.3;
+const PAIRS: [usize; 3] = [0, 1, 2];
+
+fn expected() -> Tensors {
+    tensors("expected/preference-tiny-llama.safetensors")
+}
+
+/// Rows with their padding, which carries no loss and is seen by no token that does.
+fn rows(tokens: &Tensor, labels: &Tensor) -> Vec<TokenizedRow> {
+    let tokens = Vec::<Vec<i64>>::try_from(tokens).unwrap();
+    let labels = Vec::<Vec<i64>>::try_from(labels).unwrap();
+    let row = |(tokens, labels): (Vec<i64>, Vec<i64>)| TokenizedRow {
+        tokens: tokens.into_iter().map(|token| token as u32).collect(),
+        loss: labels.into_iter().map(|label| label != -100).collect(),
+    };
+    tokens.into_iter().zip(labels).map(row).collect()
+}
+
+fn trainee(preference: Preference, chance: Chance) -> Trainee {
+    Trainee {
+        base: base("tiny-llama", Kind::Float, Storage::Frozen),
+        lora: Some(adapter("tiny-llama", "tiny-llama")),
+        chance,
+        preference: Some(preference),
+    }
+}
+
+#[test]
+fn loss_and_gradients_equal_the_formula_under_autograd() {
+    let expected = expected();
+    let data = rows(&expected["tokens"], &expected["labels"]);
+    let mut trainee = trainee(Preference::new(BETA, None), Chance::default());
+    for _ in 0..2 {
+        // The second time the reference is known already.
+        trainee.parameters_mut().unwrap().zero_gradients().unwrap();
+        let loss = trainee.accumulate_gradient(&data, &PAIRS, 1, 0).unwrap();
+        assert_near("loss", loss.mean(), scalar(&expected, "loss"), TOLERANCE);
+        assert_gradients(trainee.parameters().unwrap(), &expected, "grad.");
+    }
+    let without_gradient = trainee.loss(&data, 1).unwrap();
+    assert_near(
+        "loss without gradient",
+        without_gradient.mean(),
+        scalar(&expected, "loss"),
+        TOLERANCE,
+    );
+}
+
+#[test]
+fn four_steps_equal_the_reference() {
+    let expected = expected();
+    let mut trainee = trainee(Preference::new(BETA, None), Chance::default());
+    let mut optimizer = AdamW::new(trainee.parameters().unwrap().count(), 0.0);
+    for step in 0..4 {
+        let at = |name: &str| expected[&format!("trajectory.{name}")].i(step);
+        let data = rows(&at("tokens"), &at("labels"));
+        let parameters = trainee.parameters_mut().unwrap();
+        parameters.zero_gradients().unwrap();
+        let loss = trainee.accumulate_gradient(&data, &PAIRS, 1, 0).unwrap();
+        let parameters = trainee.parameters_mut().unwrap();
+        clip_gradient_norm(parameters, 1.0).unwrap();
+        optimizer.step(parameters, 1e-2).unwrap();
+        let right = at("losses").double_value(&[]);
+        assert_near(&format!("step {step}"), loss.mean(), right, 1e-4);
+    }
+}
+
+#[rstest]
+#[case("other_beta", 1.0, false)]
+#[case("rejected_for_chosen", BETA, true)]
+fn a_wrong_loss_is_the_wrong_one_of_the_reference(
+    #[case] name: &str,
+    #[case] beta: f64,
+    #[case] swapped: bool,
+) {
+    let expected = expected();
+    let mut data = rows(&expected["tokens"], &expected["labels"]);
+    if swapped {
+        data.chunks_exact_mut(2).for_each(<[_]>::reverse);
+    }
+    let trainee = trainee(Preference::new(beta, None), Chance::default());
+    let wrong = &json("expected/preference-mutations.json")["mutations"][name]["loss"];
+    let loss = trainee.loss(&data, 1).unwrap().mean();
+    assert_near(name, loss, wrong.as_f64().unwrap(), TOLERANCE);
+}
+
+#[test]
+fn against_its_own_start_every_pair_costs_ln_2_also_where_inputs_are_dropped_later() {
+    let expected = expected();
+    let data = rows(&expected["tokens"], &expected["labels"]);
+    let itself = || Preference::new(BETA, Some(adapter("tiny-llama", "tiny-llama")));
+    let chance = Chance {
+        seed: 1,
+        dropout: 0.3,
+        noise_alpha: Some(5.0),
+    };
+    let ln_2 = std::f64::consts::LN_2;
+    let mut random = trainee(itself(), chance);
+    let dropped = random.accumulate_gradient(&data, &PAIRS, 1, 0).unwrap();
+    assert!((dropped.mean() - ln_2).abs() > 1e-3, "{dropped:?}");
+    // Neither the reference nor the loss without gradient is random.
+    let still = random.loss(&data, 1).unwrap().mean();
+    assert_near("loss", still, ln_2, TOLERANCE);
+}
