@@ -231,7 +231,7 @@ mod tests {
     #[case(Settings { window: Some(5), ..PLAIN })]
     #[case(Settings { window: Some(17), ..PLAIN })]
     #[case(Settings { soft_cap: Some(0.7), ..PLAIN })]
-    #[case(Settings { soft_cap: Some(0.7), window: Some(1), scale: 1.3 })]
+    #[case(Settings { soft_cap: Some(0.7), window: Some(2), scale: 1.3 })]
     fn equals_automatic_differentiation(#[case] settings: Settings) {
         compare(17, true, settings);
     }

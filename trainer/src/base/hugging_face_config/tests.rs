@@ -224,7 +224,7 @@ fn what_would_change_the_mathematics_is_refused_by_name(
 #[case("Gemma3ForCausalLM", "attn_logit_softcapping", json!(50.0))]
 #[case("Gemma3ForCausalLM", "rope_parameters", json!({"chunked_attention": {"rope_theta": 1.0}}))]
 #[case("Phi3ForCausalLM", "rope_scaling", json!({"type": "longrope", "short_factor": [1.0], "long_factor": ["a"]}))]
-#[case("Phi3ForCausalLM", "partial_rotary_factor", json!(0.3))]
+#[case("Phi3ForCausalLM", "partial_rotary_factor", json!(0.2))]
 #[case("Phi3ForCausalLM", "resid_pdrop", json!(0.1))]
 #[case("Olmo2ForCausalLM", "clip_qkv", json!(8.0))]
 #[case("GraniteForCausalLM", "residual_multiplier", json!(-1.0))]
