@@ -169,7 +169,8 @@ fn wrong_scales_give_the_wrong_losses_of_the_reference() {
         let found = right.modules().iter().find(|found| found.name == module);
         found.unwrap().rank as f64
     };
-    let wrong: [(&str, &dyn Fn(&str) -> f64); 3] = [
+    type Scaling<'a> = &'a dyn Fn(&str) -> f64;
+    let wrong: [(&str, Scaling<'_>); 3] = [
         ("no_alpha_pattern", &|module| 8.0 / rank(module).sqrt()),
         ("scale_of_plain_lora", &|module| {
             alpha(module) / rank(module)
