@@ -3,6 +3,8 @@
 //! Reading is strict: names, shapes, offsets and sizes are checked before the first tensor is lent out. It must never
 //! copy a whole file, and never trust a number of the header.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -214,6 +216,107 @@ pub fn write<'name, 'data>(
     })
 }
 
+/// A tensor that is made when its turn comes to be written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its shape, row-major.
+    pub shape: Vec<usize>,
+}
+
+impl TensorPlan {
+    /// The bytes that it takes.
+    pub fn length(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+/// The same as [`write`] for tensors that are not all in memory: `make` is asked for the bytes of each, little-endian, one
+/// after the other in the order of the file. Its error ends the writing, and no file is left.
+pub fn write_lazily<E: From<Error>>(
+    path: &Path,
+    plans: &[TensorPlan],
+    metadata: Option<(&str, &str)>,
+    make: &dyn Fn(&TensorPlan) -> Result<Vec<u8>, E>,
+) -> Result<(), E> {
+    let fault = RefCell::new(None);
+    let invalid = |message: String| Error::Invalid {
+        path: path.to_owned(),
+        message,
+    };
+    let tensors = plans.iter().map(|plan| {
+        let lazy = Lazy {
+            plan,
+            make,
+            fault: &fault,
+            invalid: &invalid,
+        };
+        (plan.name.as_str(), lazy)
+    });
+    let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value.to_owned())]));
+    let written = safetensors::serialize_to_file(tensors, metadata, path);
+    if let Some(fault) = fault.take() {
+        // What is there is torn; that it cannot be removed would hide why.
+        let _ = std::fs::remove_file(path);
+        return Err(fault);
+    }
+    written.map_err(|error| invalid(error.to_string()))?;
+    readable_by_all(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(())
+}
+
+struct Lazy<'a, E> {
+    plan: &'a TensorPlan,
+    make: &'a dyn Fn(&TensorPlan) -> Result<Vec<u8>, E>,
+    /// The first error of any tensor: the reference's interface has no place for one.
+    fault: &'a RefCell<Option<E>>,
+    invalid: &'a dyn Fn(String) -> Error,
+}
+
+impl<E: From<Error>> View for Lazy<'_, E> {
+    fn dtype(&self) -> Dtype {
+        self.plan.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.plan.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut fault = self.fault.borrow_mut();
+        if fault.is_some() {
+            return Cow::Borrowed(&[]);
+        }
+        match (self.make)(self.plan) {
+            Ok(bytes) if bytes.len() == self.data_len() => Cow::Owned(bytes),
+            Ok(bytes) => {
+                let message = format!(
+                    "tensor `{}` has {} bytes, expected {}",
+                    self.plan.name,
+                    bytes.len(),
+                    self.data_len()
+                );
+                *fault = Some((self.invalid)(message).into());
+                Cow::Borrowed(&[])
+            }
+            Err(error) => {
+                *fault = Some(error);
+                Cow::Borrowed(&[])
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.plan.length()
+    }
+}
+
 /// The reference writes through a temporary file that only its owner may read; a published file is for everyone.
 fn readable_by_all(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -342,6 +445,44 @@ mod tests {
             error.ends_with("x.safetensors: no tensor is named `other`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn tensors_made_in_turn_give_the_same_file_and_an_error_leaves_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, lazy] = ["whole", "lazy"].map(|name| folder.path().join(name));
+        let content = |name: &str| name.bytes().cycle().take(8).collect::<Vec<u8>>();
+        let names = ["b", "a"];
+        let contents = names.map(content);
+        let data = names.iter().zip(&contents).map(|(name, bytes)| {
+            let data = TensorData {
+                dtype: Dtype::F32,
+                shape: &[2],
+                bytes,
+            };
+            (*name, data)
+        });
+        write(&whole, data, Some(("format", "pt"))).unwrap();
+        let plans = names.map(|name| TensorPlan {
+            name: name.to_owned(),
+            dtype: Dtype::F32,
+            shape: vec![2],
+        });
+        let write = |make: &dyn Fn(&TensorPlan) -> Result<Vec<u8>, Error>| {
+            write_lazily(&lazy, &plans, Some(("format", "pt")), make)
+        };
+        write(&|plan| Ok(content(&plan.name))).unwrap();
+        assert_eq!(
+            std::fs::read(&whole).unwrap(),
+            std::fs::read(&lazy).unwrap()
+        );
+
+        let error = write(&|_| Ok(vec![0; 7])).unwrap_err().to_string();
+        assert!(
+            error.contains("tensor `a` has 7 bytes, expected 8"),
+            "{error}"
+        );
+        assert!(!lazy.exists());
     }
 
     #[test]
