@@ -26,6 +26,7 @@ import chat  # noqa: E402
 import data  # noqa: E402
 import families  # noqa: E402
 import gguf_files  # noqa: E402
+import loop  # noqa: E402
 import lora  # noqa: E402
 import methods  # noqa: E402
 import nf4  # noqa: E402
@@ -61,6 +62,7 @@ STEPS = [
     families.write_expected,
     families.write_ropes,
     families.write_mutations,
+    loop.write_adamw_8bit,
 ]
 
 

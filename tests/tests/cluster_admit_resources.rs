@@ -273,6 +273,51 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.training.seed",
         ),
         (
+            "early stopping without validation",
+            json!({"dataset": {"validation": null}, "training": {"earlyStopping": {"patience": 2}}}),
+            "training.earlyStopping needs a validation loss",
+        ),
+        (
+            "no patience at all",
+            json!({"training": {"earlyStopping": {"patience": 0}}}),
+            "spec.training.earlyStopping.patience",
+        ),
+        (
+            "early stopping without its patience",
+            json!({"training": {"earlyStopping": {"minImprovement": 0.1}}}),
+            "spec.training.earlyStopping.patience",
+        ),
+        (
+            "a negative improvement",
+            json!({"training": {"earlyStopping": {"patience": 1, "minImprovement": -0.1}}}),
+            "spec.training.earlyStopping.minImprovement",
+        ),
+        (
+            "an unknown optimiser",
+            json!({"training": {"optimizer": "SGD"}}),
+            "spec.training.optimizer",
+        ),
+        (
+            "packed preferences",
+            json!({"dataset": {"packing": true}, "objective": {"dpo": {}}, "training": {"microBatchSize": null}}),
+            "dataset.packing is true with objective dpo",
+        ),
+        (
+            "packing with noise",
+            json!({"dataset": {"packing": true}, "training": {"neftuneNoiseAlpha": 5.0}}),
+            "dataset.packing is true with training.neftuneNoiseAlpha",
+        ),
+        (
+            "packing that is no flag",
+            json!({"dataset": {"packing": "Always"}}),
+            "spec.dataset.packing",
+        ),
+        (
+            "a merged model of a whole model",
+            json!({"method": {"lora": null, "full": {}}, "output": {"mergedModel": true}}),
+            "spec.output.mergedModel is true with method full",
+        ),
+        (
             "checkpoints every 0 steps",
             json!({"checkpoint": {"everySteps": 0}}),
             "spec.checkpoint.everySteps",
@@ -353,6 +398,7 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"dataset": {"format": "Text", "appendEndOfSequence": false, "validation": null}}),
         json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer"}}}),
         json!({"dataset": {"columns": {"prompt": "question"}, "replay": {"sources": [{"uri": "s3://data/general/"}], "fraction": 0.05}}}),
+        json!({"dataset": {"packing": true}, "training": {"optimizer": "AdamW8bit", "earlyStopping": {"patience": 3, "minImprovement": 0.001}}, "output": {"mergedModel": true}}),
         json!({"placement": {"nodeSelector": {"a/b": "c"}, "tolerations": [{"operator": "Exists"}], "resources": {"limits": {"nvidia.com/gpu": "1", "memory": "80Gi"}}}}),
     ] {
         let answer = dry_run(&namespace.name, &tiny("job", changes.clone()))?;

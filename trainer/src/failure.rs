@@ -105,6 +105,13 @@ impl From<crate::peft::Error> for Failure {
     }
 }
 
+/// Of a file that is written here; one that was handed in is at fault by itself and says so.
+impl From<finetune_artifacts::safetensors_file::Error> for Failure {
+    fn from(error: finetune_artifacts::safetensors_file::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
 impl From<finetune_artifacts::Error> for Failure {
     fn from(error: finetune_artifacts::Error) -> Self {
         Self::new(error.reason(), error.to_string())

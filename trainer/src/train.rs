@@ -3,11 +3,14 @@
 //!
 //! A process may die after any line of this file: what it has done by then is found by the next one, and done once.
 
+pub mod early_stopping;
 pub(crate) mod inputs;
 pub(crate) mod metrics_log;
 pub mod plan;
 pub mod preference;
+pub mod spikes;
 pub mod stop;
+pub mod tensorboard;
 pub mod trainee;
 
 use std::time::{Duration, Instant};
@@ -15,17 +18,20 @@ use std::time::{Duration, Instant};
 use finetune_crds::contract::{Outcome, OutcomeReason, RunPhase, Stage, layout};
 
 use crate::attempt::Attempt;
-use crate::checkpoint::{self, Identity};
+use crate::checkpoint::{self, Best, Identity, RunState};
+use crate::data::lengths;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::optimizer::{AdamW, clip_gradient_norm, learning_rate};
+use crate::optimizer::{Optimizer, clip_gradient_norm, learning_rate};
 use crate::progress::{Reporter, Step};
 use crate::workplace::Workplace;
 use crate::{export, outcome};
 
+use early_stopping::EarlyStopping;
 use inputs::Inputs;
 use metrics_log::{MetricsLog, Row};
 use plan::Plan;
+use spikes::Spikes;
 use stop::Stop;
 use trainee::Trainee;
 
@@ -72,9 +78,9 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
     tracing::info!("attempt {}", attempt.number);
 
     let inputs = Inputs::of(job, place).await?;
-    let plan = Plan::new(
+    let mut plan = Plan::new(
         &job.spec,
-        inputs.data.train.len(),
+        &lengths(&inputs.data.train),
         !inputs.data.validation.is_empty(),
     );
     let mut trainee =
@@ -92,33 +98,48 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         .write(layout::PLAN, plan_json.into())
         .await?;
 
-    let metrics = run_steps(run, &attempt, &plan, &identity, &inputs, &mut trainee)
+    let metrics = run_steps(run, &attempt, &mut plan, &identity, &inputs, &mut trainee)
         .await
         .map_err(|failure| advised(failure, job, &plan))?;
 
     reporter.phase(RunPhase::Evaluating);
     let folder = place.temporary()?;
-    export::write(folder.path(), job, &inputs, &plan, trainee)?;
+    let merged_wanted = job
+        .spec
+        .output
+        .as_ref()
+        .is_some_and(|output| output.merged_model);
+    let merged = merged_wanted.then(|| place.temporary()).transpose()?;
+    let merged = merged.as_ref().map(tempfile::TempDir::path);
+    export::write(folder.path(), merged, job, &inputs, &plan, trainee)?;
 
     reporter.phase(RunPhase::Publishing);
     let staged =
         finetune_artifacts::publish::stage(&place.versions(job)?, "", folder.path()).await?;
+    let staged_model = match merged {
+        Some(merged) => {
+            Some(finetune_artifacts::publish::stage(&place.models(job)?, "", merged).await?)
+        }
+        None => None,
+    };
     attempt.ensure_newest().await?;
     let published = staged.commit().await?;
     tracing::info!("published {}", published.uri);
+    let merged_model = match staged_model {
+        Some(staged) => Some(staged.commit().await?),
+        None => None,
+    };
     let files = &place.job_folder;
     files
         .write(layout::METRICS_CSV, metrics.to_csv().into())
         .await?;
-    files
-        .write(layout::METRICS_JSONL, metrics.to_jsonl().into())
-        .await?;
+    write_metrics(place, &metrics).await?;
     files
         .write(layout::DATASET_REPORT, inputs.data.report.to_json().into())
         .await?;
 
     let (adapter, model) = if job.lora().is_some() {
-        (Some(published), None)
+        (Some(published), merged_model)
     } else {
         (None, Some(published))
     };
@@ -143,11 +164,24 @@ async fn remove_passing(place: &Workplace) {
     }
 }
 
-/// The loop: from the newest checkpoint to the last step. Returns the metrics of all steps.
+/// The metrics that a running job shows too.
+async fn write_metrics(place: &Workplace, metrics: &MetricsLog) -> Result<(), Failure> {
+    let files = &place.job_folder;
+    files
+        .write(layout::METRICS_JSONL, metrics.to_jsonl().into())
+        .await?;
+    files
+        .write(layout::TENSORBOARD, metrics.events().to_vec().into())
+        .await?;
+    Ok(())
+}
+
+/// The loop: from the newest checkpoint to the last step, or to where the validation loss no longer falls. Leaves the
+/// weights to be published in `trainee`, and returns the metrics of all steps.
 async fn run_steps(
     run: &Run<'_>,
     attempt: &Attempt,
-    plan: &Plan,
+    plan: &mut Plan,
     identity: &Identity,
     inputs: &Inputs,
     trainee: &mut Trainee,
@@ -160,32 +194,51 @@ async fn run_steps(
         ..
     } = *run;
     let training = &job.spec.training;
-    let mut batches = plan.batches.clone();
-    let mut optimizer = AdamW::new(identity.parameters, training.weight_decay);
+    let mut optimizer = Optimizer::new(
+        training.optimizer,
+        trainee.parameters()?,
+        training.weight_decay,
+    );
     let mut metrics = MetricsLog::default();
+    let mut best: Option<Best> = None;
 
     if let Some(checkpoint) = checkpoint::newest(place, identity).await? {
         checkpoint.restore(trainee.parameters_mut()?, &mut optimizer)?;
-        metrics = checkpoint.metrics;
+        (metrics, best) = (checkpoint.metrics, checkpoint.best);
+        let spikes = metrics.rows().iter().filter(|row| row.spike).count();
         reporter.restore(
             metrics.last().map(|row| row.loss),
             metrics.validation_loss(),
+            spikes as u64,
         );
-        tracing::info!("resumed after step {}", optimizer.steps);
+        tracing::info!("resumed after step {}", optimizer.steps());
     }
-    let mut saver = Saver::new(run, attempt, identity, optimizer.steps);
+    let settings = training.early_stopping.as_ref();
+    let mut early_stopping = settings.map(|settings| EarlyStopping::new(settings, metrics.rows()));
+    let mut spikes = Spikes::new(metrics.rows());
+    let mut saver = Saver::new(run, attempt, identity, optimizer.steps());
     reporter.start(
-        optimizer.steps,
+        optimizer.steps(),
         plan.total_steps,
         metrics.tokens(),
-        batches.epochs_after(optimizer.steps),
+        plan.batches.epochs_after(optimizer.steps()),
     );
+    if let Some((step, loss)) = early_stopping.as_ref().and_then(EarlyStopping::best) {
+        reporter.best(step, loss);
+    }
     reporter.phase(RunPhase::Training);
 
-    while optimizer.steps < plan.total_steps {
+    let is_exhausted = |early_stopping: &Option<EarlyStopping>| {
+        early_stopping
+            .as_ref()
+            .is_some_and(EarlyStopping::is_exhausted)
+    };
+    while optimizer.steps() < plan.total_steps && !is_exhausted(&early_stopping) {
         if stop.is_told() {
-            saver.save(trainee, &optimizer, &metrics).await?;
-            let step = optimizer.steps;
+            saver
+                .save(trainee, &optimizer, &metrics, best.as_ref())
+                .await?;
+            let step = optimizer.steps();
             return Err(Failure::new(
                 OutcomeReason::Preempted,
                 format!("told to stop after step {step}; run it again to go on from there"),
@@ -195,23 +248,23 @@ async fn run_steps(
         let rate = learning_rate(
             plan.schedule,
             plan.learning_rate,
-            optimizer.steps,
+            optimizer.steps(),
             plan.warmup_steps,
             plan.total_steps,
         );
-        let rows = batches.rows_of_step(optimizer.steps);
+        let rows = plan.rows_of_step(optimizer.steps());
         trainee.parameters_mut()?.zero_gradients()?;
         let loss = trainee.accumulate_gradient(
             &inputs.data.train,
-            rows,
+            &rows,
             plan.micro_batch_size,
-            optimizer.steps,
+            optimizer.steps(),
         )?; // mean over the step's unmasked tokens
         let gradient_norm =
             clip_gradient_norm(trainee.parameters_mut()?, training.max_gradient_norm)?;
         if !(loss.mean().is_finite() && gradient_norm.is_finite()) {
             return Err(diverged(
-                optimizer.steps + 1,
+                optimizer.steps() + 1,
                 loss.mean(),
                 gradient_norm,
                 rate,
@@ -219,8 +272,12 @@ async fn run_steps(
         }
         optimizer.step(trainee.parameters_mut()?, rate)?;
 
-        let step = optimizer.steps;
-        let epoch = batches.epochs_after(step);
+        let step = optimizer.steps();
+        let epoch = plan.batches.epochs_after(step);
+        let usual = spikes.check(loss.mean());
+        if let Some(usual) = usual {
+            reporter.spike(step, loss.mean(), usual);
+        }
         reporter.step(&Step {
             step,
             epoch,
@@ -230,29 +287,57 @@ async fn run_steps(
             tokens: loss.tokens,
             duration: started.elapsed(),
         });
-        let validation_loss = if plan.validates_after(step) {
-            let loss = trainee
-                .loss(&inputs.data.validation, plan.micro_batch_size)?
-                .mean();
-            reporter.validation(step, loss);
-            Some(loss)
+        let validation = if plan.validates_after(step) {
+            let validation = trainee.loss(&inputs.data.validation, plan.micro_batch_size)?;
+            reporter.validation(step, validation.mean());
+            if let Some(early_stopping) = &mut early_stopping
+                && early_stopping.validated(step, validation.mean())
+            {
+                reporter.best(step, validation.mean());
+                let values = trainee.parameters()?.values()?.to_vec();
+                best = Some(Best { step, values });
+            }
+            Some(validation)
         } else {
             None
         };
-        metrics
-            .push(Row {
-                step,
-                epoch,
-                loss: loss.mean(),
-                learning_rate: rate,
-                gradient_norm,
-                tokens: loss.tokens,
-                validation_loss,
-            })
-            .map_err(Failure::internal)?;
-        if step == plan.total_steps || saver.is_due(step) {
-            saver.save(trainee, &optimizer, &metrics).await?;
+        let row = Row {
+            step,
+            epoch,
+            loss: loss.mean(),
+            accuracy: loss.accuracy(),
+            learning_rate: rate,
+            gradient_norm,
+            tokens: loss.tokens,
+            spike: usual.is_some(),
+            validation_loss: validation.map(|validation| validation.mean()),
+            validation_accuracy: validation.map(|validation| validation.accuracy()),
+        };
+        metrics.push(row, (run.now)()).map_err(Failure::internal)?;
+        let is_last = step == plan.total_steps || is_exhausted(&early_stopping);
+        if is_last || saver.is_due(step) {
+            saver
+                .save(trainee, &optimizer, &metrics, best.as_ref())
+                .await?;
         }
+    }
+    if optimizer.steps() < plan.total_steps {
+        reporter.stopped_early(optimizer.steps());
+        tracing::info!(
+            "stopped after step {} of {}: the validation loss no longer falls",
+            optimizer.steps(),
+            plan.total_steps
+        );
+    }
+    if let Some(best) = best.filter(|best| best.step != optimizer.steps()) {
+        tracing::info!(
+            "the weights of step {} are published, which had the lowest validation loss",
+            best.step
+        );
+        trainee
+            .parameters_mut()?
+            .values_mut()?
+            .copy_from_slice(&best.values);
     }
     Ok(metrics)
 }
@@ -292,8 +377,9 @@ impl<'run> Saver<'run> {
     async fn save(
         &mut self,
         trainee: &Trainee,
-        optimizer: &AdamW,
+        optimizer: &Optimizer,
         metrics: &MetricsLog,
+        best: Option<&Best>,
     ) -> Result<(), Failure> {
         let Run {
             job,
@@ -302,26 +388,21 @@ impl<'run> Saver<'run> {
             now,
             ..
         } = *self.run;
-        if optimizer.steps == self.saved_step {
+        let step = optimizer.steps();
+        if step == self.saved_step {
             return Ok(());
         }
-        let keep = job.spec.checkpoint.keep as usize;
-        checkpoint::write(
-            place,
-            self.attempt,
-            self.identity,
-            trainee.parameters()?,
+        let state = RunState {
+            parameters: trainee.parameters()?,
             optimizer,
             metrics,
-            keep,
-        )
-        .await?;
-        place
-            .job_folder
-            .write(layout::METRICS_JSONL, metrics.to_jsonl().into())
-            .await?;
-        reporter.checkpoint(optimizer.steps, now());
-        self.saved_step = optimizer.steps;
+            best,
+        };
+        let keep = job.spec.checkpoint.keep as usize;
+        checkpoint::write(place, self.attempt, self.identity, &state, keep).await?;
+        write_metrics(place, metrics).await?;
+        reporter.checkpoint(step, now());
+        self.saved_step = step;
         self.saved_at = Instant::now();
         Ok(())
     }

@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use finetune_artifacts::rows::RowFormat;
 use finetune_artifacts::uri::Location;
 use finetune_crds::FineTuneJobSpec;
-use finetune_crds::fine_tune_job::{Columns, Dataset, Format, Lora, Method, Replay, Training};
+use finetune_crds::fine_tune_job::{
+    Columns, Dataset, EarlyStopping, Format, Lora, Method, Replay, Training,
+};
 
 use crate::method::Pattern;
 
@@ -62,6 +64,10 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
         }
     }
     check_training(&spec.training, &mut faults);
+    check_packing(spec, &mut faults);
+    if let Some(early_stopping) = &spec.training.early_stopping {
+        check_early_stopping(early_stopping, &spec.dataset, &mut faults);
+    }
     let checkpoint = &spec.checkpoint;
     check_range(
         "spec.checkpoint.everySteps",
@@ -97,6 +103,12 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
             faults.push(Fault::new(
                 "spec.output.adapter",
                 "is set with method full, which makes a whole model: remove it, or use lora or qlora",
+            ));
+        }
+        if output.merged_model && spec.method.full.is_some() {
+            faults.push(Fault::new(
+                "spec.output.mergedModel",
+                "is true with method full, which makes a whole model anyway: remove it, or use lora or qlora",
             ));
         }
         if let Some(adapter) = output
@@ -402,6 +414,51 @@ fn check_training(training: &Training, faults: &mut Vec<Fault>) {
     check_range(&field("seed"), training.seed, 0..=4_294_967_295, faults);
 }
 
+fn check_packing(spec: &FineTuneJobSpec, faults: &mut Vec<Fault>) {
+    if spec.dataset.packing != Some(true) {
+        return;
+    }
+    let field = "spec.dataset.packing";
+    if spec.preference().is_some() {
+        faults.push(Fault::new(
+            field,
+            "is true with objective dpo, whose rows are pairs of answers: remove it",
+        ));
+    }
+    if spec.training.neftune_noise_alpha.is_some() {
+        faults.push(Fault::new(
+            field,
+            "is true with training.neftuneNoiseAlpha, whose noise depends on the length of a row: remove one of them",
+        ));
+    }
+}
+
+fn check_early_stopping(
+    early_stopping: &EarlyStopping,
+    dataset: &Dataset,
+    faults: &mut Vec<Fault>,
+) {
+    let field = "spec.training.earlyStopping";
+    if dataset.validation.is_none() {
+        faults.push(Fault::new(
+            field,
+            "needs a validation loss: set dataset.validation or remove it",
+        ));
+    }
+    check_range(
+        &format!("{field}.patience"),
+        early_stopping.patience,
+        1..=10_000,
+        faults,
+    );
+    check_range(
+        &format!("{field}.minImprovement"),
+        early_stopping.min_improvement,
+        0.0..=1000.0,
+        faults,
+    );
+}
+
 /// NaN lies in no range.
 fn check_range<T: Copy + PartialOrd + fmt::Display>(
     field: &str,
@@ -544,6 +601,51 @@ mod tests {
             };
             spec.output = Some(Output {
                 adapter: Some(OutputAdapter::default()),
+                ..Output::default()
+            });
+        });
+        refuses(
+            "spec.training.earlyStopping needs a validation loss",
+            |spec| {
+                spec.training.early_stopping = Some(EarlyStopping {
+                    patience: 1,
+                    min_improvement: 0.0,
+                });
+            },
+        );
+        refuses("spec.dataset.packing is true with objective dpo", |spec| {
+            spec.dataset.packing = Some(true);
+            spec.objective = Some(Objective {
+                dpo: Some(Dpo::default()),
+                ..Objective::default()
+            });
+        });
+        refuses(
+            "spec.dataset.packing is true with training.neftuneNoiseAlpha",
+            |spec| {
+                spec.dataset.packing = Some(true);
+                spec.training.neftune_noise_alpha = Some(5.0);
+            },
+        );
+        refuses(
+            "spec.training.earlyStopping.patience is 0, expected 1 to 10000",
+            |spec| {
+                spec.training.early_stopping = Some(EarlyStopping::default());
+            },
+        );
+        refuses("spec.training.earlyStopping.minImprovement is -1", |spec| {
+            spec.training.early_stopping = Some(EarlyStopping {
+                patience: 1,
+                min_improvement: -1.0,
+            });
+        });
+        refuses("spec.output.mergedModel is true with method full", |spec| {
+            spec.method = Method {
+                full: Some(Full {}),
+                ..Method::default()
+            };
+            spec.output = Some(Output {
+                merged_model: true,
                 ..Output::default()
             });
         });

@@ -116,6 +116,12 @@ impl Workplace {
         Ok(Store::open(&uri, &self.output_credentials)?)
     }
 
+    /// A store of the folder in which the job's whole models lie.
+    pub fn models(&self, job: &Job) -> Result<Store, Failure> {
+        let uri = layout::model_folder(&self.output_uri, &job.namespace, &job.name);
+        Ok(Store::open(&uri, &self.output_credentials)?)
+    }
+
     /// A new directory for files on their way out, removed when dropped.
     pub fn temporary(&self) -> Result<tempfile::TempDir, Failure> {
         Ok(tempfile::Builder::new()

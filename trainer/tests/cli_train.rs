@@ -42,7 +42,7 @@ fn a_job_by_hand_is_trained_published_and_said_to_be_done() {
     assert!(
         bench
             .read("metrics.csv")
-            .starts_with("step,train_loss,valid_loss")
+            .starts_with("step,train_loss,train_accuracy,valid_loss")
     );
     assert_eq!(bench.read_json("plan.json")["totalSteps"], 30);
     assert_eq!(

@@ -8,6 +8,8 @@
 
 mod bench;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bench::Bench;
@@ -15,47 +17,84 @@ use rand::{Rng, SeedableRng};
 
 const STEPS: usize = 120;
 
-#[test]
-fn killed_at_random_moments_every_loss_equals_the_uninterrupted_runs_to_the_bit() {
-    let whole = Bench::new(STEPS);
-    let started = Instant::now();
+/// Kills the trainer at `kills` random steps of `steps`, then lets it finish. Every number of every step, written to the
+/// last digit, and the result are those of the run that nobody touched.
+fn kill_at_random_steps(job: impl Fn() -> Bench, steps: u64, kills: usize, result: &str) {
+    let whole = job();
     let expected = whole.run("train").succeeded().outcome();
-    let duration = started.elapsed();
-
-    let torn = Bench::new(STEPS);
+    let torn = job();
     // The same data at the same place: the digest of the result depends on both.
     torn.copy_job_of(&whole);
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
-    let mut kills = 0;
-    while kills < 8 {
-        let mut trainer = torn.spawn("train");
-        std::thread::sleep(duration.mul_f64(random.random_range(0.1..0.9)));
-        if trainer.try_wait().unwrap().is_some() {
-            break;
-        }
+    let mut targets: Vec<u64> = (0..kills)
+        .map(|_| random.random_range(1..steps - 5))
+        .collect();
+    targets.sort_unstable();
+    for target in targets {
+        let address = free_address();
+        let mut trainer = torn
+            .command("train")
+            .args(["--listen", &address])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("the step", || {
+            assert!(
+                trainer.try_wait().unwrap().is_none(),
+                "it ended before step {target}"
+            );
+            step_of(&address).is_some_and(|step| step >= target)
+        });
         trainer.kill().unwrap(); // SIGKILL
         trainer.wait().unwrap();
-        kills += 1;
     }
-    assert!(kills >= 2, "the run ended before it was killed twice");
     let ended = torn.run("train").succeeded();
-    assert!(
-        ended.stderr.contains("resumed after step") || ended.stderr.contains("the job is done"),
-        "{}",
-        ended.stderr
-    );
-
-    // Every number of every step, written to the last digit.
     assert_eq!(torn.read("metrics.jsonl"), whole.read("metrics.jsonl"));
+    assert_eq!(torn.read("metrics.csv"), whole.read("metrics.csv"));
     assert_eq!(
-        ended.outcome()["adapter"]["digest"],
-        expected["adapter"]["digest"]
+        ended.outcome()[result]["digest"],
+        expected[result]["digest"]
     );
-    assert!(
-        ended.outcome()["attempt"].as_u64() > Some(2),
-        "{}",
-        ended.outcome()
-    );
+    assert_eq!(ended.outcome()["attempt"], kills + 1);
+}
+
+/// An address on which nothing listens.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// The step that the trainer says it has done; none while it does not answer.
+fn step_of(address: &str) -> Option<u64> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET /progress HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str::<serde_json::Value>(body).ok()?["step"].as_u64()
+}
+
+#[test]
+fn killed_at_twenty_random_steps_every_loss_equals_the_uninterrupted_runs_to_the_bit() {
+    kill_at_random_steps(|| Bench::new(400), 400, 20, "adapter");
+}
+
+#[test]
+fn eight_bit_state_packed_rows_and_the_best_weights_survive_kills_too() {
+    let job = || {
+        Bench::with("tiny-llama-64", |job| {
+            let spec = &mut job["spec"];
+            spec["method"] = serde_json::json!({ "full": {} });
+            spec["training"]["optimizer"] = "AdamW8bit".into();
+            spec["training"]["learningRate"] = 0.002.into();
+            spec["training"]["batchSize"] = 2.into();
+            spec["training"]["maxSteps"] = 200.into();
+            spec["training"]["earlyStopping"] = serde_json::json!({ "patience": 100 });
+            spec["dataset"]["packing"] = true.into();
+        })
+    };
+    kill_at_random_steps(job, 200, 6, "model");
 }
 
 #[test]
@@ -173,7 +212,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     );
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_mins(1);
     while !condition() {
         assert!(Instant::now() < deadline, "no sign of {what}");

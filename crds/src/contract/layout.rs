@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <output.uri>/<namespace>/<adapter>/sha256-<64 hex>/      a published version: immutable
-//! <output.uri>/<namespace>/<job>/model/sha256-<64 hex>/    method full
+//! <output.uri>/<namespace>/<job>/model/sha256-<64 hex>/    method full, or output.mergedModel
 //! <output.uri>/.finetune/jobs/<uid>/                       the job's own, kept
 //! <output.uri>/.finetune/work/<uid>/                       passing: prepared/ attempts/<N>/
 //! ```
@@ -17,6 +17,8 @@ pub const PLAN: &str = "plan.json";
 pub const METRICS_CSV: &str = "metrics.csv";
 /// One JSON object a step.
 pub const METRICS_JSONL: &str = "metrics.jsonl";
+/// The same for TensorBoard, which reads the folder.
+pub const TENSORBOARD: &str = "tensorboard/events.out.tfevents.0.trainer";
 /// What the data looks like, as JSON.
 pub const DATASET_REPORT: &str = "dataset-report.json";
 /// Log-probabilities that prove the adapter.

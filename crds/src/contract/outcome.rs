@@ -95,7 +95,7 @@ pub struct Outcome {
     /// The adapter that was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Published>,
-    /// The whole model that was published (method `full`).
+    /// The whole model that was published (method `full`, or beside the adapter `output.mergedModel`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Published>,
     /// What the data is.

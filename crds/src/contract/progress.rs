@@ -30,7 +30,7 @@ pub struct Progress {
     pub phase: RunPhase,
     /// Optimiser steps done.
     pub step: u64,
-    /// Optimiser steps of the whole run; 0 until planned.
+    /// Optimiser steps of the whole run; 0 until planned. A run that stops early has those that it made.
     pub total_steps: u64,
     /// Epochs done, with a fraction.
     pub epoch: f64,
@@ -40,6 +40,15 @@ pub struct Progress {
     /// The last validation loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// With early stopping: the lowest validation loss so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_validation_loss: Option<f64>,
+    /// The step that had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
+    /// Steps whose loss stood out far above those before; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_spikes: Option<u64>,
     /// The learning rate of the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,

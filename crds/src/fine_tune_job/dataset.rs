@@ -52,6 +52,11 @@ pub struct Dataset {
     #[serde(default = "default_max_sequence_length")]
     #[schemars(range(min = 2, max = 1_048_576))]
     pub max_sequence_length: i64,
+    /// Whether several rows are laid end to end, up to `maxSequenceLength` tokens, into one packed row, the rows of
+    /// `training.batchSize`. They do not see each other, and each counts its positions from 0. Absent: they are packed
+    /// where an epoch still has 100 optimiser steps and more, but not with objective `dpo` or `neftuneNoiseAlpha`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<bool>,
     /// With Text: whether the end-of-sequence token is added to each row. Absent: it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub append_end_of_sequence: Option<bool>,

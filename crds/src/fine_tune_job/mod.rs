@@ -23,7 +23,7 @@ pub use status::{
     Attempt, BaseModelStatus, CheckpointStatus, DatasetStatus, FineTuneJobStatus, JobPhase,
     PlanStatus, ProgressStatus, ResultStatus,
 };
-pub use training::{Checkpoint, ComputeType, Schedule, Training};
+pub use training::{Checkpoint, ComputeType, EarlyStopping, Optimizer, Schedule, Training};
 
 use crate::shared::SecretReference;
 
@@ -68,9 +68,17 @@ use crate::shared::SecretReference;
         .message("spec.initialAdapter is set with method full, which trains no adapter: remove it, or use lora or qlora"),
     validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.output) || !has(self.spec.output.adapter)")
         .message("spec.output.adapter is set with method full, which makes a whole model: remove it, or use lora or qlora"),
+    validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.output) || !has(self.spec.output.mergedModel) || !self.spec.output.mergedModel")
+        .message("spec.output.mergedModel is true with method full, which makes a whole model anyway: remove it, or use lora or qlora"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("!has(self.training.earlyStopping) || has(self.dataset.validation)")
+        .message("training.earlyStopping needs a validation loss: set dataset.validation or remove it"),
+    validation = Rule::new("!has(self.dataset.packing) || !self.dataset.packing || !has(self.objective) || !has(self.objective.dpo)")
+        .message("dataset.packing is true with objective dpo, whose rows are pairs of answers: remove it"),
+    validation = Rule::new("!has(self.dataset.packing) || !self.dataset.packing || !has(self.training.neftuneNoiseAlpha)")
+        .message("dataset.packing is true with training.neftuneNoiseAlpha, whose noise depends on the length of a row: remove one of them"),
     validation = Rule::new("self.baseModel == oldSelf.baseModel").message("spec.baseModel is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.dataset == oldSelf.dataset").message("spec.dataset is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.method == oldSelf.method").message("spec.method is immutable: create a new FineTuneJob"),
@@ -191,6 +199,10 @@ pub struct Output {
     /// The Adapter to create or to give a new version. Forbidden with method `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<OutputAdapter>,
+    /// Whether the base with the adapter merged into it is written too, as ordinary weights in the types in which the base
+    /// stores them, to `<uri>/<namespace>/<job>/model/`. With method `full` the result is a whole model anyway.
+    #[serde(default)]
+    pub merged_model: bool,
 }
 
 /// The Adapter that gets the result.

@@ -149,6 +149,9 @@ pub struct PlanStatus {
     pub trainable_parameters: Option<i64>,
     /// Optimiser steps.
     pub total_steps: i64,
+    /// Rows after packing; absent where rows are not packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_rows: Option<i64>,
 }
 
 /// How far a run is.
@@ -169,6 +172,15 @@ pub struct ProgressStatus {
     /// The last validation loss, to four places.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<String>,
+    /// With early stopping: the lowest validation loss so far, to four places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_validation_loss: Option<String>,
+    /// The step that had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<i64>,
+    /// Steps whose loss stood out far above those before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_spikes: Option<i64>,
     /// The learning rate of the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<String>,
@@ -223,11 +235,14 @@ pub struct ResultStatus {
     /// The adapter's digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter_digest: Option<String>,
-    /// The whole model's digest (method `full`).
+    /// The whole model's digest (method `full`, or `output.mergedModel`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_digest: Option<String>,
     /// Where the adapter or the model lies.
     pub uri: String,
+    /// Where the base with the adapter merged into it lies (`output.mergedModel`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged_model_uri: Option<String>,
     /// The Adapter that got it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter_name: Option<String>,

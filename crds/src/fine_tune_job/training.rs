@@ -48,6 +48,8 @@ pub struct Training {
     /// The norm to which the gradient of a step is clipped; 0 clips nothing.
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub max_gradient_norm: f64,
+    /// How the optimiser holds its state.
+    pub optimizer: Optimizer,
     /// The type of activations and of a dense base.
     pub compute_type: ComputeType,
     /// NEFTune (Jain et al., 2023): the strength of uniform noise on the embedded tokens in training, 5 to 15 in the paper. Absent:
@@ -60,6 +62,10 @@ pub struct Training {
     /// The seed of the adapter's start, of the shuffling, and of dropout and NEFTune.
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub seed: i64,
+    /// Ends the run once the validation loss no longer falls, and publishes the weights that had the lowest one. Absent:
+    /// all steps are made, and the last weights are published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
 }
 
 impl Default for Training {
@@ -74,12 +80,38 @@ impl Default for Training {
             warmup_fraction: 0.03,
             weight_decay: 0.0,
             max_gradient_norm: 1.0,
+            optimizer: Optimizer::AdamW,
             compute_type: ComputeType::Auto,
             neftune_noise_alpha: None,
             shuffle: true,
             seed: 42,
+            early_stopping: None,
         }
     }
+}
+
+/// When a run ends before its last step.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlyStopping {
+    /// Validations in a row that bring no improvement, after which the run ends.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub patience: i64,
+    /// An improvement is a loss lower by more than this than that of the last improvement, in nats.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub min_improvement: f64,
+}
+
+/// How the optimiser holds its state.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Optimizer {
+    /// AdamW, two 32-bit numbers for each trained weight.
+    #[default]
+    AdamW,
+    /// AdamW, two 8-bit codes for each trained weight, with a scale for every 256, as bitsandbytes has it. Embeddings and
+    /// tensors of fewer than 4096 weights keep 32 bits.
+    AdamW8bit,
 }
 
 /// How the learning rate moves after the warm-up.

@@ -175,6 +175,10 @@ fn progress_status(progress: &Progress) -> ProgressStatus {
         epoch: format!("{:.2}", finite(Some(progress.epoch)).unwrap_or_default()),
         loss: finite(progress.loss).map(|loss| format!("{loss:.4}")),
         validation_loss: finite(progress.validation_loss).map(|loss| format!("{loss:.4}")),
+        best_validation_loss: finite(progress.best_validation_loss)
+            .map(|loss| format!("{loss:.4}")),
+        best_step: progress.best_step.map(whole),
+        loss_spikes: progress.loss_spikes.map(whole),
         learning_rate: finite(progress.learning_rate).map(|rate| format!("{rate:.2e}")),
         tokens_per_second: finite(progress.tokens_per_second).map(|speed| format!("{speed:.0}")),
         tokens: whole(progress.tokens),
@@ -251,6 +255,9 @@ mod tests {
             epoch: 1.254,
             loss: Some(1.834_24),
             validation_loss: Some(f64::NAN),
+            best_validation_loss: Some(0.5),
+            best_step: Some(30),
+            loss_spikes: Some(2),
             learning_rate: Some(0.000_2),
             tokens_per_second: Some(1234.5),
             eta_seconds: Some(720),
@@ -264,6 +271,11 @@ mod tests {
         assert_eq!(progress.epoch, "1.25");
         assert_eq!(progress.loss.as_deref(), Some("1.8342"));
         assert_eq!(progress.validation_loss, None);
+        assert_eq!(progress.best_validation_loss.as_deref(), Some("0.5000"));
+        assert_eq!(
+            (progress.best_step, progress.loss_spikes),
+            (Some(30), Some(2))
+        );
         assert_eq!(progress.learning_rate.as_deref(), Some("2.00e-4"));
         assert_eq!(progress.eta.as_deref(), Some("12m"));
         assert_eq!(progress.peak_memory.as_deref(), Some("6.9Gi"));

@@ -1,62 +1,74 @@
 //! A checkpoint's files in a local directory.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::optimizer::{AdamW, Parameters};
+use crate::optimizer;
 use crate::train::metrics_log::MetricsLog;
 
-use super::{Checkpoint, Identity};
+use super::{Best, Checkpoint, Identity, RunState};
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 const METRICS: &str = "metrics.jsonl";
+const EVENTS: &str = "events.tfevents";
 const VALUES: &str = "parameters";
-const FIRST_MOMENT: &str = "first_moment";
-const SECOND_MOMENT: &str = "second_moment";
+const BEST: &str = "best_parameters";
+/// Before the names of the optimiser's own tensors.
+const OPTIMIZER: &str = "optimizer.";
 
 /// `state.json`.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct State {
     step: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best_step: Option<u64>,
     identity: Identity,
 }
 
 /// Writes all files of a checkpoint into `folder`.
-pub(super) fn write(
-    folder: &Path,
-    step: u64,
-    identity: &Identity,
-    parameters: &Parameters,
-    optimizer: &AdamW,
-    metrics: &MetricsLog,
-) -> Result<(), Failure> {
-    let shape = [parameters.count()];
+pub(super) fn write(folder: &Path, identity: &Identity, run: &RunState<'_>) -> Result<(), Failure> {
     // safetensors are little endian, as every machine that libtorch runs on.
-    let data = |values| TensorData {
-        dtype: Dtype::F32,
-        shape: &shape,
-        bytes: bytemuck::cast_slice::<f32, u8>(values),
+    let floats = |values| {
+        let bytes = bytemuck::cast_slice::<f32, u8>(values);
+        (Dtype::F32, [values.len()], bytes)
     };
-    let tensors = [
-        (VALUES, data(parameters.values()?)),
-        (FIRST_MOMENT, data(&optimizer.first_moment)),
-        (SECOND_MOMENT, data(&optimizer.second_moment)),
-    ];
-    safetensors_file::write(&folder.join(TENSORS), tensors, None).map_err(Failure::internal)?;
+    let mut tensors = vec![(VALUES.to_owned(), floats(run.parameters.values()?))];
+    if let Some(best) = run.best {
+        tensors.push((BEST.to_owned(), floats(&best.values)));
+    }
+    for (name, state) in run.optimizer.state() {
+        let tensor = match state {
+            optimizer::State::Float(numbers) => floats(numbers),
+            optimizer::State::Code(codes) => (Dtype::U8, [codes.len()], codes),
+        };
+        tensors.push((format!("{OPTIMIZER}{name}"), tensor));
+    }
+    let data = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        let data = TensorData {
+            dtype: *dtype,
+            shape,
+            bytes,
+        };
+        (name.as_str(), data)
+    });
+    safetensors_file::write(&folder.join(TENSORS), data, None).map_err(Failure::internal)?;
     let state = State {
-        step,
+        step: run.optimizer.steps(),
+        best_step: run.best.map(|best| best.step),
         identity: identity.clone(),
     };
     std::fs::write(
         folder.join(STATE),
         serde_json::to_vec(&state).map_err(Failure::internal)?,
     )?;
-    std::fs::write(folder.join(METRICS), metrics.to_jsonl())?;
+    std::fs::write(folder.join(METRICS), run.metrics.to_jsonl())?;
+    std::fs::write(folder.join(EVENTS), run.metrics.events())?;
     Ok(())
 }
 
@@ -75,12 +87,27 @@ pub(super) fn read(
     }
     let tensors = SafetensorsFile::open(&folder.join(TENSORS)).map_err(Failure::internal)?;
     let metrics = std::fs::read_to_string(folder.join(METRICS))?;
+    let events = std::fs::read(folder.join(EVENTS))?;
+    let mut optimizer = BTreeMap::new();
+    for name in tensors.names() {
+        if let Some(part) = name.strip_prefix(OPTIMIZER) {
+            let tensor = tensors.tensor(name).map_err(Failure::internal)?;
+            optimizer.insert(part.to_owned(), tensor.bytes.to_vec());
+        }
+    }
+    let best = match state.best_step {
+        Some(step) => Some(Best {
+            step,
+            values: floats(&tensors, BEST, identity.parameters)?,
+        }),
+        None => None,
+    };
     Ok(Checkpoint {
         step: state.step,
         values: floats(&tensors, VALUES, identity.parameters)?,
-        first_moment: floats(&tensors, FIRST_MOMENT, identity.parameters)?,
-        second_moment: floats(&tensors, SECOND_MOMENT, identity.parameters)?,
-        metrics: MetricsLog::parse(&metrics, state.step).map_err(Failure::internal)?,
+        optimizer,
+        best,
+        metrics: MetricsLog::parse(&metrics, events).map_err(Failure::internal)?,
     })
 }
 

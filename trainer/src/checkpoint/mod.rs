@@ -1,10 +1,12 @@
 //! Checkpoints: a run's state at a step, complete or absent.
 //!
-//! `attempts/<N>/checkpoints/<step>/` holds `state.safetensors`, `state.json` and `metrics.jsonl`; `manifest.json` comes
-//! last and makes them count. What a manifest does not name is never read. The position in the data is the step itself:
+//! `attempts/<N>/checkpoints/<step>/` holds `state.safetensors` (weights, the optimiser's state and, with early stopping,
+//! the best weights), `state.json`, `metrics.jsonl` and `events.tfevents`; `manifest.json` comes last and makes them count. What a manifest does not name is never read. The position in the data is the step itself:
 //! the rows of a step are a pure function of seed and step.
 
 mod files;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use finetune_artifacts::manifest::Manifest;
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Attempt, number_of};
 use crate::failure::Failure;
-use crate::optimizer::{AdamW, Parameters};
+use crate::optimizer::{Optimizer, Parameters};
 use crate::train::metrics_log::MetricsLog;
 use crate::workplace::Workplace;
 
@@ -32,6 +34,28 @@ pub struct Identity {
     pub parameters: usize,
 }
 
+/// What a checkpoint is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct RunState<'run> {
+    /// What is trained.
+    pub parameters: &'run Parameters,
+    /// Its state, and the steps taken.
+    pub optimizer: &'run Optimizer,
+    /// The metrics of all steps so far.
+    pub metrics: &'run MetricsLog,
+    /// With early stopping: the best weights so far.
+    pub best: Option<&'run Best>,
+}
+
+/// The weights that had the lowest validation loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// The step after which they had it.
+    pub step: u64,
+    /// The trained parameters, flat.
+    pub values: Vec<f32>,
+}
+
 /// A run's state after [`Self::step`] steps.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -39,10 +63,10 @@ pub struct Checkpoint {
     pub step: u64,
     /// The trained parameters, flat.
     pub values: Vec<f32>,
-    /// AdamW's mean of the gradients, flat.
-    pub first_moment: Vec<f32>,
-    /// AdamW's mean of their squares, flat.
-    pub second_moment: Vec<f32>,
+    /// The optimiser's state: bytes by name.
+    pub optimizer: BTreeMap<String, Vec<u8>>,
+    /// With early stopping: the best weights up to this step.
+    pub best: Option<Best>,
     /// The metrics of all steps up to this one.
     pub metrics: MetricsLog,
 }
@@ -60,30 +84,28 @@ impl Checkpoint {
     pub fn restore(
         &self,
         parameters: &mut Parameters,
-        optimizer: &mut AdamW,
+        optimizer: &mut Optimizer,
     ) -> Result<(), Failure> {
         parameters.values_mut()?.copy_from_slice(&self.values);
-        optimizer.first_moment.copy_from_slice(&self.first_moment);
-        optimizer.second_moment.copy_from_slice(&self.second_moment);
-        optimizer.steps = self.step;
+        optimizer.restore(self.step, |name| {
+            self.optimizer.get(name).map(Vec::as_slice)
+        })?;
         Ok(())
     }
 }
 
-/// Writes the state after `step`, then deletes all complete checkpoints but the newest `keep`. Fails with `Superseded`,
+/// Writes the state after the last step, then deletes all complete checkpoints but the newest `keep`. Fails with `Superseded`,
 /// and completes nothing, once a newer attempt has claimed the job.
 pub async fn write(
     place: &Workplace,
     attempt: &Attempt,
     identity: &Identity,
-    parameters: &Parameters,
-    optimizer: &AdamW,
-    metrics: &MetricsLog,
+    run: &RunState<'_>,
     keep: usize,
 ) -> Result<(), Failure> {
-    let step = optimizer.steps;
+    let step = run.optimizer.steps();
     let local = place.temporary()?;
-    files::write(local.path(), step, identity, parameters, optimizer, metrics)?;
+    files::write(local.path(), identity, run)?;
     let manifest = Manifest::of_folder(local.path())?;
     let folder = place.passing.child(&format!(
         "{}{}",

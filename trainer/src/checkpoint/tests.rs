@@ -1,12 +1,25 @@
 use std::path::Path;
 
+use finetune_crds::fine_tune_job;
+
 use crate::manifest_file::Job;
 use crate::train::metrics_log::Row;
 use crate::workplace::Places;
 
 use super::*;
 
-const COUNT: usize = 6;
+/// A small tensor and one whose optimiser state has 8 bits, its last block not whole.
+const SHAPES: [&[i64]; 2] = [&[2, 3], &[4100]];
+const COUNT: usize = 4106;
+
+fn parameters() -> Parameters {
+    let names = ["a", "b"].map(str::to_owned).into_iter();
+    Parameters::zeros(names.zip(SHAPES.map(<[i64]>::to_vec)).collect()).unwrap()
+}
+
+fn optimizer() -> Optimizer {
+    Optimizer::new(fine_tune_job::Optimizer::AdamW8bit, &parameters(), 0.0)
+}
 
 /// A place of its own for each test, and the state of a run in it.
 struct Bench {
@@ -14,8 +27,9 @@ struct Bench {
     place: Workplace,
     identity: Identity,
     parameters: Parameters,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     metrics: MetricsLog,
+    best: Option<Best>,
 }
 
 impl Bench {
@@ -45,9 +59,10 @@ spec:
                 base_digest: "base".into(),
                 parameters: COUNT,
             },
-            parameters: Parameters::zeros(vec![("a".into(), vec![2, 3])]).unwrap(),
-            optimizer: AdamW::new(COUNT, 0.0),
+            optimizer: optimizer(),
+            parameters: parameters(),
             metrics: MetricsLog::default(),
+            best: None,
         }
     }
 
@@ -63,33 +78,28 @@ spec:
 
     /// Makes a step's worth of change and saves it.
     async fn save(&mut self, attempt: &Attempt, keep: usize) -> Result<(), Failure> {
-        self.optimizer.steps += 1;
-        let step = self.optimizer.steps;
-        for (index, value) in self.parameters.values_mut().unwrap().iter_mut().enumerate() {
-            *value = step as f32 / 3.0 + index as f32;
+        let (_, gradients) = self.parameters.both_mut().unwrap();
+        for (index, gradient) in gradients.iter_mut().enumerate() {
+            *gradient = (index as f32 / 3.0).sin();
         }
-        self.optimizer.first_moment.fill(step as f32 / 7.0);
-        self.optimizer.second_moment.fill(step as f32 / 11.0);
+        self.optimizer.step(&mut self.parameters, 0.1).unwrap();
+        let step = self.optimizer.steps();
         let row = Row {
             step,
-            epoch: 0.0,
             loss: 1.0 / step as f64,
             learning_rate: 0.1,
             gradient_norm: 1.0,
             tokens: 5,
-            validation_loss: None,
+            ..Row::default()
         };
-        self.metrics.push(row).unwrap();
-        write(
-            &self.place,
-            attempt,
-            &self.identity,
-            &self.parameters,
-            &self.optimizer,
-            &self.metrics,
-            keep,
-        )
-        .await
+        self.metrics.push(row, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let run = RunState {
+            parameters: &self.parameters,
+            optimizer: &self.optimizer,
+            metrics: &self.metrics,
+            best: self.best.as_ref(),
+        };
+        write(&self.place, attempt, &self.identity, &run, keep).await
     }
 
     fn folders(&self, attempt: u32) -> Vec<String> {
@@ -120,15 +130,48 @@ async fn what_was_saved_is_restored_to_the_bit() {
         .unwrap()
         .unwrap();
 
-    let mut parameters = Parameters::zeros(vec![("a".into(), vec![2, 3])]).unwrap();
-    let mut optimizer = AdamW::new(COUNT, 0.0);
+    let (mut parameters, mut optimizer) = (parameters(), optimizer());
     checkpoint.restore(&mut parameters, &mut optimizer).unwrap();
     assert_eq!(
         parameters.values().unwrap(),
         bench.parameters.values().unwrap()
     );
     assert_eq!(optimizer, bench.optimizer);
-    assert_eq!(checkpoint.metrics.to_jsonl(), bench.metrics.to_jsonl());
+    assert_eq!(checkpoint.metrics, bench.metrics);
+    assert_eq!(checkpoint.best, None);
+}
+
+#[tokio::test]
+async fn the_best_weights_lie_beside_the_last_ones() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    bench.best = Some(Best {
+        step: 1,
+        values: vec![0.5; COUNT],
+    });
+    bench.save(&attempt, 2).await.unwrap();
+    let checkpoint = newest(&bench.place, &bench.identity)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(checkpoint.best, bench.best);
+    assert_ne!(checkpoint.values, vec![0.5; COUNT]);
+}
+
+#[tokio::test]
+async fn the_state_of_another_optimiser_is_refused() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    bench.save(&attempt, 2).await.unwrap();
+    let checkpoint = newest(&bench.place, &bench.identity)
+        .await
+        .unwrap()
+        .unwrap();
+    let mut other = Optimizer::new(fine_tune_job::Optimizer::AdamW, &parameters(), 0.0);
+    let failure = checkpoint
+        .restore(&mut parameters(), &mut other)
+        .unwrap_err();
+    assert!(failure.message.contains("first_moment"), "{failure}");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ mod arguments;
 mod completions;
 mod end;
 mod evaluate;
+mod generate;
+mod merge;
 mod prepare;
 mod serve;
 mod train;
@@ -25,7 +27,8 @@ use arguments::LogFormat;
     version,
     after_help = "Example, all by hand:\n  \
         trainer train --file job.yaml --work out\n  \
-        trainer evaluate --file job.yaml --work out --rows validation --adapter file:///…/sha256-…/\n\n\
+        trainer evaluate --file job.yaml --work out --rows validation --adapter file:///…/sha256-…/\n  \
+        trainer generate --file job.yaml --work out --prompt 'How do I return a lamp?'\n\n\
         Exit codes: 0 done, 10 the manifest, data or base is at fault, 11 stopped after a checkpoint (run it again to \
         go on), 12 out of memory, 13 the loss is no longer a number, 1 anything that another try may mend."
 )]
@@ -43,6 +46,8 @@ enum Command {
     Prepare(prepare::Arguments),
     Train(train::Arguments),
     Evaluate(evaluate::Arguments),
+    Merge(merge::Arguments),
+    Generate(generate::Arguments),
     Serve(Box<crate::serve::Options>),
     Completions(completions::Arguments),
 }
@@ -65,6 +70,8 @@ pub fn main() -> ExitCode {
             Command::Prepare(arguments) => prepare::run(arguments).await,
             Command::Train(arguments) => train::run(arguments).await,
             Command::Evaluate(arguments) => evaluate::run(arguments).await,
+            Command::Merge(arguments) => merge::run(arguments).await,
+            Command::Generate(arguments) => generate::run(arguments).await,
             Command::Serve(options) => serve::run(&options).await,
             Command::Completions(arguments) => completions::run(&arguments),
         }

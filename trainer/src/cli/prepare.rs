@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use finetune_crds::contract::{ExitCode, Outcome, Stage, layout};
 
+use crate::data::lengths;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
@@ -62,7 +63,11 @@ async fn prepared(arguments: &Arguments, job: &Job) -> Result<Outcome, Failure> 
         .job_folder
         .write(layout::DATASET_REPORT, data.report.to_json().into())
         .await?;
-    let plan = Plan::new(&job.spec, data.train.len(), !data.validation.is_empty());
+    let plan = Plan::new(
+        &job.spec,
+        &lengths(&data.train),
+        !data.validation.is_empty(),
+    );
     let trainable_parameters = match job.lora() {
         Some(lora) => Lora::count(base.config(), &lora)?,
         None => base.config().parameters(),

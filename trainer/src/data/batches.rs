@@ -89,12 +89,23 @@ fn below(random: &mut impl RngCore, bound: u64) -> u64 {
     }
 }
 
-/// Splits the rows of a step into passes of at most `size` rows. Rows of like length go together, which saves padding; the
-/// gradient of the step is the same.
-pub fn micro_batches(rows: &[usize], data: &[TokenizedRow], size: usize) -> Vec<Vec<usize>> {
+/// Splits the rows of a step, each a list of documents, into passes of at most `size` rows. Rows of like length go together,
+/// which saves padding; the gradient of the step is the same.
+pub fn micro_batches(
+    rows: &[Vec<usize>],
+    data: &[TokenizedRow],
+    size: usize,
+) -> Vec<Vec<Vec<usize>>> {
+    let length = |documents: &[usize]| -> usize {
+        let lengths = documents.iter().map(|row| data[*row].tokens.len());
+        lengths.sum()
+    };
     let mut sorted = rows.to_vec();
-    sorted.sort_by_key(|row| (std::cmp::Reverse(data[*row].tokens.len()), *row));
-    sorted.chunks(size.max(1)).map(<[usize]>::to_vec).collect()
+    sorted.sort_by_key(|documents| (std::cmp::Reverse(length(documents)), documents[0]));
+    sorted
+        .chunks(size.max(1))
+        .map(<[Vec<usize>]>::to_vec)
+        .collect()
 }
 
 #[cfg(test)]
@@ -167,9 +178,11 @@ mod tests {
                 loss: vec![false; length],
             })
             .into();
+        let rows = [vec![0], vec![1], vec![2], vec![3]];
+        assert_eq!(micro_batches(&rows, &data, 2), [[[1], [3]], [[2], [0]]]);
         assert_eq!(
-            micro_batches(&[0, 1, 2, 3], &data, 2),
-            [vec![1, 3], vec![2, 0]]
+            micro_batches(&[vec![1], vec![0, 2, 3]], &data, 1),
+            [vec![vec![0, 2, 3]], vec![vec![1]]]
         );
     }
 }

@@ -6,9 +6,11 @@
 mod batches;
 mod conversation;
 mod encode;
+mod packing;
 
 pub use batches::{Batches, micro_batches};
 pub use encode::{EncodedRow, Encoder, Settings};
+pub use packing::pack;
 
 use crate::model;
 
@@ -19,6 +21,11 @@ pub struct TokenizedRow {
     pub tokens: Vec<u32>,
     /// One flag a token: whether the model is trained to say it. Never set for the first one, which nothing foretells.
     pub loss: Vec<bool>,
+}
+
+/// How many tokens each row has.
+pub fn lengths(rows: &[TokenizedRow]) -> Vec<usize> {
+    rows.iter().map(|row| row.tokens.len()).collect()
 }
 
 impl TokenizedRow {

@@ -12,16 +12,20 @@ use std::path::Path;
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
 
+use crate::base::BaseModelFiles;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
+use crate::method::Lora;
 use crate::peft::{self, AdapterConfig};
 use crate::train::inputs::Inputs;
 use crate::train::plan::Plan;
 use crate::train::trainee::Trainee;
 
-/// Writes the result into `folder`. Takes the model apart: a 4-bit base makes room for the dense one that engines serve.
+/// Writes the result into `folder`, and into `merged` the base with the adapter merged into it. Takes the model apart: a 4-bit
+/// base makes room for the dense one that engines serve.
 pub(crate) fn write(
     folder: &Path,
+    merged: Option<&Path>,
     job: &Job,
     inputs: &Inputs,
     plan: &Plan,
@@ -43,8 +47,11 @@ pub(crate) fn write(
             let golden = golden::compute(base, &lora, job, inputs)?;
             let bytes = serde_json::to_vec(&golden).map_err(Failure::internal)?;
             std::fs::write(folder.join(layout::GOLDEN), bytes)?;
+            if let Some(merged) = merged {
+                write_merged(merged, job, &inputs.base, &inputs.base_digest, &lora)?;
+            }
         }
-        None => whole_model::write(folder, inputs, &base)?,
+        None => whole_model::write_trained(folder, &inputs.base, &base)?,
     }
     Ok(())
 }
@@ -57,4 +64,20 @@ fn base_name(uri: &str) -> String {
         }) if path.is_empty() => repository,
         _ => uri.to_owned(),
     }
+}
+
+/// Writes the base with the adapter merged into it into `folder`. Depends on nothing but the two, so that it has the same digest
+/// whoever makes it.
+pub(crate) fn write_merged(
+    folder: &Path,
+    job: &Job,
+    base: &BaseModelFiles,
+    base_digest: &str,
+    lora: &Lora,
+) -> Result<(), Failure> {
+    std::fs::write(
+        folder.join("README.md"),
+        model_card::of_merged(job, base, base_digest),
+    )?;
+    whole_model::write_merged(folder, base, lora)
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use crate::base::BaseModelFiles;
 use crate::manifest_file::Job;
 use crate::train::inputs::Inputs;
 use crate::train::plan::Plan;
@@ -42,6 +43,24 @@ pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
     } else {
         write_model_usage(&mut card, name)
     };
+    card
+}
+
+/// The card of the base with the job's adapter merged into it.
+pub(super) fn of_merged(job: &Job, base: &BaseModelFiles, base_digest: &str) -> String {
+    let base_uri = &job.spec.base_model.uri;
+    let name = job.spec.adapter_name(&job.name).unwrap_or(&job.name);
+    let mut card = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_front_matter(&mut card, false, &super::base_name(base_uri));
+    let _ = write!(
+        card,
+        "# {name}\n\nA whole model: the base with a low-rank adapter (LoRA) merged into its weights, in the types in which \
+         the base stores them.\n\n## Made from\n\n| | |\n| --- | --- |\n\
+         | Base model | `{base_uri}` |\n| Digest of the base | `{base_digest}` |\n| Architecture | {} |\n\n",
+        base.config().architecture,
+    );
+    let _ = write_model_usage(&mut card, name);
     card
 }
 
@@ -102,8 +121,12 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
             &format!("{:?}{double}", quantization.type_),
         )?;
     }
+    row("Optimiser", &format!("{:?}", training.optimizer))?;
     row("Optimiser steps", &plan.total_steps)?;
     row("Batch size", &plan.batch_size)?;
+    if let Some(packs) = &plan.packs {
+        row("Packed rows", &packs.len())?;
+    }
     row("Peak learning rate", &format!("{:e}", plan.learning_rate))?;
     row(
         "Schedule",

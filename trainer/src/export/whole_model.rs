@@ -1,57 +1,197 @@
-//! A whole model as a folder that transformers loads: the base's configuration and tokenizer, and the trained weights
-//! in the types in which the base stores them.
+//! A whole model as a folder that transformers loads: the base's configuration and tokenizer, and weights in the types in
+//! which the base stores them.
+//!
+//! Weights are made one at a time, when their turn to be written comes. The base's files are read, never the base as training
+//! holds it: a base in 4 bits would give a model in 4 bits' precision.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use finetune_artifacts::safetensors_file::{self, Dtype, TensorData};
+use finetune_artifacts::safetensors_file::{self, Dtype, TensorPlan};
+use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
+use crate::base::BaseModelFiles;
 use crate::failure::Failure;
-use crate::model::Base;
-use crate::train::inputs::Inputs;
+use crate::method::{Lora, Merged};
+use crate::model::{Base, WeightSource};
 
-/// The weights' file.
+/// The weights' file, where one is enough.
 const WEIGHTS: &str = "model.safetensors";
+/// Where each tensor lies, where it is not.
+const INDEX: &str = "model.safetensors.index.json";
+/// The most bytes of one file, as transformers splits models.
+const SHARD_BYTES: usize = 5_000_000_000;
 
-/// Writes the files of the trained `base` into `folder`.
-pub(super) fn write(folder: &Path, inputs: &Inputs, base: &Base) -> Result<(), Failure> {
-    for (name, content) in inputs.base.companions()? {
-        std::fs::write(folder.join(name), content)?;
-    }
+/// Writes the trained `base` into `folder`.
+pub(super) fn write_trained(
+    folder: &Path,
+    files: &BaseModelFiles,
+    base: &Base,
+) -> Result<(), Failure> {
     let parameters = base
         .parameters()
         .ok_or_else(|| Failure::internal("the model has no trained weights to write"))?;
-    let stored = inputs.base.weights()?;
-    let mut tensors = Vec::new();
+    let stored = files.weights()?;
+    let mut plans = Vec::new();
     for parameter in parameters.list() {
-        let kind = stored.tensor(&parameter.name)?.f_kind()?;
-        let (dtype, bytes) = bytes_of(&parameters.value(parameter)?, kind)?;
-        let shape: Vec<usize> = parameter.shape.iter().map(|size| *size as usize).collect();
-        tensors.push((parameter.name.as_str(), dtype, shape, bytes));
+        plans.push(plan(&parameter.name, &stored.tensor(&parameter.name)?)?);
     }
-    let data = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        (
-            *name,
-            TensorData {
-                dtype: *dtype,
-                shape,
-                bytes,
-            },
-        )
-    });
-    safetensors_file::write(&folder.join(WEIGHTS), data, Some(("format", "pt")))
-        .map_err(Failure::internal)
+    write_companions(folder, files)?;
+    write_weights(folder, plans, SHARD_BYTES, &|name| {
+        let parameter = parameters
+            .find(name)
+            .ok_or_else(|| Failure::internal(format!("no parameter is named {name}")))?;
+        Ok(parameters.value(parameter)?)
+    })
 }
 
-/// A tensor in another type, as bytes. A type that a trained weight cannot have becomes fp32.
-fn bytes_of(tensor: &Tensor, kind: Kind) -> Result<(Dtype, Vec<u8>), Failure> {
-    let (dtype, kind, width) = match kind {
-        Kind::BFloat16 => (Dtype::BF16, kind, 2),
-        Kind::Half => (Dtype::F16, kind, 2),
-        _ => (Dtype::F32, Kind::Float, 4),
+/// Writes the base with the adapter merged into it into `folder`.
+pub(super) fn write_merged(
+    folder: &Path,
+    files: &BaseModelFiles,
+    lora: &Lora,
+) -> Result<(), Failure> {
+    let stored = files.weights()?;
+    let merged = Merged::new(stored.as_ref(), files.config(), lora);
+    let mut plans = Vec::new();
+    for name in stored.names() {
+        plans.push(plan(&name, &stored.tensor(&name)?)?);
+    }
+    write_companions(folder, files)?;
+    write_weights(folder, plans, SHARD_BYTES, &|name| Ok(merged.tensor(name)?))
+}
+
+/// How a tensor is written that the base stores as `stored`. A type that weights cannot have becomes fp32.
+fn plan(name: &str, stored: &Tensor) -> Result<TensorPlan, Failure> {
+    Ok(TensorPlan {
+        name: name.to_owned(),
+        dtype: match stored.f_kind()? {
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Half => Dtype::F16,
+            _ => Dtype::F32,
+        },
+        shape: stored.size().iter().map(|size| *size as usize).collect(),
+    })
+}
+
+/// Configuration and tokenizer. What says that the weights are quantised is left out: these are not.
+fn write_companions(folder: &Path, files: &BaseModelFiles) -> Result<(), Failure> {
+    for (name, content) in files.companions()? {
+        let content = match name.as_str() {
+            "config.json" => without_quantization(content),
+            _ => content,
+        };
+        std::fs::write(folder.join(name), content)?;
+    }
+    Ok(())
+}
+
+fn without_quantization(config: Vec<u8>) -> Vec<u8> {
+    let Ok(Value::Object(mut keys)) = serde_json::from_slice(&config) else {
+        return config;
+    };
+    if keys.remove("quantization_config").is_none() {
+        return config;
+    }
+    serde_json::to_vec_pretty(&keys).unwrap_or(config)
+}
+
+/// Writes tensors into one file, or into several of at most `shard_bytes` with an index.
+fn write_weights(
+    folder: &Path,
+    mut plans: Vec<TensorPlan>,
+    shard_bytes: usize,
+    make: &dyn Fn(&str) -> Result<Tensor, Failure>,
+) -> Result<(), Failure> {
+    let make = |plan: &TensorPlan| bytes_of(&make(&plan.name)?, plan.dtype);
+    let write = |file: &str, plans: &[TensorPlan]| {
+        safetensors_file::write_lazily(&folder.join(file), plans, Some(("format", "pt")), &make)
+    };
+    plans.sort_by(|one, other| one.name.cmp(&other.name));
+    let shards = shards(&plans, shard_bytes);
+    if let [only] = shards.as_slice() {
+        return write(WEIGHTS, only);
+    }
+    let mut weight_map = BTreeMap::new();
+    for (index, plans) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+        write(&file, plans)?;
+        weight_map.extend(plans.iter().map(|plan| (plan.name.as_str(), file.clone())));
+    }
+    let total: usize = plans.iter().map(TensorPlan::length).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let index = serde_json::to_vec_pretty(&index).map_err(Failure::internal)?;
+    Ok(std::fs::write(folder.join(INDEX), index)?)
+}
+
+/// Neighbours of at most `bytes` together; a larger tensor stands alone.
+fn shards(plans: &[TensorPlan], bytes: usize) -> Vec<&[TensorPlan]> {
+    let mut shards = Vec::new();
+    let (mut start, mut length) = (0, 0);
+    for (index, plan) in plans.iter().enumerate() {
+        if index > start && length + plan.length() > bytes {
+            shards.push(&plans[start..index]);
+            (start, length) = (index, 0);
+        }
+        length += plan.length();
+    }
+    shards.push(&plans[start..]);
+    shards
+}
+
+fn bytes_of(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, Failure> {
+    let (kind, width) = match dtype {
+        Dtype::BF16 => (Kind::BFloat16, 2),
+        Dtype::F16 => (Kind::Half, 2),
+        _ => (Kind::Float, 4),
     };
     let tensor = tensor.f_to_kind(kind)?.f_contiguous()?;
     let mut bytes = vec![0; tensor.numel() * width];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-    Ok((dtype, bytes))
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_model_in_several_files_is_the_model_in_one() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+        let files = BaseModelFiles::open(&folder).unwrap();
+        let stored = files.weights().unwrap();
+        let written = tempfile::tempdir().unwrap();
+        let plans: Vec<TensorPlan> = stored
+            .names()
+            .iter()
+            .map(|name| plan(name, &stored.tensor(name).unwrap()).unwrap())
+            .collect();
+        write_companions(written.path(), &files).unwrap();
+        let make = |name: &str| Ok(stored.tensor(name)?);
+        write_weights(written.path(), plans, 50_000, &make).unwrap();
+        assert!(!written.path().join(WEIGHTS).exists());
+        assert!(written.path().join(INDEX).exists());
+
+        let again = BaseModelFiles::open(written.path()).unwrap();
+        let again = again.weights().unwrap();
+        for name in stored.names() {
+            assert_eq!(
+                again.tensor(&name).unwrap(),
+                stored.tensor(&name).unwrap(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_quantised_bases_configuration_no_longer_says_so() {
+        let config = br#"{"a": 1, "quantization_config": {"bits": 4}}"#.to_vec();
+        let kept: Value = serde_json::from_slice(&without_quantization(config)).unwrap();
+        assert_eq!(kept, json!({ "a": 1 }));
+        let plain = br#"{ "a": 1 }"#.to_vec();
+        assert_eq!(without_quantization(plain.clone()), plain);
+    }
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use tch::{Device, Kind, Tensor};
 
+use super::batch::Positions;
 use super::config::HEAD;
 use super::layer::{Layer, Norms, Pass, Saved};
 use super::linears::{Adapters, COUNT, NO_ADAPTERS};
@@ -175,7 +176,7 @@ impl Base {
 
     /// The sum of token losses of a batch, without gradients.
     pub fn loss(&self, adapter: Option<&Lora>, batch: &Batch) -> Result<LossSum> {
-        let hidden = self.hidden(adapter, &batch.tokens, &mut |_| {})?;
+        let hidden = self.hidden(adapter, &batch.tokens, batch.positions(), &mut |_| {})?;
         let scratch = &mut self.scratch.borrow_mut();
         cross_entropy::loss(
             &hidden,
@@ -195,7 +196,7 @@ impl Base {
     ) -> Result<LossSum> {
         let adapter = adapter.map(|adapter| &*adapter);
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(&batch.tokens, 0, None, &mut scratch)?;
+        let mut pass = self.pass(&batch.tokens, batch.positions(), &mut scratch)?;
 
         let mut x = self.embed(&batch.tokens)?; // (M, H)
         let mut tape: Vec<Saved> = Vec::with_capacity(self.layers.len());
@@ -232,10 +233,11 @@ impl Base {
         &self,
         adapter: Option<&Lora>,
         tokens: &Tensor,
+        positions: Positions<'_>,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor> {
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, 0, None, &mut scratch)?;
+        let mut pass = self.pass(tokens, positions, &mut scratch)?;
         let mut x = self.embed(tokens)?;
         observe(&x);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -255,7 +257,11 @@ impl Base {
         let length = tokens.size()[1];
         cache.reserve(length)?;
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, cache.length(), Some(cache.capacity()), &mut scratch)?;
+        let positions = Positions::Cached {
+            start: cache.length(),
+            room: cache.capacity(),
+        };
+        let mut pass = self.pass(tokens, positions, &mut scratch)?;
         let mut x = self.embed(tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             (x, _) = layer.forward(
@@ -301,14 +307,13 @@ impl Base {
         Ok(rms_norm::forward(x, &self.final_norm.value, self.config.norm())?.0)
     }
 
-    /// A pass over tokens (B, T) from position `start` on. Where frequencies depend on the length of the sequence, one length
-    /// counts for all its tokens: that of the rows, as in transformers, or `whole`, what its cache has room for; keys in a
-    /// cache are never turned again.
+    /// A pass over tokens (B, T). Where frequencies depend on the length of the sequence, one length counts for all its tokens:
+    /// that of the rows, as in transformers, that of the longest document where rows are packed, or what the cache has room
+    /// for; keys in a cache are never turned again.
     fn pass<'a>(
         &'a self,
         tokens: &Tensor,
-        start: i64,
-        whole: Option<i64>,
+        positions: Positions<'a>,
         scratch: &'a mut Scratch,
     ) -> Result<Pass<'a>> {
         let config = &self.config;
@@ -323,11 +328,15 @@ impl Base {
                 config.vocabulary_size - 1
             )));
         }
-        let positions = Tensor::f_arange_start(start, start + length, (Kind::Int64, Device::Cpu))?; // (T)
-        let rotation = |rope| {
-            let sequence = whole.unwrap_or(length);
-            Rotation::new(rope, &positions, sequence, self.compute)
+        let whole = match positions {
+            Positions::Rows => length,
+            Positions::Documents(documents) => {
+                documents.iter().flatten().copied().max().unwrap_or(length)
+            }
+            Positions::Cached { room, .. } => room,
         };
+        let numbers = positions.numbers(length)?; // (T) or (B, T)
+        let rotation = |rope| Rotation::new(rope, &numbers, whole, self.compute);
         Ok(Pass {
             config,
             rotations: config
@@ -335,6 +344,10 @@ impl Base {
                 .into_iter()
                 .map(rotation)
                 .collect::<Result<_>>()?,
+            documents: match positions {
+                Positions::Documents(documents) => Some(documents),
+                Positions::Rows | Positions::Cached { .. } => None,
+            },
             scratch,
             shape: (batch, length),
         })

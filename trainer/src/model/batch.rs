@@ -1,6 +1,6 @@
-//! Rows of tokens, padded on the right to one length.
+//! Rows of tokens, each one document or several end to end, padded on the right to one length.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::ops::cross_entropy::IGNORED;
 use crate::ops::{Error, Result};
@@ -21,12 +21,68 @@ pub struct Batch {
     pub tokens: Tensor,
     /// For each token the one that follows it, where that carries loss, else -100 (B, T).
     pub targets: Tensor,
+    /// Where rows are packed: the lengths of the documents of each row. Absent where each row is one document.
+    pub documents: Option<Vec<Vec<i64>>>,
+}
+
+/// Which positions the tokens of a pass have.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Positions<'a> {
+    /// Each row is one document, from 0.
+    Rows,
+    /// Each row is some documents of these lengths, each from 0.
+    Documents(&'a [Vec<i64>]),
+    /// They go on at `start` of a sequence for which a cache has `room`.
+    Cached {
+        /// The position of the first.
+        start: i64,
+        /// The longest that the sequence can become.
+        room: i64,
+    },
+}
+
+impl Positions<'_> {
+    /// The positions of rows of `length` tokens: (T), or (B, T) where rows differ. Padding has 0.
+    pub(super) fn numbers(&self, length: i64) -> Result<Tensor> {
+        let start = match self {
+            Self::Documents(documents) => {
+                let mut numbers = Vec::with_capacity(documents.len() * length as usize);
+                for (lengths, row) in documents.iter().zip(1..) {
+                    numbers.extend(lengths.iter().flat_map(|length| 0..*length));
+                    numbers.resize(row * length as usize, 0);
+                }
+                let shape = [documents.len() as i64, length];
+                return Ok(Tensor::f_from_slice(&numbers)?.f_view(shape)?);
+            }
+            Self::Rows => 0,
+            Self::Cached { start, .. } => *start,
+        };
+        let options = (Kind::Int64, Device::Cpu);
+        Ok(Tensor::f_arange_start(start, start + length, options)?)
+    }
 }
 
 impl Batch {
-    /// Lays rows side by side. At least one row has a token.
+    /// Where its tokens stand.
+    pub(super) fn positions(&self) -> Positions<'_> {
+        match &self.documents {
+            Some(documents) => Positions::Documents(documents),
+            None => Positions::Rows,
+        }
+    }
+
+    /// Lays rows side by side, each one document. At least one row has a token.
     pub fn new(rows: &[Row<'_>]) -> Result<Self> {
-        let length = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let rows: Vec<Vec<Row<'_>>> = rows.iter().map(|row| vec![*row]).collect();
+        Self::packed(&rows)
+    }
+
+    /// Lays rows side by side, each some documents end to end. At least one has a token.
+    pub fn packed(rows: &[Vec<Row<'_>>]) -> Result<Self> {
+        let length_of = |documents: &Vec<Row<'_>>| -> usize {
+            documents.iter().map(|row| row.tokens.len()).sum()
+        };
+        let length = rows.iter().map(length_of).max().unwrap_or(0);
         if length == 0 {
             return Err(Error::Input(
                 "the batch has no token, expected at least one".to_owned(),
@@ -34,29 +90,36 @@ impl Batch {
         }
         let mut tokens = Vec::with_capacity(rows.len() * length);
         let mut targets = Vec::with_capacity(rows.len() * length);
-        for row in rows {
-            if row.tokens.len() != row.loss.len() {
-                return Err(Error::Input(format!(
-                    "a row has {} tokens and {} loss flags, expected one flag a token",
-                    row.tokens.len(),
-                    row.loss.len()
-                )));
+        for (index, documents) in rows.iter().enumerate() {
+            for row in documents {
+                if row.tokens.len() != row.loss.len() {
+                    return Err(Error::Input(format!(
+                        "a row has {} tokens and {} loss flags, expected one flag a token",
+                        row.tokens.len(),
+                        row.loss.len()
+                    )));
+                }
+                tokens.extend(row.tokens.iter().map(|&token| i64::from(token)));
+                let following = row.tokens.iter().zip(row.loss).skip(1);
+                targets.extend(
+                    following.map(|(&token, &loss)| if loss { i64::from(token) } else { IGNORED }),
+                );
+                // The last token of a document has no successor.
+                targets.extend((!row.tokens.is_empty()).then_some(IGNORED));
             }
-            let padding = length - row.tokens.len();
-            tokens.extend(row.tokens.iter().map(|&token| i64::from(token)));
-            tokens.extend(std::iter::repeat_n(0, padding));
-            let following = row.tokens.iter().zip(row.loss).skip(1);
-            targets.extend(
-                following.map(|(&token, &loss)| if loss { i64::from(token) } else { IGNORED }),
-            );
-            // The last token has no successor; an empty row has only padding.
-            let unfilled = length - row.tokens.len().saturating_sub(1);
-            targets.extend(std::iter::repeat_n(IGNORED, unfilled));
+            tokens.resize((index + 1) * length, 0);
+            targets.resize((index + 1) * length, IGNORED);
         }
         let shape = [rows.len() as i64, length as i64];
+        let lengths = |documents: &Vec<Row<'_>>| {
+            let lengths = documents.iter().map(|row| row.tokens.len() as i64);
+            lengths.filter(|length| *length > 0).collect()
+        };
+        let is_packed = rows.iter().any(|documents| documents.len() > 1);
         Ok(Self {
             tokens: Tensor::f_from_slice(&tokens)?.f_view(shape)?,
             targets: Tensor::f_from_slice(&targets)?.f_view(shape)?,
+            documents: is_packed.then(|| rows.iter().map(lengths).collect()),
         })
     }
 }
@@ -85,6 +148,34 @@ mod tests {
         assert_eq!(
             Vec::<Vec<i64>>::try_from(&batch.targets).unwrap(),
             [[-100, 7, -100], [-100; 3]]
+        );
+    }
+
+    #[test]
+    fn no_document_of_a_packed_row_foretells_the_next() {
+        const TRAINED: [bool; 3] = [true; 3];
+        let document = |tokens: &'static [u32]| Row {
+            tokens,
+            loss: &TRAINED[..tokens.len()],
+        };
+        let rows = [
+            vec![document(&[5, 6]), document(&[7, 8, 9])],
+            vec![document(&[4])],
+        ];
+        let batch = Batch::packed(&rows).unwrap();
+        assert_eq!(
+            Vec::<Vec<i64>>::try_from(&batch.tokens).unwrap(),
+            [[5, 6, 7, 8, 9], [4, 0, 0, 0, 0]]
+        );
+        assert_eq!(
+            Vec::<Vec<i64>>::try_from(&batch.targets).unwrap(),
+            [[6, -100, 8, 9, -100], [-100; 5]]
+        );
+        assert_eq!(batch.documents, Some(vec![vec![2, 3], vec![1]]));
+        let positions = batch.positions().numbers(5).unwrap();
+        assert_eq!(
+            Vec::<Vec<i64>>::try_from(&positions).unwrap(),
+            [[0, 1, 0, 1, 2], [0; 5]]
         );
     }
 

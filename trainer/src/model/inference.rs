@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::batch::Positions;
 use super::{Base, KeyValueCache};
 use crate::method::Lora;
 use crate::ops::{Error, Result};
@@ -38,7 +39,7 @@ impl Base {
 
     /// The log-probability, in nats, of each token but the first given those before it.
     pub fn log_probabilities(&self, adapter: Option<&Lora>, tokens: &[i64]) -> Result<Vec<f64>> {
-        let hidden = self.hidden(adapter, &as_batch(tokens)?, &mut |_| {})?; // (T, H)
+        let hidden = self.hidden(adapter, &as_batch(tokens)?, Positions::Rows, &mut |_| {})?; // (T, H)
         let mut picked = Vec::with_capacity(tokens.len().saturating_sub(1));
         for (position, &token) in tokens.iter().enumerate().skip(1) {
             // Row by row, so that long texts do not hold (T, V) numbers.
@@ -51,7 +52,7 @@ impl Base {
     /// The logits (B, T, V) in fp32 of tokens (B, T).
     pub fn logits(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Tensor> {
         let (batch, length) = tokens.size2()?;
-        let hidden = self.hidden(adapter, tokens, &mut |_| {})?;
+        let hidden = self.hidden(adapter, tokens, Positions::Rows, &mut |_| {})?;
         Ok(self.logits_of(&hidden)?.f_view([batch, length, -1])?)
     }
 
@@ -60,7 +61,8 @@ impl Base {
     pub fn hidden_states(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Vec<Tensor>> {
         let (batch, length) = tokens.size2()?;
         let mut states = Vec::new();
-        let last = self.hidden(adapter, tokens, &mut |x| states.push(x.shallow_clone()))?;
+        let mut observe = |x: &Tensor| states.push(x.shallow_clone());
+        let last = self.hidden(adapter, tokens, Positions::Rows, &mut observe)?;
         states.push(last);
         states
             .iter()

@@ -33,6 +33,8 @@ pub(super) struct Pass<'a> {
     pub(super) config: &'a ModelConfig,
     /// By `ModelConfig::ropes`.
     pub(super) rotations: Vec<Rotation>,
+    /// Where rows are packed: the lengths of the documents of each row.
+    pub(super) documents: Option<&'a [Vec<i64>]>,
     pub(super) scratch: &'a mut Scratch,
     /// B and T.
     pub(super) shape: (i64, i64),

@@ -7,7 +7,7 @@ use super::layer::Pass;
 use super::linears::{Adapted, Inner};
 use super::{ModelConfig, Projection};
 use crate::ops::linear::Dense;
-use crate::ops::{Result, attention, rms_norm};
+use crate::ops::{Result, attention, packed_attention, rms_norm};
 
 /// What a layer's attention has beside its linear layers.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct SelfAttention {
 #[derive(Debug)]
 pub(super) struct Saved {
     norms: Option<[rms_norm::Saved; 2]>,
-    attention: attention::Saved,
+    attention: packed_attention::Saved,
     /// The heads' outputs, the input of o (M, heads·D).
     attended: Tensor,
 }
@@ -75,7 +75,8 @@ impl SelfAttention {
             Some((cache, start)) => cache.append(start, &keys, &values)?,
             None => (keys, values),
         };
-        let (attended, attention) = attention::forward(queries, keys, values, self.settings)?; // (M, heads·D)
+        let (attended, attention) =
+            packed_attention::forward(queries, keys, values, self.settings, pass.documents)?; // (M, heads·D)
         let y = linears.forward(Projection::Output, &attended, inner, pass.scratch)?;
         let saved = Saved {
             norms,
@@ -104,7 +105,7 @@ impl SelfAttention {
             inner,
             pass.scratch,
         )?;
-        let gradients = attention::backward(&saved.attention, &d_attended)?;
+        let gradients = packed_attention::backward(&saved.attention, &d_attended)?;
         let rotation = &pass.rotations[self.rotation];
         let as_rows = |gradient: Tensor| gradient.f_reshape([batch * length, -1]);
         let mut d_queries = as_rows(

@@ -57,6 +57,13 @@ pub struct Gradients {
     pub values: Tensor,
 }
 
+impl Saved {
+    /// T, the number of queries.
+    pub(super) fn length(&self) -> i64 {
+        self.queries.size()[3]
+    }
+}
+
 /// Queries (B, K, G, T, D), keys and values (B, K, S, D), all contiguous, S >= T: query t sees the keys up to S - T + t, and of
 /// these the last `window`. Returns (B·T, K·G·D).
 pub fn forward(

@@ -24,6 +24,8 @@ pub struct LossSum {
     pub loss: f64,
     /// The tokens that carry loss.
     pub tokens: i64,
+    /// Those of them that are the likeliest of all.
+    pub correct: i64,
 }
 
 /// The loss of hidden rows (M, H) under the output matrix (V, H) against targets (M).
@@ -34,15 +36,12 @@ pub fn loss(
     settings: logits::Settings,
 ) -> Result<LossSum> {
     let rows = Rows::with_targets(hidden, targets, settings)?;
-    let mut sum = 0.0;
+    let mut sum = LossSum::of(rows.count);
     for (hidden, targets) in rows.chunks(head)? {
         let (mut logits, _) = capped(hidden.f_mm(&head.f_tr()?)?, settings)?; // (m, V)
-        sum += losses(&mut logits, &targets, None)?;
+        losses(&mut logits, &targets, None, &mut sum)?;
     }
-    Ok(LossSum {
-        loss: sum,
-        tokens: rows.count,
-    })
+    Ok(sum)
 }
 
 /// The same loss, unscaled, and the gradient of `scale` x loss for hidden (M, H); `head_gradient` (V, H) in fp32 is added
@@ -58,10 +57,10 @@ pub fn loss_and_gradient(
     let rows = Rows::with_targets(hidden, targets, settings)?;
     let d_hidden = hidden.f_zeros_like()?;
     let mut d_rows = Vec::new();
-    let mut sum = 0.0;
+    let mut sum = LossSum::of(rows.count);
     for (hidden, targets) in rows.chunks(head)? {
         let (mut logits, tanh) = capped(hidden.f_mm(&head.f_tr()?)?, settings)?; // (m, V)
-        sum += losses(&mut logits, &targets, Some(scale))?;
+        losses(&mut logits, &targets, Some(scale), &mut sum)?;
         let d_logits = match tanh {
             None => logits,
             // tanh' = 1 - tanh²
@@ -72,10 +71,6 @@ pub fn loss_and_gradient(
             add_product(head_gradient, &d_logits.f_tr()?, &hidden)?;
         }
     }
-    let sum = LossSum {
-        loss: sum,
-        tokens: rows.count,
-    };
     if d_rows.is_empty() {
         return Ok((sum, d_hidden));
     }
@@ -110,19 +105,40 @@ fn times(mut tensor: Tensor, factor: Option<f64>) -> Result<Tensor> {
     })
 }
 
-/// The sum of the losses of some rows of logits (m, V). With a scale, the logits are overwritten by the gradient of scale x
-/// loss.
-fn losses(logits: &mut Tensor, targets: &Tensor, scale: Option<f64>) -> Result<f64> {
+impl LossSum {
+    /// Nothing yet, of so many tokens.
+    const fn of(tokens: i64) -> Self {
+        Self {
+            loss: 0.0,
+            tokens,
+            correct: 0,
+        }
+    }
+}
+
+/// Adds the losses of some rows of logits (m, V) to `sum`. With a scale, the logits are overwritten by the gradient of scale
+/// x loss.
+fn losses(
+    logits: &mut Tensor,
+    targets: &Tensor,
+    scale: Option<f64>,
+    sum: &mut LossSum,
+) -> Result<()> {
     match logits.f_kind()? {
-        Kind::BFloat16 => losses_in::<bf16>(logits, targets, scale),
-        Kind::Float => losses_in::<f32>(logits, targets, scale),
+        Kind::BFloat16 => losses_in::<bf16>(logits, targets, scale, sum),
+        Kind::Float => losses_in::<f32>(logits, targets, scale, sum),
         other => Err(Error::Libtorch(format!(
             "logits of {other:?}, expected Float or BFloat16"
         ))),
     }
 }
 
-fn losses_in<T: Element>(logits: &mut Tensor, targets: &Tensor, scale: Option<f64>) -> Result<f64> {
+fn losses_in<T: Element>(
+    logits: &mut Tensor,
+    targets: &Tensor,
+    scale: Option<f64>,
+    sum: &mut LossSum,
+) -> Result<()> {
     let (rows, vocabulary) = logits.size2()?;
     let (rows, vocabulary) = (rows as usize, vocabulary as usize);
     let targets = Vec::<i64>::try_from(targets)?;
@@ -135,7 +151,7 @@ fn losses_in<T: Element>(logits: &mut Tensor, targets: &Tensor, scale: Option<f6
             vocabulary - 1
         )));
     }
-    let mut losses = vec![0.0; rows];
+    let mut losses = vec![(0.0, false); rows];
     let length = kernel::rows_per_thread(rows, vocabulary);
     let parts = slice_mut::<T>(logits)?
         .chunks_mut(length * vocabulary)
@@ -152,13 +168,16 @@ fn losses_in<T: Element>(logits: &mut Tensor, targets: &Tensor, scale: Option<f6
             })
             .collect(),
     );
-    Ok(losses.iter().sum())
+    sum.loss += losses.iter().map(|(loss, _)| loss).sum::<f64>();
+    sum.correct += losses.iter().filter(|(_, correct)| *correct).count() as i64;
+    Ok(())
 }
 
 struct Losses<'a, T> {
     logits: &'a mut [T],
     targets: &'a [i64],
-    losses: &'a mut [f64],
+    /// Of each row the loss, and whether the target has the greatest logit; of equal ones the first counts.
+    losses: &'a mut [(f64, bool)],
     scale: Option<f32>,
 }
 
@@ -202,7 +221,11 @@ impl<T: Element> Kernel for Losses<'_, T> {
                 .map(|&part| f64::from(part))
                 .sum::<f64>();
             let picked = logits[target as usize].widen();
-            *loss = sum.ln() + f64::from(largest) - f64::from(picked);
+            let first = |logits: &[T]| logits.iter().all(|logit| logit.widen() < largest);
+            *loss = (
+                sum.ln() + f64::from(largest) - f64::from(picked),
+                picked >= largest && first(&logits[..target as usize]),
+            );
             if let Some(scale) = self.scale {
                 // softmax - one-hot
                 let factor = (f64::from(scale) / sum) as f32;
@@ -293,6 +316,27 @@ mod tests {
         for (ours, expected) in [(d_hidden, hidden.grad()), (d_head, head.grad())] {
             let difference = (ours - expected).abs().max().double_value(&[]);
             assert!(difference < 1e-6, "{difference}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_the_greatest_logits_is_the_models_choice() {
+        // With the unit matrix as head, a hidden row is its logits.
+        let hidden = [
+            [0.0_f32, 2.0, 1.0],
+            [2.0, 2.0, 0.0],
+            [2.0, 2.0, 0.0],
+            [5.0, 0.0, 0.0],
+        ];
+        let targets = Tensor::from_slice(&[1_i64, 0, 1, IGNORED]);
+        let plain = logits::Settings::PLAIN;
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let hidden = Tensor::from_slice2(&hidden).to_kind(kind);
+            let head = Tensor::eye(3, (kind, tch::Device::Cpu));
+            let sum = loss(&hidden, &head, &targets, plain).unwrap();
+            assert_eq!((sum.correct, sum.tokens), (2, 3));
+            let (same, _) = loss_and_gradient(&hidden, &head, None, &targets, plain, 1.0).unwrap();
+            assert_eq!(same, sum);
         }
     }
 }

@@ -10,13 +10,13 @@ const WORK_PER_THREAD: usize = 1 << 20;
 
 /// A loop. Implementations mark `run` as `#[inline(always)]`, so that it is compiled into its caller with that one's
 /// instruction set.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// Runs the loop.
     fn run(self);
 }
 
 /// Runs the loop with the widest instructions of this processor.
-pub(super) fn run(kernel: impl Kernel) {
+pub(crate) fn run(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2, as just asked.
@@ -36,7 +36,7 @@ fn run_avx2(kernel: impl Kernel) {
 }
 
 /// The number of rows of `width` numbers to give to each thread, out of `rows`.
-pub(super) fn rows_per_thread(rows: usize, width: usize) -> usize {
+pub(crate) fn rows_per_thread(rows: usize, width: usize) -> usize {
     let useful = (rows * width / WORK_PER_THREAD).max(1);
     let threads = NonZero::new(tch::get_num_threads() as usize)
         .map_or(1, NonZero::get)
@@ -45,7 +45,7 @@ pub(super) fn rows_per_thread(rows: usize, width: usize) -> usize {
 }
 
 /// Runs one kernel a thread. One alone runs on the caller's thread.
-pub(super) fn run_all<K: Kernel + Send>(kernels: Vec<K>) {
+pub(crate) fn run_all<K: Kernel + Send>(kernels: Vec<K>) {
     std::thread::scope(|scope| {
         let mut kernels = kernels.into_iter();
         let first = kernels.next();
@@ -64,7 +64,7 @@ pub(super) fn run_all<K: Kernel + Send>(kernels: Vec<K>) {
     clippy::manual_clamp,
     reason = "max and min are one instruction each; clamp branches, and keeps NaN"
 )]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding 1.5 x 2^23 rounds to the nearest integer, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;

@@ -200,7 +200,7 @@ impl Rope {
     }
 }
 
-/// cos and sin of every position of a pass, each (T, R/2), or in any shape that stretches to (…, T, R/2) of what is turned.
+/// cos and sin of every position of a pass, each (T, R/2), or (B, T, R/2) where rows have positions of their own.
 #[derive(Debug)]
 pub struct Rotation {
     cos: Tensor,
@@ -208,13 +208,13 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The angles of `positions` (T), whole numbers, within a sequence of `length` tokens.
+    /// The angles of `positions` (T) or (B, T), whole numbers, within a sequence of `length` tokens.
     pub fn new(rope: &Rope, positions: &Tensor, length: i64, kind: Kind) -> Result<Self> {
         let frequencies = Tensor::f_from_slice(&rope.frequencies(length)?)?; // (R/2)
         let angles = positions
             .f_to_kind(Kind::Float)?
             .f_unsqueeze(-1)?
-            .f_mul(&frequencies)?; // (T, R/2)
+            .f_mul(&frequencies)?; // (T, R/2) or (B, T, R/2)
         let factor = rope.attention_factor();
         Ok(Self {
             cos: angles.f_cos()?.f_mul_scalar(factor)?.f_to_kind(kind)?,
@@ -222,7 +222,7 @@ impl Rotation {
         })
     }
 
-    /// Turns x (…, T, D); the result is contiguous.
+    /// Turns x (…, T, D), or (B, …, T, D) where rows have positions of their own; the result is contiguous.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         turn(x, &self.cos, &self.sin)
     }
@@ -236,6 +236,7 @@ impl Rotation {
 /// The elements past those of cos and sin pass as they are.
 fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = cos.size()[cos.dim() - 1];
+    let (cos, sin) = (&stretched(cos, x.dim())?, &stretched(sin, x.dim())?);
     let rest = x.size()[x.dim() - 1] - 2 * half;
     let (first, second) = (x.f_narrow(-1, 0, half)?, x.f_narrow(-1, half, half)?);
     let mut turned = vec![
@@ -246,6 +247,18 @@ fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         turned.push(x.f_narrow(-1, 2 * half, rest)?);
     }
     Ok(Tensor::f_cat(&turned, -1)?)
+}
+
+/// (B, T, R/2) as (B, 1, …, T, R/2) of so many dimensions; (T, R/2) as it is.
+fn stretched(angles: &Tensor, dimensions: usize) -> Result<Tensor> {
+    let size = angles.size();
+    let [batch, length, half] = size[..] else {
+        return Ok(angles.shallow_clone());
+    };
+    let mut shape = vec![1; dimensions];
+    shape[0] = batch;
+    shape[dimensions - 2..].copy_from_slice(&[length, half]);
+    Ok(angles.f_view(&shape[..])?)
 }
 
 #[cfg(test)]

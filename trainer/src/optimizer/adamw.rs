@@ -1,19 +1,83 @@
 //! AdamW (Loshchilov and Hutter, 2019) over the flat buffers, in the order of operations of torch.optim.AdamW.
 
-use super::Parameters;
+use super::{Parameters, State, StateMut};
 use crate::ops::{Error, Result};
 
-/// The optimiser's constants and its state. The state is plain data, so that a checkpoint can save and restore it.
+/// AdamW's constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Constants {
+    /// The decay of the first moment.
+    pub(super) beta1: f64,
+    /// The decay of the second moment.
+    pub(super) beta2: f64,
+    /// Added to the root of the second moment.
+    pub(super) epsilon: f64,
+    /// Decoupled: parameters shrink by learning rate x this, each step.
+    pub(super) weight_decay: f64,
+}
+
+impl Constants {
+    /// The usual betas 0.9 and 0.999 and epsilon 1e-8.
+    pub(super) const fn new(weight_decay: f64) -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay,
+        }
+    }
+
+    /// The numbers of step `step`, from 1.
+    pub(super) fn of_step(&self, step: u64, learning_rate: f64) -> Update {
+        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+        Update {
+            step_size: (learning_rate / correction(self.beta1)) as f32,
+            second_root: correction(self.beta2).sqrt() as f32,
+            epsilon: self.epsilon as f32,
+            keep: (1.0 - learning_rate * self.weight_decay) as f32,
+            gain1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            gain2: (1.0 - self.beta2) as f32,
+        }
+    }
+}
+
+/// The numbers of one step, in the type of the loop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Update {
+    step_size: f32,
+    second_root: f32,
+    epsilon: f32,
+    keep: f32,
+    gain1: f32,
+    beta2: f32,
+    gain2: f32,
+}
+
+impl Update {
+    /// The same for tensors on which weight decay acts, or does not.
+    pub(super) const fn with_decay(mut self, decay: bool) -> Self {
+        if !decay {
+            self.keep = 1.0;
+        }
+        self
+    }
+
+    /// Moves one parameter by its gradient, and its moments with it.
+    #[inline(always)]
+    pub(super) fn apply(&self, value: &mut f32, gradient: f32, first: &mut f32, second: &mut f32) {
+        *value *= self.keep;
+        *first += self.gain1 * (gradient - *first);
+        *second = *second * self.beta2 + self.gain2 * gradient * gradient;
+        let root = second.sqrt() / self.second_root + self.epsilon;
+        *value -= self.step_size * (*first / root);
+    }
+}
+
+/// The optimiser with two fp32 numbers for each parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
-    /// The decay of the first moment.
-    pub beta1: f64,
-    /// The decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled: parameters shrink by learning rate x this, each step.
-    pub weight_decay: f64,
+    constants: Constants,
     /// The steps taken.
     pub steps: u64,
     /// The mean of the gradients, flat as the parameters.
@@ -26,10 +90,7 @@ impl AdamW {
     /// A fresh optimiser with the usual betas 0.9 and 0.999 and epsilon 1e-8, for `count` parameters.
     pub fn new(count: usize, weight_decay: f64) -> Self {
         Self {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay,
+            constants: Constants::new(weight_decay),
             steps: 0,
             first_moment: vec![0.0; count],
             second_moment: vec![0.0; count],
@@ -49,30 +110,36 @@ impl AdamW {
             )));
         }
         self.steps += 1;
-        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
-        let step_size = (learning_rate / correction(self.beta1)) as f32;
-        let second_root = correction(self.beta2).sqrt() as f32;
-        let (beta1, beta2, epsilon) = (self.beta1, self.beta2, self.epsilon as f32);
-        let keep = (1.0 - learning_rate * self.weight_decay) as f32;
-        let (gain1, beta2, gain2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
-
+        let update = self.constants.of_step(self.steps, learning_rate);
         let runs = runs_by_decay(parameters);
         let (values, gradients) = parameters.both_mut()?;
         for (range, decay) in runs {
-            let keep = if decay { keep } else { 1.0 };
+            let update = update.with_decay(decay);
             let moments = self.first_moment[range.clone()]
                 .iter_mut()
                 .zip(&mut self.second_moment[range.clone()]);
             let pairs = values[range.clone()].iter_mut().zip(&gradients[range]);
             for ((value, gradient), (first, second)) in pairs.zip(moments) {
-                *value *= keep;
-                *first += gain1 * (gradient - *first);
-                *second = *second * beta2 + gain2 * gradient * gradient;
-                let root = second.sqrt() / second_root + epsilon;
-                *value -= step_size * (*first / root);
+                update.apply(value, *gradient, first, second);
             }
         }
         Ok(())
+    }
+
+    /// What a checkpoint saves, beside the number of steps.
+    pub(super) fn state(&self) -> Vec<(&'static str, State<'_>)> {
+        vec![
+            ("first_moment", State::Float(&self.first_moment)),
+            ("second_moment", State::Float(&self.second_moment)),
+        ]
+    }
+
+    /// The same, to be restored.
+    pub(super) fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)> {
+        vec![
+            ("first_moment", StateMut::Float(&mut self.first_moment)),
+            ("second_moment", StateMut::Float(&mut self.second_moment)),
+        ]
     }
 }
 

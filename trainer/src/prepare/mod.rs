@@ -178,13 +178,25 @@ fn general(
 /// Only the language model of a multimodal checkpoint is read: a whole model written from it would be without its other parts.
 fn refuse_full_beside_images(request: &Request<'_>) -> Result<(), Error> {
     let config = request.base.config();
-    if request.spec.method.full.is_some() && config.wiring.decoder != Wiring::LLAMA.decoder {
-        return Err(Error::Setting(format!(
-            "method is full and the base a {}, expected lora or qlora, or a checkpoint of the language model alone",
-            config.architecture
-        )));
+    if config.wiring.decoder == Wiring::LLAMA.decoder {
+        return Ok(());
     }
-    Ok(())
+    let spec = request.spec;
+    let (field, instead) = if spec.method.full.is_some() {
+        ("method is full", "lora or qlora")
+    } else if spec
+        .output
+        .as_ref()
+        .is_some_and(|output| output.merged_model)
+    {
+        ("output.mergedModel is true", "false")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Setting(format!(
+        "{field} and the base a {}, expected {instead}, or a checkpoint of the language model alone",
+        config.architecture
+    )))
 }
 
 /// What the manifest says of rows, with every default decided.

@@ -18,6 +18,7 @@ pub struct Metrics {
     gradient_norm: Gauge,
     tokens: IntCounter,
     step_seconds: Histogram,
+    loss_spikes: IntCounter,
     peak_memory: IntGauge,
 }
 
@@ -49,6 +50,10 @@ impl Metrics {
                 HistogramOpts::new("finetune_step_seconds", "Duration of an optimiser step.")
                     .buckets(seconds),
             )?,
+            loss_spikes: IntCounter::new(
+                "finetune_loss_spikes_total",
+                "Steps of this process whose loss stood out far above those before.",
+            )?,
             peak_memory: IntGauge::new(
                 "finetune_peak_memory_bytes",
                 "Peak resident memory of the trainer.",
@@ -57,7 +62,7 @@ impl Metrics {
         metrics.loss.set(f64::NAN);
         metrics.validation_loss.set(f64::NAN);
         metrics.gradient_norm.set(f64::NAN);
-        let collectors: [Box<dyn prometheus::core::Collector>; 8] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(metrics.step.clone()),
             Box::new(metrics.loss.clone()),
             Box::new(metrics.validation_loss.clone()),
@@ -65,6 +70,7 @@ impl Metrics {
             Box::new(metrics.gradient_norm.clone()),
             Box::new(metrics.tokens.clone()),
             Box::new(metrics.step_seconds.clone()),
+            Box::new(metrics.loss_spikes.clone()),
             Box::new(metrics.peak_memory.clone()),
         ];
         for collector in collectors {
@@ -86,6 +92,11 @@ impl Metrics {
     /// The validation loss was computed.
     pub(super) fn validation(&self, loss: f64) {
         self.validation_loss.set(loss);
+    }
+
+    /// A loss stood out.
+    pub(super) fn spike(&self) {
+        self.loss_spikes.inc();
     }
 
     /// All metrics in Prometheus's text format.

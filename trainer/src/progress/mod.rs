@@ -131,11 +131,39 @@ impl Reporter {
         self.shared.terminal.validation(step, loss);
     }
 
+    /// The lowest validation loss so far was that of `step`.
+    pub fn best(&self, step: u64, loss: f64) {
+        let mut progress = self.lock();
+        progress.best_step = Some(step);
+        progress.best_validation_loss = finite(loss);
+    }
+
+    /// The loss of `step` stood out above the `usual` one.
+    pub fn spike(&self, step: u64, loss: f64, usual: f64) {
+        {
+            let mut progress = self.lock();
+            progress.loss_spikes = Some(progress.loss_spikes.unwrap_or(0) + 1);
+        }
+        self.shared.metrics.spike();
+        tracing::warn!(
+            step,
+            "step {step}: the loss jumped to {loss:.4}, {usual:.4} being usual; if it does not come down, lower training.learningRate or training.maxGradientNorm"
+        );
+    }
+
     /// What an earlier attempt had found, taken over at a resume.
-    pub fn restore(&self, loss: Option<f64>, validation_loss: Option<f64>) {
+    pub fn restore(&self, loss: Option<f64>, validation_loss: Option<f64>, spikes: u64) {
         let mut progress = self.lock();
         progress.loss = loss;
         progress.validation_loss = validation_loss;
+        progress.loss_spikes = (spikes > 0).then_some(spikes);
+    }
+
+    /// The run ends after `step`, before the last step that was planned.
+    pub fn stopped_early(&self, step: u64) {
+        let mut progress = self.lock();
+        progress.total_steps = step;
+        progress.eta_seconds = Some(0);
     }
 
     /// A checkpoint of `step` is complete.

@@ -13,9 +13,9 @@ mod http;
 mod metrics;
 mod options;
 mod reply;
-mod sampling;
+pub(crate) mod sampling;
 mod start;
-mod text;
+pub(crate) mod text;
 mod worker;
 
 pub use error::Error;

@@ -5,27 +5,27 @@ use rand_chacha::ChaCha8Rng;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Sampling {
+pub(crate) struct Sampling {
     /// 0 takes the likeliest token; more flattens the distribution.
-    pub(super) temperature: f64,
+    pub(crate) temperature: f64,
     /// Only the likeliest tokens that together have this probability; 1 for all.
-    pub(super) top_p: f64,
+    pub(crate) top_p: f64,
     /// Only so many of the likeliest tokens.
-    pub(super) top_k: Option<usize>,
+    pub(crate) top_k: Option<usize>,
     /// Makes the choice repeatable.
-    pub(super) seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
 }
 
 /// Chooses the tokens of one answer.
 #[derive(Debug)]
-pub(super) struct Sampler {
+pub(crate) struct Sampler {
     sampling: Sampling,
     random: ChaCha8Rng,
 }
 
 impl Sampler {
     /// A sampler at the start of an answer. Without a seed it takes one from the system.
-    pub(super) fn new(sampling: Sampling) -> Self {
+    pub(crate) fn new(sampling: Sampling) -> Self {
         let seed = sampling.seed.unwrap_or_else(rand::random);
         Self {
             sampling,
@@ -34,7 +34,7 @@ impl Sampler {
     }
 
     /// The next token. `logits` must not be empty; of equal ones the first wins.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> u32 {
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> u32 {
         if self.sampling.temperature <= 0.0 || self.sampling.top_k == Some(1) {
             return likeliest(logits);
         }
@@ -65,7 +65,7 @@ impl Sampler {
 }
 
 /// The first of the greatest logits.
-pub(super) fn likeliest(logits: &[f32]) -> u32 {
+pub(crate) fn likeliest(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, logit) in logits.iter().enumerate() {
         if *logit > best.1 {

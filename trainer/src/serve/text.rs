@@ -11,7 +11,7 @@ const CONTEXT: usize = 6;
 
 /// Decodes an answer token by token.
 #[derive(Debug)]
-pub(super) struct IncrementalText {
+pub(crate) struct IncrementalText {
     /// The last tokens: those before `read` have been given out, and those between `context` and `read` decide how what
     /// follows is written.
     tokens: Vec<u32>,
@@ -22,7 +22,7 @@ pub(super) struct IncrementalText {
 
 impl IncrementalText {
     /// A decoder for what follows `prompt`.
-    pub(super) fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Result<Self, Error> {
+    pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Result<Self, Error> {
         let tokens = prompt[prompt.len().saturating_sub(CONTEXT)..].to_vec();
         let given = tokenizer.decode(&tokens, true)?;
         Ok(Self {
@@ -33,7 +33,7 @@ impl IncrementalText {
     }
 
     /// The text that one more token makes certain; empty while a character is incomplete. Special tokens have none.
-    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<String, Error> {
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<String, Error> {
         self.tokens.push(token);
         let text = tokenizer.decode(&self.tokens, true)?;
         if text.ends_with(REPLACEMENT) {
@@ -43,7 +43,7 @@ impl IncrementalText {
     }
 
     /// What is left at the end: replacement characters for bytes that never became one.
-    pub(super) fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
+    pub(crate) fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
         let text = tokenizer.decode(&self.tokens, true)?;
         self.take(tokenizer, &text)
     }
@@ -60,14 +60,14 @@ impl IncrementalText {
 
 /// Cuts a text at the first stop string, and holds back what may become one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct StopStrings {
+pub(crate) struct StopStrings {
     stops: Vec<String>,
     held: String,
 }
 
 impl StopStrings {
     /// Watches for `stops`, of which none is empty.
-    pub(super) const fn new(stops: Vec<String>) -> Self {
+    pub(crate) const fn new(stops: Vec<String>) -> Self {
         Self {
             stops,
             held: String::new(),
@@ -75,7 +75,7 @@ impl StopStrings {
     }
 
     /// The text that can no longer be part of a stop string, and whether one has come; the text before it is then complete.
-    pub(super) fn push(&mut self, text: &str) -> (String, bool) {
+    pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
         let first = self
             .stops
@@ -100,7 +100,7 @@ impl StopStrings {
     }
 
     /// What was held back, when no more text comes.
-    pub(super) fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }

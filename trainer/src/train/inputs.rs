@@ -92,7 +92,12 @@ async fn initial_adapter(
     Ok(Some(folder))
 }
 
-async fn fetch(job: &Job, place: &Workplace, fetch: Fetch) -> Result<BaseModelFiles, Failure> {
+/// Fetches the job's base.
+pub(crate) async fn fetch(
+    job: &Job,
+    place: &Workplace,
+    fetch: Fetch,
+) -> Result<BaseModelFiles, Failure> {
     let uri = pinned(job, place).await?;
     Ok(BaseModelFiles::fetch(&uri, &place.base_credentials, &place.cache, fetch).await?)
 }

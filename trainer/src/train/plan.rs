@@ -3,18 +3,24 @@
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::fine_tune_job::{PlanStatus, Schedule};
 
-use crate::data::Batches;
+use crate::data::{Batches, pack};
 
 /// Rows a forward pass where the manifest does not say.
 const DEFAULT_MICRO_BATCH_SIZE: i64 = 8;
+
+/// Where the manifest does not say, rows are packed if an epoch then still has so many optimiser steps: with fewer, the
+/// learning rate would have no time to rise and fall.
+const PACKED_STEPS: u64 = 100;
 
 /// The numbers that a run follows.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// full, lora or qlora.
     pub method: &'static str,
-    /// Which rows each step takes.
+    /// Which rows each step takes; packed rows, where there are any.
     pub batches: Batches,
+    /// The rows of each packed row; absent where rows are not packed.
+    pub packs: Option<Vec<Vec<usize>>>,
     /// Rows an optimiser step; the last of an epoch may have fewer.
     pub batch_size: usize,
     /// Rows a forward pass.
@@ -32,8 +38,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for `rows` training rows (of preferences two make a pair, which is what a step counts) and, where `has_validation`, some validation rows.
-    pub fn new(spec: &FineTuneJobSpec, rows: usize, has_validation: bool) -> Self {
+    /// The plan for training rows of these lengths (of preferences two make a pair, which is what a step counts) and, where
+    /// `has_validation`, some validation rows.
+    pub fn new(spec: &FineTuneJobSpec, lengths: &[usize], has_validation: bool) -> Self {
         let training = &spec.training;
         let batch_size = training.batch_size.max(1);
         let is_preference = spec.preference().is_some();
@@ -42,12 +49,24 @@ impl Plan {
             true => 1,
             false => batch_size.min(DEFAULT_MICRO_BATCH_SIZE),
         });
-        let batches = Batches::new(
-            if is_preference { rows / 2 } else { rows },
-            batch_size as usize,
-            training.seed as u64,
-            training.shuffle,
-        );
+        let batches_of = |rows| {
+            let seed = training.seed as u64;
+            Batches::new(rows, batch_size as usize, seed, training.shuffle)
+        };
+        let packing = match is_preference || training.neftune_noise_alpha.is_some() {
+            true => Some(false),
+            false => spec.dataset.packing,
+        };
+        let packs = (packing != Some(false))
+            .then(|| pack(lengths, spec.dataset.max_sequence_length as usize))
+            .filter(|packs| {
+                packing == Some(true) || batches_of(packs.len()).steps_per_epoch() >= PACKED_STEPS
+            });
+        let batches = batches_of(match (&packs, is_preference) {
+            (Some(packs), _) => packs.len(),
+            (None, true) => lengths.len() / 2,
+            (None, false) => lengths.len(),
+        });
         let total_steps = batches.total_steps(
             training.epochs.map(|epochs| epochs as u64),
             training.max_steps.map(|steps| steps as u64),
@@ -66,6 +85,7 @@ impl Plan {
         Self {
             method: spec.method.name(),
             batches,
+            packs,
             batch_size: batch_size as usize,
             micro_batch_size: micro_batch_size as usize,
             total_steps,
@@ -74,6 +94,15 @@ impl Plan {
             schedule: training.schedule,
             validation_every: has_validation
                 .then(|| every_steps.map_or(once_an_epoch, |steps| steps as u64)),
+        }
+    }
+
+    /// The documents of each row of step `step`, from 0: the row itself, or those that are packed into it.
+    pub fn rows_of_step(&mut self, step: u64) -> Vec<Vec<usize>> {
+        let rows = self.batches.rows_of_step(step).iter();
+        match &self.packs {
+            Some(packs) => rows.map(|row| packs[*row].clone()).collect(),
+            None => rows.map(|row| vec![*row]).collect(),
         }
     }
 
@@ -92,6 +121,7 @@ impl Plan {
             gradient_accumulation: self.batch_size.div_ceil(self.micro_batch_size) as i64,
             trainable_parameters,
             total_steps: self.total_steps as i64,
+            packed_rows: self.packs.as_ref().map(|packs| packs.len() as i64),
         }
     }
 }
@@ -113,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_last_batch_of_an_epoch_is_kept() {
-        let plan = Plan::new(&spec(), 33, false);
+        let plan = Plan::new(&spec(), &[1; 33], false);
         assert_eq!((plan.batches.steps_per_epoch(), plan.total_steps), (3, 9));
         assert_eq!(plan.status(None).gradient_accumulation, 2);
     }
@@ -122,14 +152,14 @@ mod tests {
     fn warm_up_is_rounded_up() {
         let mut spec = spec();
         spec.training.max_steps = Some(34);
-        assert_eq!(Plan::new(&spec, 1, false).warmup_steps, 2);
+        assert_eq!(Plan::new(&spec, &[1], false).warmup_steps, 2);
     }
 
     #[test]
     fn full_has_a_smaller_learning_rate() {
         let mut spec = spec();
         assert_eq!(
-            Plan::new(&spec, 1, false).status(None).learning_rate,
+            Plan::new(&spec, &[1], false).status(None).learning_rate,
             "2e-4"
         );
         spec.method = Method {
@@ -137,7 +167,7 @@ mod tests {
             ..Method::default()
         };
         assert_eq!(
-            Plan::new(&spec, 1, false).status(None).learning_rate,
+            Plan::new(&spec, &[1], false).status(None).learning_rate,
             "2e-5"
         );
     }
@@ -147,9 +177,37 @@ mod tests {
         let mut spec = spec();
         spec.training.max_steps = Some(7);
         spec.dataset.validation = Some(Validation::default());
-        let plan = Plan::new(&spec, 40, true);
+        let plan = Plan::new(&spec, &[1; 40], true);
         let due: Vec<u64> = (1..=7).filter(|step| plan.validates_after(*step)).collect();
         assert_eq!(due, [3, 6, 7]);
-        assert!(!Plan::new(&spec, 40, false).validates_after(7));
+        assert!(!Plan::new(&spec, &[1; 40], false).validates_after(7));
+    }
+
+    #[test]
+    fn packed_rows_are_the_rows_of_a_batch() {
+        let mut spec = spec();
+        spec.training.shuffle = false;
+        spec.dataset.packing = Some(true);
+        spec.dataset.max_sequence_length = 4;
+        let mut plan = Plan::new(&spec, &[3, 1, 2, 2, 4], false);
+        assert_eq!(plan.status(None).packed_rows, Some(3));
+        assert_eq!(plan.total_steps, 3);
+        assert_eq!(plan.rows_of_step(0), [vec![0, 1], vec![2, 3], vec![4]]);
+        spec.dataset.packing = Some(false);
+        let mut plan = Plan::new(&spec, &[3, 1, 2, 2, 4], false);
+        assert_eq!(plan.status(None).packed_rows, None);
+        assert_eq!(plan.rows_of_step(0), [[0], [1], [2], [3], [4]]);
+    }
+
+    #[test]
+    fn without_a_word_rows_are_packed_where_enough_steps_remain() {
+        let mut spec = spec();
+        spec.training.batch_size = 2;
+        spec.dataset.max_sequence_length = 4;
+        let few = Plan::new(&spec, &[2; 396], false);
+        assert_eq!((few.packs, few.batches.steps_per_epoch()), (None, 198));
+        let many = Plan::new(&spec, &[2; 400], false);
+        assert_eq!(many.packs.map(|packs| packs.len()), Some(200));
+        assert_eq!(many.batches.steps_per_epoch(), 100);
     }
 }

@@ -107,6 +107,7 @@ impl Loss {
     fn add_pair(&mut self, pair: &PairLoss, rows: [&TokenizedRow; 2]) {
         self.sum += pair.loss;
         self.terms += 1;
+        self.right += u64::from(pair.is_right);
         for row in rows {
             self.tokens += row.tokens.len() as u64;
             self.trainable_tokens += row.trainable() as u64;

@@ -8,7 +8,8 @@ use crate::device::compute_kind;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
-use crate::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
+use crate::model::{Base, Batch, EmbeddingNoise, LoadOptions, Row, Storage};
+use crate::ops::cross_entropy::LossSum;
 use crate::ops::random::Draw;
 use crate::optimizer::Parameters;
 
@@ -48,6 +49,8 @@ pub struct Loss {
     pub terms: u64,
     /// Tokens that carry loss.
     pub trainable_tokens: u64,
+    /// Terms that the model gets right: tokens that it finds likeliest of all, pairs of which it prefers the right answer.
+    pub right: u64,
     /// Tokens of the rows.
     pub tokens: u64,
 }
@@ -56,6 +59,16 @@ impl Loss {
     /// The mean over the tokens that carry loss, or over the pairs.
     pub fn mean(&self) -> f64 {
         self.sum / self.terms.max(1) as f64
+    }
+
+    /// The share of the terms that the model gets right.
+    pub fn accuracy(&self) -> f64 {
+        self.right as f64 / self.terms.max(1) as f64
+    }
+
+    fn add(&mut self, sum: &LossSum) {
+        self.sum += sum.loss;
+        self.right += sum.correct as u64;
     }
 }
 
@@ -87,25 +100,26 @@ impl Trainee {
         })
     }
 
-    /// Adds the gradient of the mean loss over `rows` of `data` to the parameters', `micro_batch_size` rows at a time. `step` is
-    /// the optimiser step, from 0, by which dropout and noise are drawn. For preferences `rows` are pairs, and each answer is a
-    /// pass.
+    /// Adds the gradient of the mean loss over `rows` of `data`, each a list of documents, to the parameters',
+    /// `micro_batch_size` rows at a time. `step` is the optimiser step, from 0, by which dropout and noise are drawn. For
+    /// preferences `rows` are pairs, and each answer is a pass.
     ///
     /// The mean is taken over the unmasked tokens of all rows together, so the result does not depend on how they were
     /// cut into passes, but for what is random.
     pub fn accumulate_gradient(
         &mut self,
         data: &[TokenizedRow],
-        rows: &[usize],
+        rows: &[Vec<usize>],
         micro_batch_size: usize,
         step: u64,
     ) -> Result<Loss, Failure> {
         if let Some(preference) = self.preference.take() {
+            let rows = &rows.concat();
             let loss = self.accumulate_preference_gradient(&preference, data, rows, step);
             self.preference = Some(preference);
             return loss;
         }
-        let mut loss = counted(data, rows);
+        let mut loss = counted(data, rows.iter().flatten());
         let scale = 1.0 / loss.trainable_tokens.max(1) as f64;
         for (pass, rows) in micro_batches(rows, data, micro_batch_size)
             .into_iter()
@@ -113,10 +127,11 @@ impl Trainee {
         {
             let batch = batch(data, &rows)?; // (B, T)
             self.draw(step, pass as u64);
-            loss.sum += self
-                .base
-                .loss_and_gradient(self.lora.as_mut(), &batch, scale)?
-                .loss;
+            loss.add(
+                &self
+                    .base
+                    .loss_and_gradient(self.lora.as_mut(), &batch, scale)?,
+            );
         }
         self.stop_drawing();
         Ok(loss)
@@ -154,13 +169,10 @@ impl Trainee {
         if let Some(preference) = &self.preference {
             return self.preference_loss(preference, data);
         }
-        let rows: Vec<usize> = (0..data.len()).collect();
-        let mut loss = counted(data, &rows);
+        let rows: Vec<Vec<usize>> = (0..data.len()).map(|row| vec![row]).collect();
+        let mut loss = counted(data, rows.iter().flatten());
         for rows in micro_batches(&rows, data, micro_batch_size) {
-            loss.sum += self
-                .base
-                .loss(self.lora.as_ref(), &batch(data, &rows)?)?
-                .loss;
+            loss.add(&self.base.loss(self.lora.as_ref(), &batch(data, &rows)?)?);
         }
         Ok(loss)
     }
@@ -212,8 +224,8 @@ fn nothing_to_train() -> Failure {
 }
 
 /// Tokens of the rows, and those of them that carry loss.
-fn counted(data: &[TokenizedRow], rows: &[usize]) -> Loss {
-    let rows = rows.iter().map(|row| &data[*row]);
+fn counted<'a>(data: &[TokenizedRow], rows: impl Iterator<Item = &'a usize>) -> Loss {
+    let rows = rows.map(|row| &data[*row]);
     rows.fold(Loss::default(), |loss, row| Loss {
         tokens: loss.tokens + row.tokens.len() as u64,
         terms: loss.terms + row.trainable() as u64,
@@ -222,7 +234,11 @@ fn counted(data: &[TokenizedRow], rows: &[usize]) -> Loss {
     })
 }
 
-fn batch(data: &[TokenizedRow], rows: &[usize]) -> Result<Batch, Failure> {
-    let rows: Vec<_> = rows.iter().map(|row| data[*row].as_batch_row()).collect();
-    Ok(Batch::new(&rows)?)
+fn batch(data: &[TokenizedRow], rows: &[Vec<usize>]) -> Result<Batch, Failure> {
+    let row = |documents: &Vec<usize>| -> Vec<Row<'_>> {
+        let rows = documents.iter().map(|row| data[*row].as_batch_row());
+        rows.collect()
+    };
+    let rows: Vec<_> = rows.iter().map(row).collect();
+    Ok(Batch::packed(&rows)?)
 }

@@ -122,6 +122,7 @@ pub(crate) fn batch(tokens: &Tensor, labels: &Tensor) -> Batch {
     Batch {
         tokens: tokens.shallow_clone(),
         targets,
+        documents: None,
     }
 }
 

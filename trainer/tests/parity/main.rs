@@ -10,14 +10,17 @@
     reason = "a test's helpers end it as its own lines do, and bits are compared as bits"
 )]
 
+mod adamw_8bit;
 mod families;
 mod fixture;
 mod full;
 mod inference;
 mod lora;
+mod merged;
 mod methods;
 mod mutations;
 mod nf4;
+mod packing;
 mod preference;
 mod schedules;
 mod trajectory;

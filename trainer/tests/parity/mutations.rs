@@ -166,6 +166,7 @@ fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
     let unshifted = loss(&Batch {
         tokens: tokens.shallow_clone(),
         targets: labels.shallow_clone(),
+        documents: None,
     });
     assert_near(
         "loss",

@@ -47,7 +47,9 @@ fn loss_and_gradients_equal_the_formula_under_autograd() {
     for _ in 0..2 {
         // The second time the reference is known already.
         trainee.parameters_mut().unwrap().zero_gradients().unwrap();
-        let loss = trainee.accumulate_gradient(&data, &PAIRS, 1, 0).unwrap();
+        let loss = trainee
+            .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
+            .unwrap();
         assert_near("loss", loss.mean(), scalar(&expected, "loss"), TOLERANCE);
         assert_gradients(trainee.parameters().unwrap(), &expected, "grad.");
     }
@@ -70,7 +72,9 @@ fn four_steps_equal_the_reference() {
         let data = rows(&at("tokens"), &at("labels"));
         let parameters = trainee.parameters_mut().unwrap();
         parameters.zero_gradients().unwrap();
-        let loss = trainee.accumulate_gradient(&data, &PAIRS, 1, 0).unwrap();
+        let loss = trainee
+            .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
+            .unwrap();
         let parameters = trainee.parameters_mut().unwrap();
         clip_gradient_norm(parameters, 1.0).unwrap();
         optimizer.step(parameters, 1e-2).unwrap();
@@ -110,7 +114,9 @@ fn against_its_own_start_every_pair_costs_ln_2_also_where_inputs_are_dropped_lat
     };
     let ln_2 = std::f64::consts::LN_2;
     let mut random = trainee(itself(), chance);
-    let dropped = random.accumulate_gradient(&data, &PAIRS, 1, 0).unwrap();
+    let dropped = random
+        .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
+        .unwrap();
     assert!((dropped.mean() - ln_2).abs() > 1e-3, "{dropped:?}");
     // Neither the reference nor the loss without gradient is random.
     let still = random.loss(&data, 1).unwrap().mean();

@@ -121,3 +121,29 @@ fn a_whole_model_needs_no_adapter() {
     );
     assert_eq!(plan.status.phase, Some(JobPhase::Succeeded));
 }
+
+#[test]
+fn a_merged_model_is_recorded_beside_its_adapter() {
+    let job = prepared_job();
+    let both = outcome(Stage::Train, OutcomeReason::Succeeded);
+    let merged = finetune_crds::contract::Published {
+        uri: "s3://adapters/team-a/support/model/".to_owned(),
+        digest: digest('d'),
+    };
+    let both = Outcome {
+        model: Some(merged.clone()),
+        ..both
+    };
+    let adapter = both.adapter.clone().unwrap();
+    let plan = plan_for(
+        &job,
+        &train_seen(complete(), vec![ended(Stage::Train, 0, Some(both))]),
+    );
+    let result = plan.status.result.clone().unwrap();
+    assert_eq!(result.adapter_digest, Some(adapter.digest.clone()));
+    assert_eq!(result.uri, adapter.uri);
+    assert_eq!(result.model_digest, Some(merged.digest));
+    assert_eq!(result.merged_model_uri, Some(merged.uri));
+    let next = plan_for(&stored(job, &plan), &Seen::default());
+    assert_eq!(next.publish.unwrap().source.digest, adapter.digest);
+}

@@ -209,6 +209,11 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
             .map(|adapter| adapter.digest.clone()),
         model_digest: outcome.model.as_ref().map(|model| model.digest.clone()),
         uri: published.uri.clone(),
+        merged_model_uri: outcome
+            .adapter
+            .as_ref()
+            .and(outcome.model.as_ref())
+            .map(|model| model.uri.clone()),
         adapter_name: outcome.adapter.as_ref().and(job.adapter.clone()),
         job_uri: job.job_uri.clone(),
     });

@@ -1,0 +1,114 @@
+//! `trainer generate`: an answer on the terminal.
+
+use std::io::Write;
+
+use clap::Args;
+use finetune_crds::contract::ExitCode;
+
+use crate::failure::Failure;
+use crate::generate::{self, Request};
+use crate::manifest_file::Job;
+use crate::workplace::Workplace;
+
+use super::arguments::JobArguments;
+use super::end;
+
+/// Continue a prompt with what the job has made.
+///
+/// The prompt is put as a user's turn into the model's chat template, and the answer is written as it comes. The base is
+/// held as the method holds it: in 4 bits for qlora.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example: trainer generate --file job.yaml --work out --prompt 'How do I return a lamp?'"
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    job: JobArguments,
+
+    /// What to answer.
+    #[arg(long, value_name = "TEXT", env = "FINETUNE_PROMPT")]
+    prompt: String,
+
+    /// What the system says before it.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "raw",
+        env = "FINETUNE_SYSTEM"
+    )]
+    system: Option<String>,
+
+    /// Continue the prompt as it is, without the chat template.
+    #[arg(long, env = "FINETUNE_RAW")]
+    raw: bool,
+
+    /// The PEFT adapter to put on the base: a directory or a URI. Default: the one that the job has published, if it has.
+    #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_ADAPTER")]
+    adapter: Option<String>,
+
+    /// The most tokens of the answer.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 256,
+        env = "FINETUNE_MAX_NEW_TOKENS"
+    )]
+    max_new_tokens: usize,
+
+    /// How much chance decides: 0 always takes the likeliest token.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0.0,
+        env = "FINETUNE_TEMPERATURE"
+    )]
+    temperature: f64,
+
+    /// Choose among the likeliest tokens that together have this probability.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 1.0,
+        env = "FINETUNE_TOP_P"
+    )]
+    top_p: f64,
+
+    /// Makes the choice repeatable. Default: another one each time.
+    #[arg(long, value_name = "NUMBER", env = "FINETUNE_SEED")]
+    seed: Option<u64>,
+}
+
+pub(super) async fn run(arguments: Arguments) -> ExitCode {
+    match generated(arguments).await {
+        Ok(()) => ExitCode::Done,
+        Err(failure) => {
+            end::report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+async fn generated(arguments: Arguments) -> Result<(), Failure> {
+    let job = Job::read(&arguments.job.file)?;
+    arguments.job.set_threads();
+    let place = Workplace::open(&job, &arguments.job.places())?;
+    let request = Request {
+        prompt: arguments.prompt,
+        system: arguments.system,
+        raw: arguments.raw,
+        adapter: arguments.adapter,
+        max_new_tokens: arguments.max_new_tokens,
+        temperature: arguments.temperature,
+        top_p: arguments.top_p,
+        seed: arguments.seed,
+    };
+    let mut output = std::io::stdout();
+    generate::generate(&job, &place, &request, &mut |text| {
+        output.write_all(text.as_bytes())?;
+        output.flush()
+    })
+    .await?;
+    // A closed pipe is the reader's wish.
+    let _ = writeln!(output);
+    Ok(())
+}

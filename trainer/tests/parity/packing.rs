@@ -1,0 +1,198 @@
+//! Packed rows against the same rows unpacked, for every family: loss, gradients, and that no document sees another.
+
+use rstest::rstest;
+use tch::Kind;
+use trainer::base::BaseModelFiles;
+use trainer::method::Lora;
+use trainer::model::{Base, Batch, LoadOptions, Row, Storage};
+
+use crate::fixture::{TOLERANCE, assert_close, assert_near, path, scalar, tensors, trained};
+
+/// Tokens, and for each whether it carries loss.
+#[derive(Clone)]
+struct Document {
+    tokens: Vec<u32>,
+    loss: Vec<bool>,
+}
+
+impl Document {
+    fn row(&self) -> Row<'_> {
+        Row {
+            tokens: &self.tokens,
+            loss: &self.loss,
+        }
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> Self {
+        Self {
+            tokens: self.tokens[range.clone()].to_vec(),
+            loss: self.loss[range].to_vec(),
+        }
+    }
+}
+
+/// The rows of a fixture.
+fn rows(file: &str, prefix: &str) -> Vec<Document> {
+    let expected = tensors(file);
+    let list =
+        |name: &str| Vec::<Vec<i64>>::try_from(&expected[&format!("{prefix}{name}")]).unwrap();
+    let pairs = list("tokens").into_iter().zip(list("labels"));
+    pairs
+        .map(|(tokens, labels)| Document {
+            tokens: tokens.iter().map(|token| *token as u32).collect(),
+            loss: labels.iter().map(|label| *label >= 0).collect(),
+        })
+        .collect()
+}
+
+/// Two packed rows: whole rows of the fixture, longer than any window, between short ones.
+fn packs(name: &str) -> Vec<Vec<Document>> {
+    let rows = rows(&format!("families/{name}/expected.safetensors"), "");
+    let (one, other) = (&rows[0], &rows[rows.len() - 1]);
+    vec![
+        vec![one.part(0..5), other.clone(), one.part(3..11)],
+        vec![other.part(2..4), one.clone()],
+    ]
+}
+
+fn packed(packs: &[Vec<Document>]) -> Batch {
+    let rows: Vec<Vec<Row<'_>>> = packs
+        .iter()
+        .map(|documents| documents.iter().map(Document::row).collect())
+        .collect();
+    Batch::packed(&rows).unwrap()
+}
+
+fn unpacked(packs: &[Vec<Document>]) -> Batch {
+    let rows: Vec<Row<'_>> = packs.iter().flatten().map(Document::row).collect();
+    Batch::new(&rows).unwrap()
+}
+
+struct Model {
+    base: Base,
+    lora: Lora,
+}
+
+fn model(name: &str, storage: Storage) -> Model {
+    let folder = path(&format!("families/{name}"));
+    let files = BaseModelFiles::open(&folder).unwrap();
+    let options = LoadOptions {
+        compute: Kind::Float,
+        storage,
+    };
+    let base = Base::load(files.config(), files.weights().unwrap().as_ref(), &options).unwrap();
+    let lora = trainer::peft::read(&folder.join("adapter"), files.config())
+        .unwrap()
+        .lora;
+    Model { base, lora }
+}
+
+impl Model {
+    /// The mean loss; the gradients of the adapter are left behind.
+    fn loss(&mut self, batch: &Batch) -> f64 {
+        self.lora.parameters_mut().zero_gradients().unwrap();
+        let tokens = trained(batch);
+        let sum = self
+            .base
+            .loss_and_gradient(Some(&mut self.lora), batch, 1.0 / tokens)
+            .unwrap();
+        let alone = self.base.loss(Some(&self.lora), batch).unwrap();
+        assert!((alone.loss / sum.loss - 1.0).abs() < 1e-12);
+        sum.loss / tokens
+    }
+}
+
+#[rstest]
+fn packed_rows_have_the_loss_and_the_gradients_of_unpacked_ones(
+    #[values(
+        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2",
+        "granite"
+    )]
+    name: &str,
+) {
+    let packs = packs(name);
+    let (mut one, mut other) = (model(name, Storage::Frozen), model(name, Storage::Frozen));
+    let expected = one.loss(&unpacked(&packs));
+    assert_near("loss", other.loss(&packed(&packs)), expected, TOLERANCE);
+    for parameter in one.lora.parameters().list() {
+        let [ours, expected] =
+            [&other, &one].map(|model| model.lora.parameters().gradient(parameter).unwrap());
+        assert_close(&parameter.name, &ours, &expected, TOLERANCE);
+    }
+}
+
+#[rstest]
+fn no_document_sees_another(#[values("llama", "mistral", "gemma2", "gemma3", "phi3")] name: &str) {
+    let packs = packs(name);
+    for place in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)] {
+        let run = |shift: u32| {
+            let mut packs = packs.clone();
+            let document = &mut packs[place.0][place.1];
+            document.loss.fill(false);
+            for token in &mut document.tokens {
+                *token = 3 + (*token + shift) % 90;
+            }
+            let mut model = model(name, Storage::Frozen);
+            let loss = model.loss(&packed(&packs));
+            (loss, model.lora.parameters().gradients().unwrap().to_vec())
+        };
+        assert!(run(0) == run(17), "{place:?}");
+    }
+}
+
+#[test]
+fn all_weights_have_the_gradients_of_unpacked_rows_too() {
+    let packs = packs("llama");
+    let gradients = |batch: &Batch| {
+        let mut base = model("llama", Storage::Trained).base;
+        base.loss_and_gradient(None, batch, 1.0 / trained(batch))
+            .unwrap();
+        base
+    };
+    let (one, other) = (gradients(&unpacked(&packs)), gradients(&packed(&packs)));
+    let [expected, ours] = [&one, &other].map(|base| base.parameters().unwrap());
+    for parameter in expected.list() {
+        let [ours, expected] =
+            [ours, expected].map(|parameters| parameters.gradient(parameter).unwrap());
+        assert_close(&parameter.name, &ours, &expected, TOLERANCE);
+    }
+}
+
+#[test]
+fn one_packed_row_has_the_references_loss_and_gradients_of_ragged_rows() {
+    let expected = tensors("expected/lora-tiny-llama.safetensors");
+    let lengths = Vec::<i64>::try_from(&expected["ragged.lengths"]).unwrap();
+    let rows = rows("expected/lora-tiny-llama.safetensors", "ragged.");
+    let documents: Vec<Document> = rows
+        .iter()
+        .zip(lengths)
+        .map(|(row, length)| row.part(0..length as usize))
+        .collect();
+    let mut base = crate::fixture::base("tiny-llama", Kind::Float, Storage::Frozen);
+    let mut lora = crate::fixture::adapter("tiny-llama", "tiny-llama");
+    let batch = packed(&[documents]);
+    let tokens = trained(&batch);
+    let sum = base
+        .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+        .unwrap();
+    assert_near(
+        "loss",
+        sum.loss / tokens,
+        scalar(&expected, "ragged.loss"),
+        TOLERANCE,
+    );
+    crate::fixture::assert_gradients(lora.parameters(), &expected, "ragged.grad.");
+}
+
+#[test]
+fn without_its_borders_a_packed_row_has_another_loss() {
+    let packs = packs("llama");
+    let mut model = model("llama", Storage::Frozen);
+    let right = model.loss(&packed(&packs));
+    let leaking = Batch {
+        documents: None,
+        ..packed(&packs)
+    };
+    let wrong = model.loss(&leaking);
+    assert!((wrong / right - 1.0).abs() > 1e-3, "{wrong} and {right}");
+}
