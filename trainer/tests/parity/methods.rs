@@ -15,6 +15,9 @@ use crate::fixture::{
     path, scalar, tensors, trained, weights,
 };
 
+/// The scale of the module with this name.
+type Scaling<'a> = &'a dyn Fn(&str) -> f64;
+
 const NF4: Storage = Storage::Nf4 {
     double_quantization: false,
 };
@@ -169,7 +172,6 @@ fn wrong_scales_give_the_wrong_losses_of_the_reference() {
         let found = right.modules().iter().find(|found| found.name == module);
         found.unwrap().rank as f64
     };
-    type Scaling<'a> = &'a dyn Fn(&str) -> f64;
     let wrong: [(&str, Scaling<'_>); 3] = [
         ("no_alpha_pattern", &|module| 8.0 / rank(module).sqrt()),
         ("scale_of_plain_lora", &|module| {
