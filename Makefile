@@ -62,6 +62,12 @@ test-unit: build ## The tests that need no cluster
 	@$(CLUSTER)/build-tools.sh versitygw
 	cargo test $(CARGO_SELECTION) --exclude system-tests
 
+.PHONY: fuzz
+fuzz: build ## The parsers against changed files, for minutes and with other ones each time
+	@export FINETUNE_FUZZ_ITERATIONS=$${FINETUNE_FUZZ_ITERATIONS:-300000} FINETUNE_FUZZ_SEED=$${FINETUNE_FUZZ_SEED:-$$RANDOM}
+	echo "seed $$FINETUNE_FUZZ_SEED"
+	cargo test $(CARGO_SELECTION) --test fuzz --test fuzz_tokenizer
+
 .PHONY: test-system
 test-system: cluster-up ## The tests that need the cluster
 	@$(IN_CLUSTER) tests/install.sh

@@ -8,6 +8,8 @@ pub mod cache;
 pub mod credentials;
 pub mod digest;
 pub mod error;
+pub mod finite;
+mod foreign_format;
 pub mod gguf;
 pub mod manifest;
 mod mapped_file;
@@ -17,6 +19,7 @@ pub mod rows;
 pub mod safetensors_file;
 pub mod split;
 pub mod store;
+mod tensor_places;
 pub mod uri;
 
 pub use error::{Error, Result};

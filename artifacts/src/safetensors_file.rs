@@ -3,26 +3,19 @@
 //! Reading is strict: names, shapes, offsets and sizes are checked before the first tensor is lent out. It must never
 //! copy a whole file, and never trust a number of the header.
 
+mod header;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
 use safetensors::tensor::View;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 pub use safetensors::Dtype;
 
 use crate::mapped_file::MappedFile;
-
-/// The longest tensor name that is accepted, in bytes.
-const MAX_NAME: usize = 1024;
-/// The most dimensions of a tensor.
-const MAX_DIMENSIONS: usize = 8;
-/// Bytes of the length that stands before the header.
-const LENGTH: usize = 8;
+use header::{Header, parse};
 
 /// What can be wrong with a safetensors file.
 #[derive(Debug, thiserror::Error)]
@@ -86,22 +79,6 @@ impl TensorView<'_> {
     }
 }
 
-/// A tensor's place in the file.
-#[derive(Debug)]
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    start: usize,
-    end: usize,
-}
-
-/// What a header says, checked.
-#[derive(Debug)]
-struct Header {
-    entries: BTreeMap<String, Entry>,
-    metadata: BTreeMap<String, String>,
-}
-
 /// An open file.
 #[derive(Debug)]
 pub struct SafetensorsFile {
@@ -152,7 +129,7 @@ impl SafetensorsFile {
                 Some(TensorView {
                     dtype: entry.dtype,
                     shape: &entry.shape,
-                    bytes: self.map.get(entry.start..entry.end)?,
+                    bytes: self.map.get(entry.bytes.clone())?,
                 })
             })
             .ok_or_else(|| Error::Missing {
@@ -323,208 +300,5 @@ fn readable_by_all(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }
 
-/// Parses and checks the header of a whole file.
-fn parse(bytes: &[u8]) -> Result<Header, String> {
-    let (length, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-    let text = bytes
-        .get(LENGTH..LENGTH + length)
-        .ok_or("the header is cut short")?;
-    refuse_duplicates(text)?;
-    let mut entries = BTreeMap::new();
-    for name in metadata.offset_keys() {
-        let info = metadata
-            .info(&name)
-            .ok_or_else(|| format!("tensor `{name}` has no entry"))?;
-        check_name(&name)?;
-        if info.shape.len() > MAX_DIMENSIONS {
-            return Err(format!(
-                "tensor `{name}` has {} dimensions, expected at most {MAX_DIMENSIONS}",
-                info.shape.len()
-            ));
-        }
-        let (start, end) = info.data_offsets;
-        let data = LENGTH + length;
-        let entry = Entry {
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            start: data + start,
-            end: data + end,
-        };
-        if entry.end > bytes.len() || entry.start > entry.end {
-            return Err(format!("tensor `{name}` lies outside the file"));
-        }
-        entries.insert(name, entry);
-    }
-    let metadata = metadata.metadata().clone().unwrap_or_default();
-    Ok(Header {
-        entries,
-        metadata: metadata.into_iter().collect(),
-    })
-}
-
-fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-        let shown: String = name.chars().take(40).collect();
-        return Err(format!(
-            "a tensor is named {shown:?}, expected 1 to {MAX_NAME} bytes without control characters"
-        ));
-    }
-    Ok(())
-}
-
-/// JSON lets a later key replace an earlier one, so one name could be read as two tensors by two readers.
-fn refuse_duplicates(header: &[u8]) -> Result<(), String> {
-    struct Keys;
-    impl<'de> Visitor<'de> for Keys {
-        type Value = Option<String>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut seen = HashSet::new();
-            let mut twice = None;
-            while let Some(key) = map.next_key::<String>()? {
-                map.next_value::<IgnoredAny>()?;
-                if let Some(key) = seen.replace(key) {
-                    twice = Some(key);
-                }
-            }
-            Ok(twice)
-        }
-    }
-    let twice = serde_json::Deserializer::from_slice(header)
-        .deserialize_map(Keys)
-        .map_err(|error| error.to_string())?;
-    match twice {
-        Some(name) => Err(format!("tensor `{name}` is there twice")),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(header.as_bytes());
-        bytes.extend(data);
-        bytes
-    }
-
-    const TWO: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}"#;
-
-    #[test]
-    fn what_was_written_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.safetensors");
-        let numbers: Vec<u8> = [1.5f32, -2.0]
-            .iter()
-            .flat_map(|x| x.to_le_bytes())
-            .collect();
-        let data = TensorData {
-            dtype: Dtype::F32,
-            shape: &[1, 2],
-            bytes: &numbers,
-        };
-        write(&path, [("layer.weight", data)], Some(("format", "pt"))).unwrap();
-        let file = SafetensorsFile::open(&path).unwrap();
-        assert_eq!(file.names().collect::<Vec<_>>(), ["layer.weight"]);
-        assert_eq!(file.metadata("format"), Some("pt"));
-        let tensor = file.tensor("layer.weight").unwrap();
-        assert_eq!(tensor.shape, [1, 2]);
-        assert_eq!(tensor.to_f32().unwrap(), [1.5, -2.0]);
-        assert!(tensor.to_u32().is_none());
-        let error = file.tensor("other").unwrap_err().to_string();
-        assert!(
-            error.ends_with("x.safetensors: no tensor is named `other`"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn tensors_made_in_turn_give_the_same_file_and_an_error_leaves_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let [whole, lazy] = ["whole", "lazy"].map(|name| folder.path().join(name));
-        let content = |name: &str| name.bytes().cycle().take(8).collect::<Vec<u8>>();
-        let names = ["b", "a"];
-        let contents = names.map(content);
-        let data = names.iter().zip(&contents).map(|(name, bytes)| {
-            let data = TensorData {
-                dtype: Dtype::F32,
-                shape: &[2],
-                bytes,
-            };
-            (*name, data)
-        });
-        write(&whole, data, Some(("format", "pt"))).unwrap();
-        let plans = names.map(|name| TensorPlan {
-            name: name.to_owned(),
-            dtype: Dtype::F32,
-            shape: vec![2],
-        });
-        let write = |make: &dyn Fn(&TensorPlan) -> Result<Vec<u8>, Error>| {
-            write_lazily(&lazy, &plans, Some(("format", "pt")), make)
-        };
-        write(&|plan| Ok(content(&plan.name))).unwrap();
-        assert_eq!(
-            std::fs::read(&whole).unwrap(),
-            std::fs::read(&lazy).unwrap()
-        );
-
-        let error = write(&|_| Ok(vec![0; 7])).unwrap_err().to_string();
-        assert!(
-            error.contains("tensor `a` has 7 bytes, expected 8"),
-            "{error}"
-        );
-        assert!(!lazy.exists());
-    }
-
-    #[test]
-    fn overlaps_gaps_wrong_sizes_and_duplicates_are_refused() {
-        assert!(parse(&file_of(TWO, &[0; 11])).is_ok());
-        for (from, to) in [
-            ("[8,11]", "[7,11]"),
-            ("[8,11]", "[9,12]"),
-            ("[3]", "[4]"),
-            ("\"b\"", "\"a\""),
-            ("\"b\"", "\"\""),
-            ("[3]", "[18446744073709551615,18446744073709551615]"),
-        ] {
-            let header = TWO.replace(from, to);
-            assert!(parse(&file_of(&header, &[0; 12])).is_err(), "{header}");
-            assert!(parse(&file_of(&header, &[0; 11])).is_err(), "{header}");
-        }
-        assert!(
-            parse(&file_of(TWO, &[0; 12])).is_err(),
-            "bytes after the last tensor"
-        );
-    }
-
-    #[test]
-    fn a_name_that_stands_twice_is_refused_even_where_the_sizes_agree() {
-        let header = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
-        let error = parse(&file_of(header, &[0])).unwrap_err();
-        assert!(error.contains('a'), "{error}");
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
-            let _ = parse(&bytes);
-        }
-
-        #[test]
-        fn damaged_files_never_panic(at in 0usize..TWO.len() + 19, value: u8, keep in 0usize..TWO.len() + 19) {
-            let mut bytes = file_of(TWO, &[0; 11]);
-            bytes[at] = value;
-            let _ = parse(&bytes);
-            let _ = parse(&bytes[..keep]);
-        }
-    }
-}
+mod tests;

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3ForConditionalGeneration
 from transformers.activations import ACT2FN
 
+import four_bit
 import lora
-import nf4
 import tiny
 
 VOCABULARY, ROWS, LENGTH, SHORT = 96, 2, 14, 6
@@ -423,8 +423,8 @@ def nf4_loss(folder, name, tokens, labels):
     for key, weight in model.named_parameters():
         if ".layers." in key and key.endswith("_proj.base_layer.weight"):
             # In rows of one block: bitsandbytes' CPU code begins a new block with each row, its GPU code and its format do not.
-            blocks = weight.detach().reshape(-1, nf4.BLOCK)
-            weight.data = nf4.quantise(blocks)["dequantised"].reshape(weight.shape).clone()
+            blocks = weight.detach().reshape(-1, four_bit.BLOCK)
+            weight.data = four_bit.quantise(blocks)["dequantised"].reshape(weight.shape).clone()
     return forward(model, tokens, labels)[0].detach().reshape(1)
 
 

@@ -67,8 +67,7 @@ def as_q4_1(_index, key):
 FILES = {"mixed": (mixed, False), "q4_1": (as_q4_1, True)}
 
 
-def write_file(path, tokenizer, weights, kind_of, tied):
-    config = tiny.MODELS[NAME]
+def write_file(path, tokenizer, weights, kind_of, tied, config=tiny.MODELS[NAME], encode=gguf.quantize):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny llama")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
@@ -94,7 +93,7 @@ def write_file(path, tokenizer, weights, kind_of, tied):
         if array.ndim == 2:
             kind = kind_of(matrices, key)
             matrices += 1
-        writer.add_tensor(gguf_name(key), gguf.quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
+        writer.add_tensor(gguf_name(key), encode(np.ascontiguousarray(array), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -118,12 +117,11 @@ def add_tokenizer(writer, tokenizer):
     writer.add_chat_template(tiny.CHATML)
 
 
-def read_file(path):
+def read_file(path, keys, config=tiny.MODELS[NAME]):
     """The weights under transformers' names, dequantised by the gguf package, rows of q and k put back. With kinds."""
-    config = tiny.MODELS[NAME]
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     weights, kinds = {}, {}
-    for key in tiny.random_weights(NAME):
+    for key in keys:
         tensor = stored.get(gguf_name(key))
         if tensor is None:
             continue
@@ -142,7 +140,7 @@ def write_gguf(out):
     for name, (kind_of, tied) in FILES.items():
         path = out / "gguf" / f"{name}.gguf"
         write_file(path, tokenizer, weights, kind_of, tied)
-        ours, kinds = read_file(path)
+        ours, kinds = read_file(path, weights)
         model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").eval()
         theirs = model.state_dict()
         for key, value in ours.items():

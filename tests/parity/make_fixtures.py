@@ -22,14 +22,16 @@ if os.environ.get("PYTHONHASHSEED") != "0":
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+import bnb_files  # noqa: E402
 import chat  # noqa: E402
 import data  # noqa: E402
 import families  # noqa: E402
+import four_bit  # noqa: E402
 import gguf_files  # noqa: E402
+import gguf_types  # noqa: E402
 import loop  # noqa: E402
 import lora  # noqa: E402
 import methods  # noqa: E402
-import nf4  # noqa: E402
 import preference  # noqa: E402
 import tiny  # noqa: E402
 import training  # noqa: E402
@@ -46,13 +48,16 @@ STEPS = [
     training.write_trajectories,
     training.write_schedules,
     training.write_rope,
-    nf4.write_matrices,
-    nf4.write_model,
+    four_bit.write_matrices,
+    four_bit.write_models,
+    bnb_files.write_bnb,
     methods.write_adapters,
     methods.write_expected,
     methods.write_mutations,
     preference.write_expected,
     gguf_files.write_gguf,
+    gguf_types.write_types,
+    gguf_types.write_model,
     chat.write_tiny,
     chat.write_smollm2,
     data.write_tokenizers,

@@ -18,8 +18,8 @@ from peft.tuners.lora import dora
 from peft.tuners.lora import layer as peft_layer
 from safetensors.torch import load_file
 
+import four_bit
 import lora
-import nf4
 import tiny
 
 STEPS, LEARNING_RATE, CLIP = 4, 1e-2, 1.0
@@ -67,7 +67,7 @@ def load(out, base, adapter, quantised=False, **changes):
     if quantised:
         for key, weight in model.named_parameters():
             if key.endswith("_proj.weight"):
-                weight.data = nf4.quantise(weight.detach())["dequantised"].clone()
+                weight.data = four_bit.quantise(weight.detach())["dequantised"].clone()
     folder = out / "adapters" / adapter
     config = LoraConfig.from_pretrained(folder)
     for key, value in changes.items():

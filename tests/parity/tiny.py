@@ -93,9 +93,9 @@ def normal(shape, std, *name, mean=0.0):
     return torch.from_numpy((mean + std * generator(*name).standard_normal(shape)).astype(np.float32))
 
 
-def random_weights(name):
+def random_weights(name, config=None):
     """Every stored tensor of a model. The tied head is left out, as checkpoints leave it out."""
-    config = LlamaConfig(**MODELS[name])
+    config = LlamaConfig(**(config or MODELS[name]))
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in LlamaForCausalLM(config).state_dict().items()}
     if config.tie_word_embeddings:

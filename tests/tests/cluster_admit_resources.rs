@@ -390,6 +390,7 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"baseModel": {"uri": "hf://org/na.me", "revision": "refs/pr/1"}}),
         json!({"baseModel": {"uri": "https://models.example/a.gguf?signature=x"}}),
         json!({"method": {"lora": null, "qlora": {}}}),
+        json!({"method": {"lora": null, "qlora": {"quantization": {"type": "FP4", "doubleQuantization": false}}}}),
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
         json!({"method": {"lora": {"rankPattern": {"q_proj": 8}, "alphaPattern": {"mlp.*": 4}, "useRslora": true, "useDora": true, "dropout": 0.05}}, "training": {"neftuneNoiseAlpha": 5}}),
         json!({"initialAdapter": {"uri": "s3://models/adapters/first/", "credentialsSecretRef": {"name": "models"}}}),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 use trainer::method::Lora;
+use trainer::method::four_bit::Code;
 use trainer::model::{
     Base, Batch, Biases, LoadOptions, ModelConfig, Row, Storage, WeightSource, Wiring,
 };
@@ -25,7 +26,8 @@ const METHODS: [(&str, Storage); 2] = [
     ("LoRA", Storage::Frozen),
     (
         "QLoRA",
-        Storage::Nf4 {
+        Storage::FourBit {
+            code: Code::Nf4,
             double_quantization: true,
         },
     ),

@@ -1,8 +1,7 @@
 //! Reads little-endian numbers and strings off a slice. It must never step past the end, and takes memory only for what
 //! is there.
 
-/// The longest name of a key or tensor, in bytes.
-const MAX_NAME: usize = 1024;
+use crate::tensor_places::check_name;
 
 /// A place in a slice.
 pub(super) struct Cursor<'bytes> {
@@ -73,12 +72,7 @@ impl<'bytes> Cursor<'bytes> {
     /// A string that names something.
     pub(super) fn name(&mut self) -> Result<String, String> {
         let name = self.string()?;
-        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            let shown: String = name.chars().take(40).collect();
-            return Err(format!(
-                "a key or tensor is named {shown:?}, expected 1 to {MAX_NAME} bytes without control characters"
-            ));
-        }
+        check_name(&name)?;
         Ok(name)
     }
 }

@@ -176,8 +176,10 @@ impl Kind {
 /// Reads `count` entries.
 pub(super) fn read(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<String, Value>, String> {
     let mut metadata = BTreeMap::new();
-    for _ in 0..count {
-        let key = cursor.name()?;
+    for number in 1..=count {
+        let key = cursor
+            .name()
+            .map_err(|message| format!("entry {number} of its {count} metadata: {message}"))?;
         let value = Kind::read(cursor)
             .and_then(|kind| value(cursor, kind))
             .map_err(|error| format!("metadata key `{key}`: {error}"))?;

@@ -8,14 +8,16 @@ mod dequantize;
 mod metadata;
 mod tensor_type;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use metadata::{Array, Value};
 pub use tensor_type::TensorType;
 
+use crate::foreign_format;
 use crate::mapped_file::MappedFile;
+use crate::tensor_places::{Claim, Layout, elements, places};
 use cursor::Cursor;
 
 /// The most dimensions that ggml has.
@@ -58,9 +60,9 @@ pub enum Error {
     },
     /// The tensor's type cannot be dequantised.
     #[error(
-        "{}: tensor `{name}` has type {found}, expected F32, F16, BF16, Q8_0, Q4_0 or Q4_1: \
-         take a file quantised in one of these",
-        path.display()
+        "{}: tensor `{name}` has type {found}, expected {}: take a file quantised in one of these",
+        path.display(),
+        dequantize::supported()
     )]
     Unsupported {
         /// The file.
@@ -242,9 +244,14 @@ impl GgufFile {
 /// Parses and checks everything before the tensors' data.
 fn parse(bytes: &[u8]) -> Result<Header, String> {
     let mut cursor = Cursor::new(bytes);
-    if cursor.take(4)? != b"GGUF" {
-        return Err("it does not begin with `GGUF`".to_owned());
+    if !bytes.starts_with(b"GGUF") {
+        let known = foreign_format::recognised(bytes).map(|message| format!(": {message}"));
+        return Err(format!(
+            "it does not begin with `GGUF`{}",
+            known.unwrap_or_default()
+        ));
     }
+    cursor.take(4)?;
     let version = cursor.u32()?;
     if version.swap_bytes() == 2 || version.swap_bytes() == 3 {
         return Err("it is big-endian, expected a little-endian file".to_owned());
@@ -282,11 +289,8 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, String> {
 
 /// A tensor's entry before the start of the data is known.
 struct RawTensor {
-    name: String,
     tensor_type: TensorType,
     shape: Vec<usize>,
-    offset: u64,
-    size: usize,
 }
 
 fn read_tensors(
@@ -294,51 +298,35 @@ fn read_tensors(
     count: u64,
     alignment: u64,
 ) -> Result<BTreeMap<String, TensorInfo>, String> {
-    let mut raw = Vec::new();
-    let mut names = HashSet::new();
-    for _ in 0..count {
-        let tensor = read_tensor(cursor)?;
-        if !names.insert(tensor.name.clone()) {
-            return Err(format!("tensor `{}` is there twice", tensor.name));
+    let mut claims = Vec::new();
+    let mut raw = BTreeMap::new();
+    for number in 1..=count {
+        let (claim, tensor) = read_tensor(cursor)
+            .map_err(|message| format!("entry {number} of its {count} tensors: {message}"))?;
+        if raw.insert(claim.name.clone(), tensor).is_some() {
+            return Err(format!("tensor `{}` is there twice", claim.name));
         }
-        raw.push(tensor);
+        claims.push(claim);
     }
-    let start = (cursor.position() as u64).next_multiple_of(alignment);
-    raw.sort_by_key(|tensor| tensor.offset);
-    let mut tensors = BTreeMap::new();
-    let mut free = 0;
-    for tensor in raw {
-        let name = tensor.name;
-        if !tensor.offset.is_multiple_of(alignment) {
-            return Err(format!(
-                "tensor `{name}` lies at {}, expected a multiple of {alignment}",
-                tensor.offset
-            ));
-        }
-        if tensor.offset < free {
-            return Err(format!("tensor `{name}` overlaps another"));
-        }
-        let first = start
-            .checked_add(tensor.offset)
-            .and_then(|x| usize::try_from(x).ok());
-        let range = first.and_then(|first| Some(first..first.checked_add(tensor.size)?));
-        let bytes = range
-            .filter(|range| range.end <= cursor.len())
-            .ok_or_else(|| {
-                format!("tensor `{name}` lies beyond the end of the file: is it complete?")
-            })?;
-        free = tensor.offset + tensor.size as u64;
+    let layout = Layout {
+        start: cursor.position().next_multiple_of(alignment as usize),
+        length: cursor.len(),
+        alignment,
+        without_gaps: false,
+    };
+    let mut places = places(claims, layout)?;
+    let tensor = |(name, raw): (String, RawTensor)| {
         let info = TensorInfo {
-            tensor_type: tensor.tensor_type,
-            shape: tensor.shape,
-            bytes,
+            tensor_type: raw.tensor_type,
+            shape: raw.shape,
+            bytes: places.remove(&name)?,
         };
-        tensors.insert(name, info);
-    }
-    Ok(tensors)
+        Some((name, info))
+    };
+    Ok(raw.into_iter().filter_map(tensor).collect())
 }
 
-fn read_tensor(cursor: &mut Cursor<'_>) -> Result<RawTensor, String> {
+fn read_tensor(cursor: &mut Cursor<'_>) -> Result<(Claim, RawTensor), String> {
     let name = cursor.name()?;
     let dimensions = cursor.u32()?;
     if dimensions > MAX_DIMENSIONS {
@@ -365,20 +353,11 @@ fn read_tensor(cursor: &mut Cursor<'_>) -> Result<RawTensor, String> {
             tensor_type.block_length()
         ));
     }
-    let size = shape
-        .iter()
-        .try_fold(1usize, |product, size| product.checked_mul(*size))
-        .and_then(|elements| tensor_type.bytes_of(elements))
-        .ok_or_else(|| {
-            format!("tensor `{name}` of shape {shape:?} is larger than this machine can hold")
-        })?;
-    Ok(RawTensor {
-        name,
-        tensor_type,
-        shape,
-        offset,
-        size,
-    })
+    let size = tensor_type
+        .bytes_of(elements(&name, &shape)?)
+        .ok_or_else(|| format!("tensor `{name}` is larger than this machine can hold"))?;
+    let claim = Claim { name, offset, size };
+    Ok((claim, RawTensor { tensor_type, shape }))
 }
 
 #[cfg(test)]

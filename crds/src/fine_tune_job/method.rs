@@ -198,4 +198,6 @@ pub enum QuantizationType {
     /// Normal float, 4 bits: the quantiles of a normal distribution.
     #[default]
     NF4,
+    /// A float of 4 bits: one sign bit, two of exponent, one of mantissa. For bases that are saved so; NF4 is more exact.
+    FP4,
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use finetune_artifacts::finite;
 use finetune_artifacts::gguf::{GgufFile, TensorInfo};
 use tch::{Kind, Tensor};
 
@@ -59,7 +60,7 @@ impl Weights {
                 .eq(shape.iter().copied())
             {
                 return Err(Error::invalid(
-                    format!("tensor `{}`", place.name),
+                    format!("{}: tensor `{}`", path.display(), place.name),
                     format!("it has shape {:?}, expected {shape:?}", info.shape),
                 ));
             }
@@ -72,7 +73,7 @@ impl Weights {
             .find(|(name, _)| !places.values().any(|place| place.name == *name))
         {
             return Err(Error::invalid(
-                format!("tensor `{name}`"),
+                format!("{}: tensor `{name}`", path.display()),
                 "it has no place in this architecture: without it the model would be another one",
             ));
         }
@@ -86,6 +87,12 @@ impl Weights {
             .tensor_bytes(&place.name)
             .map_err(source(&place.name))?;
         let shape = shape(info);
+        let fault = match kind {
+            Kind::Half => finite::first_fault_f16(bytes),
+            Kind::BFloat16 => finite::first_fault_bf16(bytes),
+            _ => finite::first_fault_f32(bytes),
+        };
+        self.refuse_fault(place, info, fault)?;
         let Some(heads) = place.heads else {
             return Ok(Tensor::f_from_data_size(bytes, &shape, kind)?);
         };
@@ -129,7 +136,29 @@ impl Weights {
                 .try_for_each(|worker| worker.join().unwrap_or(Ok(())))
         })
         .map_err(source(&place.name))?;
+        self.refuse_fault(
+            place,
+            info,
+            finite::first_fault_f32(bytemuck::cast_slice(&values)),
+        )?;
         Ok(Tensor::f_from_slice(&values)?.f_view(shape(info).as_slice())?)
+    }
+
+    /// Refuses a tensor in which the element `fault` is no number.
+    fn refuse_fault(
+        &self,
+        place: &Place,
+        info: &TensorInfo,
+        fault: Option<usize>,
+    ) -> ops::Result<()> {
+        let Some(index) = fault else {
+            return Ok(());
+        };
+        let message = finite::fault(&info.shape, index);
+        Err(ops::Error::Source {
+            name: place.name.clone(),
+            source: format!("{}: {message}", self.file.path().display()).into(),
+        })
     }
 }
 

@@ -7,6 +7,8 @@ mod gguf;
 mod gguf_config;
 mod hugging_face;
 mod hugging_face_config;
+mod quantization;
+mod safetensors_weights;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +19,8 @@ use finetune_artifacts::store::Store;
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
+
+pub use quantization::BaseQuantization;
 
 use crate::model::{ModelConfig, WeightSource};
 use crate::tokenize::{self, Tokenizer};
@@ -54,6 +58,17 @@ impl Error {
         }
     }
 
+    /// The same with the file in front of the key.
+    fn within(self, path: &Path) -> Self {
+        let path = path.display().to_string();
+        match self {
+            Self::Invalid { origin, message } if !origin.contains(&path) => {
+                Self::invalid(format!("{path}: {origin}"), message)
+            }
+            other => other,
+        }
+    }
+
     /// The class that an outcome carries.
     pub fn reason(&self) -> OutcomeReason {
         match self {
@@ -88,6 +103,7 @@ pub struct BaseModelFiles {
     identity: Option<String>,
     revision: Option<String>,
     config: ModelConfig,
+    quantization: Option<BaseQuantization>,
     tokenizer: Tokenizer,
 }
 
@@ -105,7 +121,11 @@ impl BaseModelFiles {
             let entries = vec![store.entry(&name).await?];
             (Place::Gguf(cache.file(uri, credentials).await?), entries)
         } else {
+            if !uri.ends_with('/') && !uri.starts_with("hf://") && hugging_face::is_pickle(uri) {
+                return Err(Error::invalid(uri, hugging_face::pickle_fault("it")));
+            }
             let mut entries = Store::open(uri, credentials)?.list("").await?;
+            hugging_face::refuse_pickles(uri, entries.iter().map(|entry| entry.path.as_str()))?;
             entries.retain(|entry| hugging_face::belongs(&entry.path));
             let wanted = |path: &str| {
                 hugging_face::belongs(path)
@@ -133,14 +153,16 @@ impl BaseModelFiles {
     }
 
     fn read(place: Place) -> Result<Self, Error> {
-        let (config, tokenizer) = match &place {
+        let (config, quantization, tokenizer) = match &place {
             Place::Directory(folder) => (
                 hugging_face_config::read(folder)?,
+                quantization::read(&folder.join("config.json"))?,
                 Tokenizer::from_directory(folder)?,
             ),
             Place::Gguf(path) => {
                 let file = finetune_artifacts::gguf::GgufFile::open(path)?;
-                (gguf_config::read(&file)?, Tokenizer::from_gguf(&file)?)
+                let config = gguf_config::read(&file).map_err(|error| error.within(path))?;
+                (config, None, Tokenizer::from_gguf(&file)?)
             }
         };
         if tokenizer.vocabulary_size() as i64 > config.vocabulary_size {
@@ -158,6 +180,7 @@ impl BaseModelFiles {
             identity: None,
             revision: None,
             config,
+            quantization,
             tokenizer,
         })
     }
@@ -165,6 +188,12 @@ impl BaseModelFiles {
     /// The shape of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// How its linear layers are saved in 4 bits, to be taken over as they are; `None` where they are to be quantised, if at
+    /// all, as they are loaded.
+    pub const fn quantization(&self) -> Option<BaseQuantization> {
+        self.quantization
     }
 
     /// Its tokenizer.
@@ -181,7 +210,12 @@ impl BaseModelFiles {
     pub fn weights(&self) -> Result<Box<dyn WeightSource>, Error> {
         Ok(match &self.place {
             Place::Directory(folder) => {
-                Box::new(hugging_face::Weights::open(folder, &self.config)?)
+                let quantization = self.quantization;
+                Box::new(safetensors_weights::Weights::open(
+                    folder,
+                    &self.config,
+                    quantization,
+                )?)
             }
             Place::Gguf(path) => Box::new(gguf::Weights::open(path, &self.config)?),
         })

@@ -1,8 +1,8 @@
 //! `golden.json`: log-probabilities of a few rows under the base and under base + adapter, in the type that an engine
 //! serves.
 //!
-//! Training in 4 bit sees another base than engines serve. What is promised here is what an engine must answer, so the
-//! base is held as it will be there.
+//! Training in 4 bit sees another base than engines serve, unless the base itself is saved in 4 bits. What is promised here
+//! is what an engine must answer, so the base is held as it will be there.
 
 use finetune_crds::contract::golden::{Golden, GoldenSample};
 
@@ -30,7 +30,7 @@ pub(super) fn compute(
     inputs: &Inputs,
 ) -> Result<Golden, Failure> {
     let kind = base.compute();
-    let base = if job.quantization().is_some() {
+    let base = if job.quantization().is_some() && inputs.base.quantization().is_none() {
         // First the 4-bit base goes, then the dense one comes.
         drop(base);
         let options = LoadOptions {

@@ -1,10 +1,9 @@
-//! What is trained and how the base is held: all weights (`full`), a low-rank adapter (`lora`), a 4-bit base (`nf4`).
+//! What is trained and how the base is held: all weights (`full`), a low-rank adapter (`lora`), a 4-bit base (`four_bit`).
 
+pub mod four_bit;
 pub mod full;
 mod lora;
 mod merged;
-pub mod nf4;
-mod nf4_decode;
 mod pattern;
 mod scheme;
 

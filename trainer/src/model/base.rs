@@ -11,7 +11,7 @@ use super::linears::{Adapters, COUNT, NO_ADAPTERS};
 use super::self_attention::SelfAttention;
 use super::wiring::BranchNorms;
 use super::{Batch, KeyValueCache, ModelConfig, Projection, WeightSource};
-use crate::method::nf4::Nf4Matrix;
+use crate::method::four_bit::{Code, FourBitMatrix};
 use crate::method::{Lora, full};
 use crate::ops::cross_entropy::{self, LossSum};
 use crate::ops::linear::{Dense, Linear, Scratch, Weight};
@@ -26,7 +26,9 @@ pub enum Storage {
     /// Fixed, in the type of the activations.
     Frozen,
     /// Fixed, the linear layers but the output head in 4 bits, embedding and head in the type of the activations.
-    Nf4 {
+    FourBit {
+        /// The code.
+        code: Code,
         /// Whether the scales are quantised too.
         double_quantization: bool,
     },
@@ -97,7 +99,7 @@ impl Base {
         }
         let parameters = match options.storage {
             Storage::Trained => Some(full::parameters(config)?),
-            Storage::Frozen | Storage::Nf4 { .. } => None,
+            Storage::Frozen | Storage::FourBit { .. } => None,
         };
         let loader = Loader {
             source,
@@ -422,17 +424,49 @@ impl Loader<'_> {
     }
 
     fn matrix(&self, name: &str, shape: &[i64]) -> Result<Weight> {
+        if self.source.is_quantized() {
+            return self.matrix_as_stored(name, shape);
+        }
         Ok(match self.options.storage {
-            Storage::Nf4 {
+            Storage::FourBit {
+                code,
                 double_quantization,
-            } => Weight::Nf4(Nf4Matrix::quantise(
+            } => Weight::FourBit(FourBitMatrix::quantise(
                 &self.tensor(name, shape)?,
+                code,
                 double_quantization,
             )?),
             Storage::Frozen | Storage::Trained => {
                 Weight::Dense(self.dense(name, shape, self.options.compute)?)
             }
         })
+    }
+
+    /// A matrix of a source that holds its linear layers in 4 bits: as it is there.
+    fn matrix_as_stored(&self, name: &str, shape: &[i64]) -> Result<Weight> {
+        if self.parameters.is_some() {
+            return Err(Error::Configuration(
+                "the base is saved in 4 bits, whose weights cannot be trained: use method qlora, or the base as it was \
+                 before"
+                    .to_owned(),
+            ));
+        }
+        let Some(matrix) = self.source.four_bit(name)? else {
+            return Ok(Weight::Dense(self.dense(
+                name,
+                shape,
+                self.options.compute,
+            )?));
+        };
+        let (rows, columns) = matrix.shape();
+        if [rows, columns] != *shape {
+            return Err(Error::Shape {
+                name: name.to_owned(),
+                found: vec![rows, columns],
+                expected: shape.to_vec(),
+            });
+        }
+        Ok(Weight::FourBit(matrix))
     }
 
     /// Fixed in `kind`, or a view of the parameters.

@@ -72,6 +72,30 @@ impl ModelConfig {
                 "the {name} is {size}, expected at least 1"
             )));
         }
+        // No model comes near; beyond, products of sizes overflow, and lists of names fill the memory.
+        let most = |name| match name {
+            "number of layers" => 1 << 12,
+            "vocabulary size" => 1 << 24,
+            "longest sequence" => 1 << 32,
+            _ => 1 << 20,
+        };
+        let width = (
+            "width of all heads",
+            self.heads.saturating_mul(self.head_dim),
+        );
+        let mut all = sizes.into_iter().chain([width]);
+        if let Some((name, size)) = all.find(|&(name, size)| size > most(name)) {
+            return Err(Error::Configuration(format!(
+                "the {name} is {size}, expected at most {}",
+                most(name)
+            )));
+        }
+        if !(self.rms_norm_epsilon > 0.0 && self.rms_norm_epsilon < 1.0) {
+            return Err(Error::Configuration(format!(
+                "the epsilon of the norms is {}, expected a number between 0 and 1",
+                self.rms_norm_epsilon
+            )));
+        }
         if self.heads % self.key_value_heads != 0 {
             return Err(Error::Configuration(format!(
                 "{} heads cannot share {} key and value heads evenly",

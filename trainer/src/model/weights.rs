@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use tch::Tensor;
 
+use crate::method::four_bit::FourBitMatrix;
 use crate::ops::{Error, Result};
 
 /// Weights by Hugging Face name and in Hugging Face's layout (a GGUF reader puts the rows of q and k back).
@@ -14,6 +15,16 @@ pub trait WeightSource {
     /// A tensor on the CPU that owns its memory, in the type it is stored in (fp32 where the file has it quantised). A name that
     /// is not there is `Error::Source`.
     fn tensor(&self, name: &str) -> Result<Tensor>;
+
+    /// Whether the source holds linear layers in 4 bits. Those that it has dense are then meant to stay so.
+    fn is_quantized(&self) -> bool {
+        false
+    }
+
+    /// The matrix of a linear layer as the source holds it in 4 bits; `None` where it is dense.
+    fn four_bit(&self, _name: &str) -> Result<Option<FourBitMatrix>> {
+        Ok(None)
+    }
 }
 
 impl WeightSource for HashMap<String, Tensor> {

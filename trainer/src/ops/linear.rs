@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Result;
 use super::low_rank::{LowRank, Saved};
-use crate::method::nf4::Nf4Matrix;
+use crate::method::four_bit::FourBitMatrix;
 
 /// A dense matrix or vector and, where it is trained, its gradient.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub enum Weight {
     /// Dense, fixed or trained.
     Dense(Dense),
     /// Fixed, in 4 bits.
-    Nf4(Nf4Matrix),
+    FourBit(FourBitMatrix),
 }
 
 impl Weight {
@@ -43,7 +43,7 @@ impl Weight {
     fn dense(&self, scratch: &mut Scratch) -> Result<Tensor> {
         match self {
             Self::Dense(dense) => dense.in_kind(scratch),
-            Self::Nf4(matrix) => {
+            Self::FourBit(matrix) => {
                 let (rows, columns) = matrix.shape();
                 let mut dense = scratch.take(&[rows, columns])?;
                 matrix.decode_into(&mut dense)?;
@@ -55,7 +55,7 @@ impl Weight {
     fn gradient(&self) -> Option<&Tensor> {
         match self {
             Self::Dense(dense) => dense.gradient.as_ref(),
-            Self::Nf4(_) => None,
+            Self::FourBit(_) => None,
         }
     }
 }

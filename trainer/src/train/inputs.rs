@@ -7,7 +7,7 @@ use finetune_artifacts::store::{Creation, hub};
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job::BaseModel;
 
-use crate::base::{BaseModelFiles, Fetch};
+use crate::base::{BaseModelFiles, BaseQuantization, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
@@ -99,7 +99,11 @@ pub(crate) async fn fetch(
     fetch: Fetch,
 ) -> Result<BaseModelFiles, Failure> {
     let uri = pinned(job, place).await?;
-    Ok(BaseModelFiles::fetch(&uri, &place.base_credentials, &place.cache, fetch).await?)
+    let base = BaseModelFiles::fetch(&uri, &place.base_credentials, &place.cache, fetch).await?;
+    if let Some(stored) = base.quantization() {
+        check_quantization(job, stored)?;
+    }
+    Ok(base)
 }
 
 /// The base's URI with the commit that the job's first stage has found. A branch may move while a job waits in a queue:
@@ -124,6 +128,26 @@ async fn pinned(job: &Job, place: &Workplace) -> Result<String, Failure> {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         }
     }
+}
+
+/// A base that is saved in 4 bits is trained as it is: refuses a manifest that asks for anything else.
+fn check_quantization(job: &Job, stored: BaseQuantization) -> Result<(), Failure> {
+    let uri = &job.spec.base_model.uri;
+    let Some(wanted) = job.quantization().map(BaseQuantization::from) else {
+        return Err(Failure::invalid(format!(
+            "spec.method is {}, but the base {uri} is saved in 4 bits ({stored}): use method qlora, or the base as it was \
+             before",
+            job.spec.method.name()
+        )));
+    };
+    if wanted != stored {
+        return Err(Failure::invalid(format!(
+            "spec.method.qlora.quantization asks for {wanted}, but the base {uri} is saved as {stored} and is taken over as \
+             it is: set type: {} and doubleQuantization: {}",
+            stored.code, stored.double_quantization
+        )));
+    }
+    Ok(())
 }
 
 fn request<'a>(job: &'a Job, place: &'a Workplace, base: &'a BaseModelFiles) -> Request<'a> {

@@ -206,7 +206,8 @@ pub(crate) fn preference(job: &Job, inputs: &Inputs) -> Result<Option<Preference
 pub(crate) fn load_base(job: &Job, base: &BaseModelFiles) -> Result<Base, Failure> {
     let storage = match (&job.spec.method.full, job.quantization()) {
         (Some(_), _) => Storage::Trained,
-        (None, Some(quantization)) => Storage::Nf4 {
+        (None, Some(quantization)) => Storage::FourBit {
+            code: quantization.type_.into(),
             double_quantization: quantization.double_quantization,
         },
         (None, None) => Storage::Frozen,

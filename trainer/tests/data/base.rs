@@ -136,7 +136,7 @@ fn weights_of_a_gguf_are_the_references_to_the_bit_with_rows_put_back() -> Resul
 
 #[test]
 fn logits_of_a_gguf_are_the_references() -> Result<()> {
-    for name in ["mixed", "q4_1"] {
+    for name in ["mixed", "q4_1", "types"] {
         let distance = logit_distance(
             &open(&format!("gguf/{name}.gguf"))?,
             &expected(&format!("gguf-{name}.safetensors"))?,

@@ -10,6 +10,7 @@ use tch::{IndexOp, Kind, Tensor};
 use tempfile::TempDir;
 use trainer::base::BaseModelFiles;
 use trainer::method::Lora;
+use trainer::method::four_bit::Code;
 use trainer::model::{Base, Batch, LoadOptions, LogitRows, Storage};
 use trainer::ops::rope::{Rope, Scaling};
 use trainer::optimizer::{AdamW, clip_gradient_norm};
@@ -160,7 +161,7 @@ for_every_family! {
     fn a_base_of_4_bits_equals_the_reference(name) {
         let family = Family::open(name);
         let (expected, batch) = expected(name);
-        let base = family.base(Kind::Float, Storage::Nf4 { double_quantization: false });
+        let base = family.base(Kind::Float, Storage::FourBit { code: Code::Nf4, double_quantization: false });
         let loss = mean_loss(&base, &family.lora, &batch);
         assert_near("loss", loss, scalar(&expected, "nf4.loss"), TOLERANCE);
         let moved = (loss / scalar(&expected, "loss") - 1.0).abs();

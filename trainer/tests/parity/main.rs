@@ -13,14 +13,15 @@
 mod adamw_8bit;
 mod families;
 mod fixture;
+mod four_bit;
 mod full;
 mod inference;
 mod lora;
 mod merged;
 mod methods;
 mod mutations;
-mod nf4;
 mod packing;
 mod preference;
 mod schedules;
+mod stored_four_bit;
 mod trajectory;

@@ -6,6 +6,7 @@ use finetune_crds::fine_tune_job::Lora as Settings;
 use rstest::rstest;
 use tch::{IndexOp, Kind};
 use trainer::method::Lora;
+use trainer::method::four_bit::Code;
 use trainer::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
 use trainer::ops::random::Draw;
 use trainer::optimizer::{AdamW, clip_gradient_norm};
@@ -18,7 +19,8 @@ use crate::fixture::{
 /// The scale of the module with this name.
 type Scaling<'a> = &'a dyn Fn(&str) -> f64;
 
-const NF4: Storage = Storage::Nf4 {
+const NF4: Storage = Storage::FourBit {
+    code: Code::Nf4,
     double_quantization: false,
 };
 /// As in `methods.py`.
@@ -214,7 +216,7 @@ fn what_is_random_can_be_stopped(
 #[case(Kind::Float, Storage::Frozen)]
 #[case(Kind::BFloat16, Storage::Frozen)]
 #[case(Kind::Float, NF4)]
-#[case(Kind::BFloat16, Storage::Nf4 { double_quantization: true })]
+#[case(Kind::BFloat16, Storage::FourBit { code: Code::Nf4, double_quantization: true })]
 fn a_fresh_dora_adapter_changes_nothing_and_its_magnitudes_are_the_norms_of_the_rows(
     #[case] kind: Kind,
     #[case] storage: Storage,
@@ -235,7 +237,7 @@ fn a_fresh_dora_adapter_changes_nothing_and_its_magnitudes_are_the_norms_of_the_
     assert_close("logits", &with, &without, tolerance);
 
     let tolerance = match (kind, storage) {
-        (_, Storage::Nf4 { .. }) => 0.1,
+        (_, Storage::FourBit { .. }) => 0.1,
         (Kind::Float, _) => TOLERANCE,
         _ => 3e-3,
     };

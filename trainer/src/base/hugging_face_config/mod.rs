@@ -52,8 +52,10 @@ pub(super) fn read(folder: &Path) -> Result<ModelConfig, Error> {
             ),
         )
     })?;
-    let keys: Map<String, Value> = serde_json::from_slice(&bytes)
+    let mut keys: Map<String, Value> = serde_json::from_slice(&bytes)
         .map_err(|error| Error::invalid(path.display().to_string(), error.to_string()))?;
+    // Read on its own: it says how weights lie in the files, not what model they make.
+    keys.remove(super::quantization::KEY);
     parse(keys)
 }
 

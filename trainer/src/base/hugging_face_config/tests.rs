@@ -193,7 +193,6 @@ fn yarn_lengthens_queries_and_keys_as_its_paper_says() {
 #[case("hidden_act", json!("gelu"), "it is \"gelu\", which is not supported; expected \"silu\"")]
 #[case("pretraining_tp", json!(2), "expected 1")]
 #[case("partial_rotary_factor", json!(0.5), "expected 1")]
-#[case("quantization_config", json!({"quant_method": "gptq"}), "could change the model")]
 #[case("logit_scale", json!(0.5), "could change the model")]
 #[case("hidden_size", json!(-1), "expected a positive integer")]
 #[case("hidden_size", Value::Null, "it is absent")]

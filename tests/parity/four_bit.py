@@ -1,4 +1,4 @@
-"""NF4 as bitsandbytes computes it on a CPU: single matrices, and a whole model on a base of 4 bits.
+"""NF4 and FP4 as bitsandbytes computes them on a CPU: single matrices, and a whole model on a base of 4 bits.
 
 The base of the model is dequantised to fp32 by bitsandbytes' own functions and put into the fp32 model: its Linear4bit
 would round activations to bf16.
@@ -13,9 +13,10 @@ import lora
 import tiny
 
 BLOCK = 64
+CODES = ("nf4", "fp4")
 
 
-def cases():
+def cases(code):
     """Name to matrix (out, in)."""
     normal = lambda name, *shape: tiny.normal(shape, 0.3, "nf4", name)  # noqa: E731
     return {
@@ -23,15 +24,15 @@ def cases():
         "bf16": normal("bf16", 24, 128).bfloat16(),
         # 288 blocks: the second block of 256 scales is a partial one.
         "layer_bf16": (normal("layer", 72, 256) * (1 + normal("row scale", 72, 1).abs())).bfloat16(),
-        "edges": edges(),
+        "edges": edges(code),
         # 150 values: the last block is a partial one.
         "partial": normal("partial", 3, 50),
     }
 
 
-def edges():
+def edges(name):
     """One block per row: zeros, ties, code values, extreme scales."""
-    bounds, code = bounds_and_code()
+    bounds, _, code = bounds_and_code(name)
     block = lambda *values: torch.cat([torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in values] + [torch.zeros(BLOCK)])[:BLOCK]  # noqa: E731
     below = torch.from_numpy(np.nextafter(bounds.numpy(), np.float32(-2)))
     above = torch.from_numpy(np.nextafter(bounds.numpy(), np.float32(2)))
@@ -51,18 +52,20 @@ def edges():
         outlier,
         torch.full((BLOCK,), -0.7),
         block([1e-6]),
+        block([1e-39], [-2e-40]),
     ])
 
 
-def bounds_and_code():
-    bounds, _ = _get_4bit_quantize_bounds("nf4", torch.device("cpu"))
-    return bounds, functional.get_4bit_type("nf4", device="cpu")
+def bounds_and_code(name):
+    """The midpoints between neighbouring values, the codes in the order of their values, the value of each code."""
+    bounds, order = _get_4bit_quantize_bounds(name, torch.device("cpu"))
+    return bounds, order, functional.get_4bit_type(name, device="cpu")
 
 
-def quantise(matrix):
+def quantise(matrix, code="nf4"):
     """Codes, scales and values of a matrix, plain and with double quantisation."""
-    codes, state = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type="nf4", compress_statistics=False)
-    same, double = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
+    codes, state = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type=code, compress_statistics=False)
+    same, double = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type=code, compress_statistics=True)
     if not codes.equal(same):
         raise SystemExit("double quantisation changed the codes")
     scales = functional.dequantize_blockwise(double.absmax, double.state2) + double.offset
@@ -79,26 +82,40 @@ def quantise(matrix):
 
 
 def write_matrices(out):
-    bounds, code = bounds_and_code()
-    tensors = {"code": code, "bounds": bounds, "dynamic_map": functional.create_dynamic_map(signed=True)}
-    for name, matrix in cases().items():
-        tensors[f"{name}.input"] = matrix
-        tensors |= {f"{name}.{key}": value.clone() for key, value in quantise(matrix).items()}
-    lora.save(tensors, out / "expected" / "nf4.safetensors")
+    for name in CODES:
+        bounds, order, code = bounds_and_code(name)
+        tensors = {"code": code, "order": order, "bounds": bounds}
+        if name == "nf4":
+            tensors["dynamic_map"] = functional.create_dynamic_map(signed=True)
+        for case, matrix in cases(name).items():
+            parts = quantise(matrix, name)
+            if name != "nf4":
+                # Scales are quantised as under NF4; nor does FP4 treat a large matrix in another way.
+                if case == "layer_bf16":
+                    continue
+                parts = {key: value for key, value in parts.items() if not key.startswith("double.")}
+            tensors[f"{case}.input"] = matrix
+            tensors |= {f"{case}.{key}": value.clone() for key, value in parts.items()}
+        lora.save(tensors, out / "expected" / f"{name}.safetensors")
 
 
-def write_model(out):
-    """tiny-llama-64 with every linear but the head in NF4, plus its adapter: loss and gradients."""
+def write_models(out):
+    """tiny-llama-64 with every linear but the head in 4 bits, plus its adapter: loss and gradients."""
+    write_model(out, "nf4", (("plain", "dequantised"), ("double", "double.dequantised")))
+    write_model(out, "fp4", (("plain", "dequantised"),))
+
+
+def write_model(out, code, kinds):
     name = "tiny-llama-64"
     tokens, labels = lora.batch(name)
     tensors = {"tokens": tokens, "labels": labels}
-    for kind, values in (("plain", "dequantised"), ("double", "double.dequantised")):
+    for kind, values in kinds:
         model = lora.load_adapter(out, name)
         weights = {k.replace("base_model.model.", "").replace(".base_layer", ""): v for k, v in model.named_parameters()}
         for key, weight in weights.items():
             if not key.endswith("_proj.weight"):
                 continue
-            parts = quantise(weight.detach())
+            parts = quantise(weight.detach(), code)
             weight.data = parts.pop(values).clone()
             if kind == "double":
                 stored = ("codes", "absmax", "double.absmax_codes", "double.nested_absmax", "double.offset")
@@ -107,4 +124,4 @@ def write_model(out):
         tensors |= {f"{kind}.{key}": value for key, value in result.items() if key == "loss" or key.startswith("grad.")}
         if kind == "plain":
             tensors |= {f"plain.{key}": value for key, value in result.items() if key in ("logits", "hidden.1", "hidden.2")}
-    lora.save(tensors, out / "expected" / "nf4-lora-tiny-llama-64.safetensors")
+    lora.save(tensors, out / "expected" / f"{code}-lora-{name}.safetensors")

@@ -1,8 +1,8 @@
-//! NF4 against bitsandbytes: codes, scales and values to the bit; double-quantised scales within one code; a whole model on it.
+//! NF4 and FP4 against bitsandbytes: codes, scales and values to the bit; double-quantised scales within one code; a whole model on it.
 
 use rstest::rstest;
 use tch::{Device, Kind, Tensor};
-use trainer::method::nf4::{self, Nf4Matrix, Scales};
+use trainer::method::four_bit::{Code, FourBitMatrix, Scales, dynamic_map};
 use trainer::model::{LoadOptions, Storage};
 
 use crate::fixture::{
@@ -18,36 +18,52 @@ fn expected_bits(tensor: &Tensor) -> Vec<u32> {
     bits(&Vec::<f32>::try_from(tensor.reshape([-1]).to_kind(Kind::Float)).unwrap())
 }
 
-fn decoded(matrix: &Nf4Matrix, kind: Kind) -> Tensor {
+fn decoded(matrix: &FourBitMatrix, kind: Kind) -> Tensor {
     let (rows, columns) = matrix.shape();
     let mut dense = Tensor::zeros([rows, columns], (kind, Device::Cpu));
     matrix.decode_into(&mut dense).unwrap();
     dense
 }
 
+#[rstest]
+#[case("nf4", Code::Nf4)]
+#[case("fp4", Code::Fp4)]
+fn tables_equal_those_of_bitsandbytes(#[case] name: &str, #[case] code: Code) {
+    let expected = tensors(&format!("expected/{name}.safetensors"));
+    assert_eq!(bits(code.values()), expected_bits(&expected["code"]));
+    assert_eq!(bits(&code.bounds()), expected_bits(&expected["bounds"]));
+    let order = Vec::<i64>::try_from(&expected["order"]).unwrap();
+    assert_eq!(code.order().map(i64::from).to_vec(), order);
+}
+
 #[test]
-fn tables_equal_those_of_bitsandbytes() {
-    let expected = tensors("expected/nf4.safetensors");
-    assert_eq!(bits(&nf4::CODE), expected_bits(&expected["code"]));
-    assert_eq!(bits(&nf4::bounds()), expected_bits(&expected["bounds"]));
+fn the_map_of_quantised_scales_is_that_of_bitsandbytes() {
+    let expected = &tensors("expected/nf4.safetensors")["dynamic_map"];
     // The last bit of libtorch's linspace depends on the width of the processor's registers.
-    let map = Tensor::from_slice(&nf4::dynamic_map());
-    let off =
-        ((map - &expected["dynamic_map"]).abs() / (expected["dynamic_map"].abs() + 1e-30)).max();
+    let map = Tensor::from_slice(&dynamic_map());
+    let off = ((map - expected).abs() / (expected.abs() + 1e-30)).max();
     assert!(off.double_value(&[]) < 2.4e-7, "{off:?}");
 }
 
 #[rstest]
-#[case("fp32")]
-#[case("bf16")]
-#[case("layer_bf16")]
-#[case("edges")]
-#[case("partial")]
-fn codes_scales_and_values_equal_bitsandbytes_to_the_bit(#[case] case: &str) {
-    let expected = tensors("expected/nf4.safetensors");
+#[case("nf4", Code::Nf4, "fp32")]
+#[case("nf4", Code::Nf4, "bf16")]
+#[case("nf4", Code::Nf4, "layer_bf16")]
+#[case("nf4", Code::Nf4, "edges")]
+#[case("nf4", Code::Nf4, "partial")]
+#[case("fp4", Code::Fp4, "fp32")]
+#[case("fp4", Code::Fp4, "bf16")]
+#[case("fp4", Code::Fp4, "edges")]
+#[case("fp4", Code::Fp4, "partial")]
+fn codes_scales_and_values_equal_bitsandbytes_to_the_bit(
+    #[case] name: &str,
+    #[case] code: Code,
+    #[case] case: &str,
+) {
+    let expected = tensors(&format!("expected/{name}.safetensors"));
     let of = |name: &str| &expected[&format!("{case}.{name}")];
     let input = of("input");
-    let matrix = Nf4Matrix::quantise(input, false).unwrap();
+    let matrix = FourBitMatrix::quantise(input, code, false).unwrap();
     assert_equal("codes", matrix.codes(), of("codes"));
     let scales: Vec<f32> = matrix.scales().iter().collect();
     assert_eq!(bits(&scales), expected_bits(of("absmax")));
@@ -69,12 +85,13 @@ fn double_quantised_scales_are_within_one_code_of_bitsandbytes(#[case] case: &st
     let expected = tensors("expected/nf4.safetensors");
     let of = |name: &str| &expected[&format!("{case}.{name}")];
     let input = of("input");
-    let matrix = Nf4Matrix::quantise(input, true).unwrap();
+    let matrix = FourBitMatrix::quantise(input, Code::Nf4, true).unwrap();
     assert_equal("codes", matrix.codes(), of("codes"));
     let Scales::Double {
         codes,
         nested,
         offset,
+        ..
     } = matrix.scales()
     else {
         panic!("the scales are not quantised")
@@ -118,6 +135,7 @@ fn double_quantised_scales_are_within_one_code_of_bitsandbytes(#[case] case: &st
         codes: theirs,
         nested: Vec::<f32>::try_from(of("double.nested_absmax")).unwrap(),
         offset: of("double.offset").double_value(&[0]) as f32,
+        map: Box::new(dynamic_map()),
     };
     let scales: Vec<f32> = given.iter().collect();
     assert_close(
@@ -139,27 +157,31 @@ fn double_quantised_scales_are_within_one_code_of_bitsandbytes(#[case] case: &st
         };
         assert_eq!(
             *value,
-            nf4::CODE[usize::from(code)] * scales[index / 64],
+            Code::Nf4.values()[usize::from(code)] * scales[index / 64],
             "value {index}"
         );
     }
 }
 
 #[rstest]
-#[case("plain", false, TOLERANCE)]
+#[case("nf4", Code::Nf4, "plain", false, TOLERANCE)]
 // Some scales are one code away from the reference's.
-#[case("double", true, 3e-2)]
+#[case("nf4", Code::Nf4, "double", true, 3e-2)]
+#[case("fp4", Code::Fp4, "plain", false, TOLERANCE)]
 fn adapter_on_a_4_bit_base_equals_the_reference(
+    #[case] file: &str,
+    #[case] code: Code,
     #[case] kind: &str,
     #[case] double_quantization: bool,
     #[case] tolerance: f64,
 ) {
     let name = "tiny-llama-64";
-    let expected = tensors(&format!("expected/nf4-lora-{name}.safetensors"));
+    let expected = tensors(&format!("expected/{file}-lora-{name}.safetensors"));
     let mut base = base(
         name,
         Kind::Float,
-        Storage::Nf4 {
+        Storage::FourBit {
+            code,
             double_quantization,
         },
     );
@@ -213,7 +235,7 @@ fn weights_of_the_model_have_the_codes_of_bitsandbytes() {
     let mut seen = 0;
     for (key, codes) in &expected {
         if let Some(name) = key.strip_prefix("codes.") {
-            let matrix = Nf4Matrix::quantise(&weights[name], true).unwrap();
+            let matrix = FourBitMatrix::quantise(&weights[name], Code::Nf4, true).unwrap();
             assert_equal(name, matrix.codes(), codes);
             let Scales::Double { codes, .. } = matrix.scales() else {
                 panic!("the scales are not quantised")

@@ -1,14 +1,21 @@
-//! The inner loop of decoding NF4 into bf16: every weight passes through it twice a step.
+//! The inner loops of decoding 4 bits: every weight passes through one of them twice a step.
 //!
-//! A block has only 16 possible values, so a value is one look-up in a table of two registers. On x86 a byte shuffle looks
-//! up 16 values at once; elsewhere one at a time. Both give the same bits.
+//! A block has only 16 possible values, so a value is one look-up; in bf16 the table is two registers, of which a byte
+//! shuffle on x86 looks up 16 values at once. Elsewhere it is one at a time. Both give the same bits.
 
 use half::bf16;
 
-use super::nf4::{BLOCK, CODE};
+use super::BLOCK;
 
-/// Writes the values of consecutive blocks; `codes` holds two to a byte, `scales` one for each block.
-pub(super) fn decode(values: &mut [bf16], codes: &[u8], scales: impl Iterator<Item = f32>) {
+/// Writes the values of consecutive blocks in bf16; `codes` holds two to a byte, `scales` one for each block, `values_of`
+/// what the codes stand for.
+pub(super) fn brain(
+    values: &mut [bf16],
+    codes: &[u8],
+    scales: impl Iterator<Item = f32>,
+    values_of: &[f32; 16],
+) {
+    let table = |scale: f32| values_of.map(|value| bf16::from_f32(value * scale));
     let blocks = values.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2));
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("ssse3") {
@@ -18,22 +25,30 @@ pub(super) fn decode(values: &mut [bf16], codes: &[u8], scales: impl Iterator<It
                 // SAFETY: the processor has SSSE3, as asked above.
                 #[expect(unsafe_code, reason = "a function for processors with SSSE3")]
                 (Ok(values), Ok(codes)) => unsafe { x86::decode_block(values, codes, &table) },
-                _ => decode_block(values, codes, &table),
+                _ => look_up(values, codes, &table),
             }
         }
         return;
     }
     for ((values, codes), scale) in blocks.zip(scales) {
-        decode_block(values, codes, &table(scale));
+        look_up(values, codes, &table(scale));
     }
 }
 
-/// The possible values of a block.
-fn table(scale: f32) -> [bf16; 16] {
-    CODE.map(|code| bf16::from_f32(code * scale))
+/// The same in fp32.
+pub(super) fn single(
+    values: &mut [f32],
+    codes: &[u8],
+    scales: impl Iterator<Item = f32>,
+    values_of: &[f32; 16],
+) {
+    let blocks = values.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2));
+    for ((values, codes), scale) in blocks.zip(scales) {
+        look_up(values, codes, &values_of.map(|value| value * scale));
+    }
 }
 
-fn decode_block(values: &mut [bf16], codes: &[u8], table: &[bf16; 16]) {
+fn look_up<T: Copy>(values: &mut [T], codes: &[u8], table: &[T; 16]) {
     for (pair, &byte) in values.chunks_mut(2).zip(codes) {
         pair[0] = table[usize::from(byte >> 4)];
         if let Some(second) = pair.get_mut(1) {
@@ -110,6 +125,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Code;
     use super::*;
 
     #[test]
@@ -117,10 +133,16 @@ mod tests {
         let codes: Vec<u8> = (0..80_u32).map(|index| (index * 37 % 256) as u8).collect();
         let scales = [0.037, 1.9, 3e-5];
         let mut values = vec![bf16::ZERO; 157];
-        decode(&mut values, &codes, scales.into_iter());
-        for (index, value) in values.iter().enumerate() {
+        let mut wide = vec![0.0; 157];
+        let table = Code::Fp4.values();
+        let scales_of = || scales.into_iter();
+        brain(&mut values, &codes, scales_of(), table);
+        single(&mut wide, &codes, scales_of(), table);
+        for (index, (value, wide)) in values.iter().zip(&wide).enumerate() {
             let code = codes[index / 2] >> (4 - 4 * (index % 2)) & 0xf;
-            let expected = bf16::from_f32(CODE[usize::from(code)] * scales[index / BLOCK]);
+            let expected = table[usize::from(code)] * scales[index / BLOCK];
+            assert_eq!(wide.to_bits(), expected.to_bits(), "value {index}");
+            let expected = bf16::from_f32(expected);
             assert_eq!(value.to_bits(), expected.to_bits(), "value {index}");
         }
     }

@@ -1,0 +1,57 @@
+//! The reader of a GGUF file's tokenizer against thousands of changed files: it refuses, or makes a tokenizer that works.
+//!
+//! The other parsers of untrusted bytes are in a crate without libtorch, and so is the fuzzing of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's failure is a panic"
+)]
+
+#[path = "../../artifacts/tests/fuzz/allocations.rs"]
+mod allocations;
+#[path = "../../artifacts/tests/fuzz/driver.rs"]
+mod driver;
+#[path = "../../artifacts/tests/fuzz/mutator.rs"]
+mod mutator;
+
+use std::path::Path;
+
+use driver::{Budget, Scratch, fuzz};
+use finetune_artifacts::gguf::GgufFile;
+use trainer::tokenize::Tokenizer;
+
+/// A tokenizer holds its vocabulary several times, in maps.
+const BUDGET: Budget = Budget {
+    iterations: 2_000,
+    memory: 512,
+};
+
+#[test]
+fn a_changed_tokenizer_of_a_gguf_file_is_refused_or_works() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/q4_1.gguf");
+    let whole = std::fs::read(fixture).unwrap();
+    let name = b"token_embd.weight";
+    let end = whole
+        .windows(name.len())
+        .position(|part| part == name)
+        .unwrap();
+    // The metadata alone: no tensors.
+    let mut header = whole[..end - 8].to_vec();
+    header[8..16].copy_from_slice(&0_u64.to_le_bytes());
+    let scratch = Scratch::new();
+    fuzz("tokenizer", BUDGET, &[header], |bytes| {
+        let Ok(file) = GgufFile::open(&scratch.write(bytes)) else {
+            return;
+        };
+        let Ok(tokenizer) = Tokenizer::from_gguf(&file) else {
+            return;
+        };
+        for text in ["", "Hi <|im_end|> 12", "\0 Grüße\n\n👍"] {
+            for token in tokenizer.encode(text).unwrap_or_default() {
+                assert!((token as usize) < tokenizer.vocabulary_size());
+            }
+        }
+        let _ = tokenizer.template();
+    });
+}
