@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use finetune_artifacts::store::{Creation, hub};
+use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job::BaseModel;
 
@@ -11,6 +12,7 @@ use crate::base::{BaseModelFiles, BaseQuantization, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
+use crate::outcome;
 use crate::peft;
 use crate::prepare::{self, Prepared, Request};
 use crate::workplace::Workplace;
@@ -106,6 +108,15 @@ pub(crate) async fn fetch(
     Ok(base)
 }
 
+/// The same `hf://` URI at a commit.
+fn at_commit(uri: &str, commit: String) -> Result<String, Failure> {
+    let mut location = Location::parse(uri)?;
+    if let Location::Hub { revision, .. } = &mut location {
+        *revision = Some(commit);
+    }
+    Ok(location.to_string())
+}
+
 /// The base's URI with the commit that the job's first stage has found. A branch may move while a job waits in a queue:
 /// the data was prepared with the tokenizer of that commit, and its weights belong to it.
 async fn pinned(job: &Job, place: &Workplace) -> Result<String, Failure> {
@@ -115,6 +126,11 @@ async fn pinned(job: &Job, place: &Workplace) -> Result<String, Failure> {
     }
     if let Some(bytes) = place.passing.read_optional(layout::PINNED_BASE).await? {
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    // The passing folder goes when the job is done; the outcome stays, and its base is what `merge` must merge into.
+    let outcome = outcome::find(&place.job_folder, job).await?;
+    if let Some(commit) = outcome.and_then(|outcome| outcome.base_model?.revision) {
+        return at_commit(uri, commit);
     }
     let pinned = hub::pin(uri, revision.as_deref(), &place.base_credentials).await?;
     match place
