@@ -18,7 +18,7 @@ use system_tests::{command, fine_tune_job, job, process, wait};
 fn long(name: &str) -> Value {
     job::tiny(
         name,
-        json!({"training": {"maxSteps": 1500, "batchSize": 32}, "checkpoint": {"everySteps": 100}, "dataset": {"validation": null}}),
+        json!({"training": {"maxSteps": 1000, "batchSize": 32}, "checkpoint": {"everySteps": 100}, "dataset": {"validation": null}}),
     )
 }
 
@@ -136,7 +136,7 @@ async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_th
         losses(&fine_tune_job::metrics(&whole).await?),
         losses(&fine_tune_job::metrics(&killed).await?),
     );
-    ensure!(expected.len() == 1500, "{} rows", expected.len());
+    ensure!(expected.len() == 1000, "{} rows", expected.len());
     ensure!(
         expected == got,
         "first difference at {:?}",
