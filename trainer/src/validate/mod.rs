@@ -1,0 +1,123 @@
+//! The rules of the CRD, for manifests that no API server has seen.
+//!
+//! Pure: a fault is data. The bounds are those of the schema; a rule that stands here and not there would surprise.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use finetune_artifacts::uri::Location;
+use finetune_crds::FineTuneJobSpec;
+
+use dataset::check_dataset;
+use method::{check_method, check_objective};
+use output::check_output;
+use training::{check_checkpoint, check_early_stopping, check_packing, check_training};
+
+mod dataset;
+mod method;
+mod output;
+#[cfg(test)]
+mod tests;
+mod training;
+
+/// One thing that is wrong with a manifest.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fault {
+    /// The field, such as `spec.training.epochs`.
+    pub field: String,
+    /// The value, what was expected, the cure.
+    pub message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.field, self.message)
+    }
+}
+
+/// Everything that is wrong with the spec of the job called `name`; empty where nothing is.
+pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    check_name(name, &mut faults);
+    check_uri("spec.baseModel.uri", &spec.base_model.uri, &mut faults);
+    if let Some(revision) = &spec.base_model.revision
+        && !spec.base_model.uri.starts_with("hf://")
+    {
+        faults.push(Fault::new(
+            "spec.baseModel.revision",
+            format!("is `{revision}`, which applies to hf:// only: remove it, or use an hf:// URI"),
+        ));
+    }
+    check_dataset(&spec.dataset, &mut faults);
+    check_method(&spec.method, &mut faults);
+    check_objective(spec, &mut faults);
+    if let Some(adapter) = &spec.initial_adapter {
+        check_uri("spec.initialAdapter.uri", &adapter.uri, &mut faults);
+        if spec.method.full.is_some() {
+            faults.push(Fault::new(
+                "spec.initialAdapter",
+                "is set with method full, which trains no adapter: remove it, or use lora or qlora",
+            ));
+        }
+    }
+    check_training(&spec.training, &mut faults);
+    check_packing(spec, &mut faults);
+    if let Some(early_stopping) = &spec.training.early_stopping {
+        check_early_stopping(early_stopping, &spec.dataset, &mut faults);
+    }
+    check_checkpoint(&spec.checkpoint, &mut faults);
+    if let Some(output) = &spec.output {
+        check_output(output, &spec.method, &mut faults);
+    }
+    faults
+}
+
+fn check_name(name: &str, faults: &mut Vec<Fault>) {
+    if !is_name(name) {
+        faults.push(Fault::new("metadata.name", name_rule(name)));
+    }
+}
+
+/// `[a-z]([-a-z0-9]*[a-z0-9])?`, at most 52 characters.
+fn is_name(name: &str) -> bool {
+    name.len() <= 52
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name
+            .chars()
+            .all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == '-')
+}
+
+fn name_rule(name: &str) -> String {
+    format!("is `{name}`, expected 1 to 52 of a-z, 0-9 and -, a letter first and no - last")
+}
+
+fn check_uri(field: &str, uri: &str, faults: &mut Vec<Fault>) {
+    if let Err(error) = Location::parse(uri) {
+        faults.push(Fault::new(field, format!("is `{uri}`: {error}")));
+    }
+}
+
+/// NaN lies in no range.
+fn check_range<T: Copy + PartialOrd + fmt::Display>(
+    field: &str,
+    value: T,
+    range: RangeInclusive<T>,
+    faults: &mut Vec<Fault>,
+) {
+    if !range.contains(&value) {
+        faults.push(Fault::new(
+            field,
+            format!("is {value}, expected {} to {}", range.start(), range.end()),
+        ));
+    }
+}

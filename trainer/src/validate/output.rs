@@ -1,0 +1,39 @@
+//! The rules of `spec.output`.
+
+use finetune_crds::fine_tune_job::{Method, Output};
+
+use super::{Fault, check_uri, is_name, name_rule};
+
+pub(super) fn check_output(output: &Output, method: &Method, faults: &mut Vec<Fault>) {
+    if let Some(uri) = &output.uri {
+        check_uri("spec.output.uri", uri, faults);
+        if uri.starts_with("hf://") || uri.starts_with("https://") {
+            faults.push(Fault::new(
+                "spec.output.uri",
+                format!(
+                    "is `{uri}`, which is for reading only: expected an s3:// or file:// folder"
+                ),
+            ));
+        }
+    }
+    if output.adapter.is_some() && method.full.is_some() {
+        faults.push(Fault::new(
+            "spec.output.adapter",
+            "is set with method full, which makes a whole model: remove it, or use lora or qlora",
+        ));
+    }
+    if output.merged_model && method.full.is_some() {
+        faults.push(Fault::new(
+            "spec.output.mergedModel",
+            "is true with method full, which makes a whole model anyway: remove it, or use lora or qlora",
+        ));
+    }
+    if let Some(adapter) = output
+        .adapter
+        .as_ref()
+        .and_then(|adapter| adapter.name.as_deref())
+        && !is_name(adapter)
+    {
+        faults.push(Fault::new("spec.output.adapter.name", name_rule(adapter)));
+    }
+}
