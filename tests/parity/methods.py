@@ -1,5 +1,5 @@
 """What peft computes for the further settings of LoRA: patterns with rank-stabilised scales, DoRA (dense and in 4 bits), dropout; and
-NEFTune's noise in the embedding.
+NEFTune's noise in the embedding; and the dropout of the attention that the base's own configuration may ask for.
 
 Random masks and noise are no torch state here but a function of a key (see `uniform`), the same that the trainer computes: so that
 also what is random can be compared. Every setting is also computed wrongly in the ways that an implementation may get it wrong.
@@ -138,7 +138,7 @@ class Mask(torch.nn.Module):
         self.name, self.factor = name, 1 / (1 - DROPOUT) if rescale else 1.0
 
     def forward(self, x):
-        kept = uniform(self.name, x.shape[0] * x.shape[1], x.shape[2]) >= DROPOUT
+        kept = uniform(self.name, x.shape[:-1].numel(), x.shape[-1]) >= DROPOUT
         return x * (kept.reshape(x.shape) * self.factor)
 
 
@@ -148,6 +148,28 @@ def drop(model, rescale=True):
         if isinstance(module, peft_layer.Linear):
             module.lora_dropout["default"] = Mask(name.removeprefix("base_model.model."), rescale)
     return model.train()
+
+
+@contextlib.contextmanager
+def dropped_attention(model, rescale=True):
+    """A base whose configuration has `attention_dropout`: transformers drops probabilities (B, heads, T, S), layer by layer."""
+    names = [name.removeprefix("base_model.model.") for name, module in model.named_modules() if name.endswith(".self_attn")]
+    layers = iter(names)
+
+    def dropout(probabilities, p, training):
+        if not training or p != DROPOUT:
+            raise SystemExit(f"transformers drops {p} of the attention, in training {training}, expected {DROPOUT}")
+        return Mask(next(layers), rescale)(probabilities)
+
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = DROPOUT
+    model.train()
+    with mock.patch.object(torch.nn.functional, "dropout", dropout):
+        yield
+    model.eval()
+    if next(layers, None) is not None:
+        raise SystemExit("transformers did not drop in every layer")
 
 
 @contextlib.contextmanager
@@ -177,13 +199,20 @@ def settings(out):
         "dropout": ("tiny-llama", lambda: drop(lora.load_adapter(out, "tiny-llama"))),
         "dora-dropout": ("tiny-llama-bias", lambda: drop(dense())),
         "noise": ("tiny-llama-bias", lambda: lora.load_adapter(out, "tiny-llama-bias")),
+        "attention-dropout": ("tiny-llama", lambda: lora.load_adapter(out, "tiny-llama")),
     }
+
+
+def random_context(name, model):
+    """What makes a pass random where the setting is not one of the adapter's."""
+    contexts = {"noise": noisy_embedding, "attention-dropout": dropped_attention}
+    return contexts[name](model) if name in contexts else contextlib.nullcontext()
 
 
 def write_expected(out):
     for name, (base, make) in settings(out).items():
         model = make()
-        with noisy_embedding(model) if name == "noise" else contextlib.nullcontext():
+        with random_context(name, model):
             loss, gradients = loss_and_gradients(model, base)
         tokens, labels = lora.batch(base)
         tensors = {"tokens": tokens, "labels": labels, "loss": loss, **{f"grad.{k}": v for k, v in gradients.items()}}
@@ -240,6 +269,7 @@ def mutations(out):
         return model
 
     noise = lora.load_adapter(out, "tiny-llama-bias")
+    attention = lora.load_adapter(out, "tiny-llama")
     return {
         "patterns": {
             "no_alpha_pattern": (patterns(alpha_pattern={}), plain()),
@@ -258,6 +288,10 @@ def mutations(out):
         "noise": {
             "none": (noise, plain()),
             "by_the_width_alone": (noise, noisy_embedding(noise, lambda x: x.shape[2])),
+        },
+        "attention-dropout": {
+            "none": (attention, plain()),
+            "not_rescaled": (attention, dropped_attention(attention, rescale=False)),
         },
     }
 

@@ -85,6 +85,7 @@ fn shape() -> ModelConfig {
         },
         windows: None,
         max_position_embeddings: 8192,
+        attention_dropout: 0.0,
         tied_embeddings: true,
         biases: Biases::default(),
         wiring: Wiring::LLAMA,

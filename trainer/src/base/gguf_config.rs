@@ -77,6 +77,7 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
         },
         windows: None,
         max_position_embeddings: keys.size("context_length", None)?,
+        attention_dropout: 0.0,
         tied_embeddings: file.tensor("output.weight").is_err(),
         biases: Biases {
             attention: attention_bias,

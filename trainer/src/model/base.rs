@@ -61,6 +61,8 @@ pub struct Base {
     parameters: Option<Parameters>,
     scratch: RefCell<Scratch>,
     noise: Option<EmbeddingNoise>,
+    /// What the attention's dropout is drawn from.
+    draw: Option<Draw>,
 }
 
 /// NEFTune (Jain et al., 2023): uniform noise within ±alpha / sqrt(T·H) on tokens (B, T) embedded in H dimensions.
@@ -129,6 +131,7 @@ impl Base {
             parameters,
             scratch: RefCell::new(Scratch::new(options.compute)),
             noise: None,
+            draw: None,
         })
     }
 
@@ -174,6 +177,12 @@ impl Base {
     /// From now on passes add noise to the embedded tokens; `None`, as in evaluation and serving, for none.
     pub const fn set_noise(&mut self, noise: Option<EmbeddingNoise>) {
         self.noise = noise;
+    }
+
+    /// From now on the attention of passes leaves out what the dropout of the base's configuration says, by the masks of
+    /// `draw`; `None`, as in evaluation and serving, for nothing. A base without dropout draws nothing.
+    pub fn set_dropout(&mut self, draw: Option<Draw>) {
+        self.draw = draw.filter(|_| self.config.attention_dropout > 0.0);
     }
 
     /// The sum of token losses of a batch, without gradients.
@@ -350,6 +359,7 @@ impl Base {
                 Positions::Documents(documents) => Some(documents),
                 Positions::Rows | Positions::Cached { .. } => None,
             },
+            draw: self.draw,
             scratch,
             shape: (batch, length),
         })
@@ -382,6 +392,7 @@ impl Loader<'_> {
                 self.norms(config, layer, feed_forward)?,
             ],
             attention: SelfAttention {
+                module: format!("{}.layers.{layer}.self_attn", config.wiring.decoder),
                 norms: match norms.as_slice() {
                     [(query, queries), (key, keys)] => Some([
                         self.dense(query, queries, Kind::Float)?,

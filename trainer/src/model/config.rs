@@ -32,6 +32,8 @@ pub struct ModelConfig {
     pub windows: Option<Windows>,
     /// The longest sequence that the model was made for.
     pub max_position_embeddings: i64,
+    /// The probability by which training leaves out a token that another attends to; below 1.
+    pub attention_dropout: f64,
     /// Whether the output matrix is the embedding.
     pub tied_embeddings: bool,
     /// Which linear layers have biases.
@@ -94,6 +96,12 @@ impl ModelConfig {
             return Err(Error::Configuration(format!(
                 "the epsilon of the norms is {}, expected a number between 0 and 1",
                 self.rms_norm_epsilon
+            )));
+        }
+        if !(0.0..1.0).contains(&self.attention_dropout) {
+            return Err(Error::Configuration(format!(
+                "the dropout of the attention is {}, expected a number from 0 to below 1",
+                self.attention_dropout
             )));
         }
         if self.heads % self.key_value_heads != 0 {
@@ -255,6 +263,7 @@ impl ModelConfig {
             window: windows
                 .filter(|windows| windows.layers[layer as usize])
                 .map(|windows| windows.size),
+            dropout: None,
         }
     }
 

@@ -9,6 +9,7 @@ use super::linears::{Adapted, Adapters, COUNT, Inner, Linears};
 use super::self_attention::SelfAttention;
 use super::{feed_forward, self_attention};
 use crate::ops::linear::{Dense, Scratch};
+use crate::ops::random::Draw;
 use crate::ops::rope::Rotation;
 use crate::ops::{Result, rms_norm};
 
@@ -35,6 +36,8 @@ pub(super) struct Pass<'a> {
     pub(super) rotations: Vec<Rotation>,
     /// Where rows are packed: the lengths of the documents of each row.
     pub(super) documents: Option<&'a [Vec<i64>]>,
+    /// What the attention's dropout is drawn from, in training a base that has one.
+    pub(super) draw: Option<Draw>,
     pub(super) scratch: &'a mut Scratch,
     /// B and T.
     pub(super) shape: (i64, i64),

@@ -7,11 +7,14 @@ use super::layer::Pass;
 use super::linears::{Adapted, Inner};
 use super::{ModelConfig, Projection};
 use crate::ops::linear::Dense;
+use crate::ops::random::Dropout;
 use crate::ops::{Result, attention, packed_attention, rms_norm};
 
 /// What a layer's attention has beside its linear layers.
 #[derive(Debug)]
 pub(super) struct SelfAttention {
+    /// The module's name, by which its dropout is drawn.
+    pub(super) module: String,
     /// The norms of queries and of keys, fp32.
     pub(super) norms: Option<[Dense; 2]>,
     pub(super) settings: attention::Settings,
@@ -75,8 +78,15 @@ impl SelfAttention {
             Some((cache, start)) => cache.append(start, &keys, &values)?,
             None => (keys, values),
         };
+        let settings = attention::Settings {
+            dropout: pass.draw.map(|draw| Dropout {
+                rate: pass.config.attention_dropout,
+                key: draw.key(&self.module),
+            }),
+            ..self.settings
+        };
         let (attended, attention) =
-            packed_attention::forward(queries, keys, values, self.settings, pass.documents)?; // (M, heads·D)
+            packed_attention::forward(queries, keys, values, settings, pass.documents)?; // (M, heads·D)
         let y = linears.forward(Projection::Output, &attended, inner, pass.scratch)?;
         let saved = Saved {
             norms,

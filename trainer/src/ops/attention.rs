@@ -7,6 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Result;
+use super::random::Dropout;
 
 /// From this many keys on, the probabilities are computed again in the backward instead of being kept: they grow with
 /// the square of the length.
@@ -21,6 +22,9 @@ pub struct Settings {
     pub soft_cap: Option<f64>,
     /// The number of keys that a query sees, its own included; absent: all before it.
     pub window: Option<i64>,
+    /// What leaves out probabilities, in training a base whose configuration asks for it. The mask is that of the rows
+    /// (B·K·G·T, S) of all probabilities, and is made again in the backward.
+    pub dropout: Option<Dropout>,
 }
 
 /// What the backward needs.
@@ -74,7 +78,7 @@ pub fn forward(
 ) -> Result<(Tensor, Saved)> {
     let (batch, key_heads, groups, length, head_dim) = queries.size5()?;
     let probabilities = probabilities(&queries, &keys, settings)?;
-    let output = probabilities.value.f_bmm(&flat(&values)?)?; // (B·K, G·T, D)
+    let output = dropped(&probabilities.value, settings)?.f_bmm(&flat(&values)?)?; // (B·K, G·T, D)
     let output = output
         .f_view([batch, key_heads, groups, length, head_dim])?
         .f_permute([0, 3, 1, 2, 4])?
@@ -108,8 +112,10 @@ pub fn backward(saved: &Saved, d_output: &Tensor) -> Result<Gradients> {
         .f_view([batch, length, key_heads, groups, head_dim])?
         .f_permute([0, 2, 3, 1, 4])?
         .f_reshape([batch * key_heads, groups * length, head_dim])?;
-    let d_values = value.f_transpose(1, 2)?.f_bmm(&d_output)?; // (B·K, S, D)
+    let seen = dropped(value, saved.settings)?;
+    let d_values = seen.f_transpose(1, 2)?.f_bmm(&d_output)?; // (B·K, S, D)
     let d_probabilities = d_output.f_bmm(&flat(&saved.values)?.f_transpose(1, 2)?)?; // (B·K, G·T, S)
+    let d_probabilities = dropped(&d_probabilities, saved.settings)?;
     let kind = value.f_kind()?;
     let mut d_scores = Tensor::f_internal_softmax_backward_data(&d_probabilities, value, -1, kind)?;
     if let Some(tanh) = tanh {
@@ -152,6 +158,17 @@ fn probabilities(queries: &Tensor, keys: &Tensor, settings: Settings) -> Result<
     Ok(Probabilities { value, tanh })
 }
 
+/// Numbers (B·K, G·T, S) under the mask of the dropout, if there is one.
+fn dropped(x: &Tensor, settings: Settings) -> Result<Tensor> {
+    match settings.dropout {
+        None => Ok(x.shallow_clone()),
+        Some(dropout) => {
+            let rows = x.f_reshape([-1, x.size()[2]])?;
+            Ok(dropout.apply(&rows)?.f_view_as(x)?)
+        }
+    }
+}
+
 /// What is added to the scores (T, S): 0 for a key that is seen, else minus infinity.
 fn mask(length: i64, keys_seen: i64, window: Option<i64>, kind: Kind) -> Result<Tensor> {
     let hidden = || Tensor::f_full([length, keys_seen], f64::NEG_INFINITY, (kind, Device::Cpu));
@@ -174,6 +191,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::ops::random::Draw;
 
     fn random(shape: &[i64], seed: i64) -> Tensor {
         tch::manual_seed(seed);
@@ -193,9 +211,14 @@ mod tests {
         if let Some(cap) = settings.soft_cap {
             scores = (scores / cap).tanh() * cap;
         }
-        let weights = scores
+        let mut weights = scores
             .masked_fill(&hidden, f64::NEG_INFINITY)
             .softmax(-1, Kind::Float);
+        if let Some(dropout) = settings.dropout {
+            // Of ones it is the mask itself.
+            let ones = Tensor::ones([weights.numel() as i64 / seen, seen], (Kind::Float, Device::Cpu));
+            weights = weights * dropout.apply(&ones).unwrap().view_as(&scores);
+        }
         let output = weights.matmul(&values.unsqueeze(2)); // (B, K, G, T, D)
         output
             .permute([0, 3, 1, 2, 4])
@@ -214,7 +237,24 @@ mod tests {
         scale: 0.5,
         soft_cap: None,
         window: None,
+        dropout: None,
     };
+
+    fn with_dropout(settings: Settings) -> Settings {
+        let draw = Draw {
+            seed: 1,
+            step: 2,
+            micro_batch: 3,
+        };
+        let dropout = Dropout {
+            rate: 0.3,
+            key: draw.key("attention"),
+        };
+        Settings {
+            dropout: Some(dropout),
+            ..settings
+        }
+    }
 
     fn compare(length: i64, keep: bool, settings: Settings) {
         let queries = random(&[2, 2, 3, length, 4], 1);
@@ -238,7 +278,9 @@ mod tests {
     #[case(Settings { window: Some(5), ..PLAIN })]
     #[case(Settings { window: Some(17), ..PLAIN })]
     #[case(Settings { soft_cap: Some(0.7), ..PLAIN })]
-    #[case(Settings { soft_cap: Some(0.7), window: Some(2), scale: 1.3 })]
+    #[case(Settings { soft_cap: Some(0.7), window: Some(2), scale: 1.3, dropout: None })]
+    #[case(with_dropout(PLAIN))]
+    #[case(with_dropout(Settings { soft_cap: Some(0.7), ..PLAIN }))]
     fn equals_automatic_differentiation(#[case] settings: Settings) {
         compare(17, true, settings);
     }
@@ -246,6 +288,7 @@ mod tests {
     #[rstest]
     #[case(PLAIN)]
     #[case(Settings { soft_cap: Some(0.7), window: Some(100), ..PLAIN })]
+    #[case(with_dropout(PLAIN))]
     fn equals_automatic_differentiation_where_the_probabilities_are_computed_again(
         #[case] settings: Settings,
     ) {

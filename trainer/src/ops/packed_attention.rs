@@ -39,6 +39,12 @@ pub fn forward(
     let output = Tensor::f_zeros([batch * length, key_heads * groups * head_dim], options)?;
     let mut parts = Vec::new();
     for (row, start, length_here) in places(documents) {
+        let settings = Settings {
+            dropout: settings
+                .dropout
+                .map(|dropout| dropout.of_part(row as u32, start as u32)),
+            ..settings
+        };
         let part = |x: &Tensor, axis: i64| {
             x.f_narrow(0, row, 1)?
                 .f_narrow(axis, start, length_here)?
@@ -128,6 +134,7 @@ mod tests {
             scale: 0.5,
             soft_cap: Some(2.0),
             window: Some(3),
+            dropout: None,
         };
         let (output, saved) = forward(queries, keys, values, settings, Some(documents)).unwrap();
         let gradients = backward(&saved, &random(&output.size(), 4)).unwrap();
@@ -140,6 +147,7 @@ mod tests {
             scale: 0.5,
             soft_cap: Some(2.0),
             window: Some(3),
+            dropout: None,
         };
         let [queries, keys, values] = inputs();
         let (expected, saved) = attention::forward(queries, keys, values, settings).unwrap();

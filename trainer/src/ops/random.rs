@@ -77,6 +77,14 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// The dropout of a part of a pass, named by two numbers: no two parts have one mask.
+    #[must_use]
+    pub const fn of_part(self, first: u32, second: u32) -> Self {
+        let Key([low, high]) = self.key;
+        let key = Key([mix(low ^ mix(first)), mix(high ^ mix(second ^ 0x9e37_79b9))]);
+        Self { key, ..self }
+    }
+
     /// x (M, N) under the mask; of a gradient, the gradient.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         match x.f_kind()? {

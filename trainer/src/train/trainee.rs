@@ -154,6 +154,7 @@ impl Trainee {
         }
         let noise = noise_alpha.map(|alpha| EmbeddingNoise { alpha, draw });
         self.base.set_noise(noise);
+        self.base.set_dropout(Some(draw));
     }
 
     /// Nothing is random in validation.
@@ -162,6 +163,7 @@ impl Trainee {
             lora.stop_dropout();
         }
         self.base.set_noise(None);
+        self.base.set_dropout(None);
     }
 
     /// The loss of all of `data`, without gradients.

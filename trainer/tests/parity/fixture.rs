@@ -68,6 +68,7 @@ pub(crate) fn config(model: &str) -> ModelConfig {
         },
         windows: None,
         max_position_embeddings: number("max_position_embeddings"),
+        attention_dropout: 0.0,
         tied_embeddings: json["tie_word_embeddings"].as_bool().unwrap(),
         biases: Biases {
             attention: json["attention_bias"].as_bool().unwrap(),

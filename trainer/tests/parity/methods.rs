@@ -1,4 +1,4 @@
-//! The further settings of LoRA, and NEFTune: loss, gradients and steps as transformers + peft compute them.
+//! The further settings of LoRA, NEFTune, and the dropout of the attention: loss, gradients and steps as transformers + peft compute them.
 //!
 //! Masks and noise are functions of a key on both sides, so that what is random is compared too.
 
@@ -50,6 +50,19 @@ fn loss(base: &mut Base, lora: &mut Lora, expected: &Tensors) -> f64 {
     sum.unwrap().loss / tokens
 }
 
+/// The base of a setting, with what its configuration says.
+fn base_of(setting: &str, model: &str, storage: Storage) -> Base {
+    let mut config = config(model);
+    if setting == "attention-dropout" {
+        config.attention_dropout = DROPOUT;
+    }
+    let options = LoadOptions {
+        compute: Kind::Float,
+        storage,
+    };
+    Base::load(&config, &weights(model), &options).unwrap()
+}
+
 #[rstest]
 #[case::patterns("patterns", "tiny-llama-patterns", "tiny-llama", Storage::Frozen)]
 #[case::dora("dora", "tiny-llama-bias-dora", "tiny-llama-bias", Storage::Frozen)]
@@ -62,6 +75,7 @@ fn loss(base: &mut Base, lora: &mut Lora, expected: &Tensors) -> f64 {
     Storage::Frozen
 )]
 #[case::noise("noise", "tiny-llama-bias", "tiny-llama-bias", Storage::Frozen)]
+#[case::attention_dropout("attention-dropout", "tiny-llama", "tiny-llama", Storage::Frozen)]
 fn loss_and_gradients_equal_peft(
     #[case] setting: &str,
     #[case] adapter: &str,
@@ -69,16 +83,16 @@ fn loss_and_gradients_equal_peft(
     #[case] storage: Storage,
 ) {
     let expected = expected(setting);
-    let mut base = base(model, Kind::Float, storage);
+    let mut base = base_of(setting, model, storage);
     let mut lora = read(adapter, model);
-    if setting.ends_with("dropout") {
-        lora.set_dropout(DROPOUT, DRAW);
-    }
-    if setting == "noise" {
-        base.set_noise(Some(EmbeddingNoise {
+    match setting {
+        "dropout" | "dora-dropout" => lora.set_dropout(DROPOUT, DRAW),
+        "attention-dropout" => base.set_dropout(Some(DRAW)),
+        "noise" => base.set_noise(Some(EmbeddingNoise {
             alpha: NOISE_ALPHA,
             draw: DRAW,
-        }));
+        })),
+        _ => {}
     }
     let loss = loss(&mut base, &mut lora, &expected);
     assert_near("loss", loss, scalar(&expected, "loss"), TOLERANCE);
@@ -193,21 +207,24 @@ fn wrong_scales_give_the_wrong_losses_of_the_reference() {
 #[case("dropout", "tiny-llama", "tiny-llama")]
 #[case("dora-dropout", "tiny-llama-bias-dora", "tiny-llama-bias")]
 #[case("noise", "tiny-llama-bias", "tiny-llama-bias")]
+#[case("attention-dropout", "tiny-llama", "tiny-llama")]
 fn what_is_random_can_be_stopped(
     #[case] setting: &str,
     #[case] adapter: &str,
     #[case] model: &str,
 ) {
     let expected = expected(setting);
-    let mut base = base(model, Kind::Float, Storage::Frozen);
+    let mut base = base_of(setting, model, Storage::Frozen);
     let mut lora = read(adapter, model);
     lora.set_dropout(DROPOUT, DRAW);
+    base.set_dropout(Some(DRAW));
     base.set_noise(Some(EmbeddingNoise {
         alpha: NOISE_ALPHA,
         draw: DRAW,
     }));
     lora.stop_dropout();
     base.set_noise(None);
+    base.set_dropout(None);
     let loss = loss(&mut base, &mut lora, &expected);
     assert_near("loss", loss, mutated(setting, "none"), TOLERANCE);
 }

@@ -5,32 +5,70 @@ use serde_json::{Map, Value};
 use super::super::Error;
 use super::CONFIG;
 
-/// Keys that say nothing of how logits are computed from tokens.
-const WITHOUT_EFFECT: [&str; 25] = [
+/// Keys that say nothing of how logits are computed from tokens. Older files list what generation and classification do.
+const WITHOUT_EFFECT: [&str; 63] = [
     "_attn_implementation_autoset",
     "_name_or_path",
+    "add_cross_attention",
     "attn_implementation",
     "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
     "bos_token_id",
     "cache_implementation",
     "chunk_size_feed_forward",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
     "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
     "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
     "id2label",
     "initializer_range",
     "is_decoder",
     "is_llama_config",
     "label2id",
+    "length_penalty",
+    "max_length",
+    "max_sequence_length",
+    "min_length",
     "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
+    "output_scores",
     "pad_token_id",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
     "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
     "torch_dtype",
+    "torchscript",
     "transformers.js_config",
     "transformers_version",
+    "typical_p",
     "unk_token_id",
+    "unsloth_fixed",
     "unsloth_version",
+    "use_bfloat16",
     "use_cache",
 ];
 
@@ -176,7 +214,16 @@ impl Keys {
         }
     }
 
-    /// Refuses a dropout within the model: fine-tuning here has none.
+    /// A probability below 1 by which training leaves something out; an absent key means 0.
+    pub(super) fn dropout(&mut self, key: &str) -> Result<f64, Error> {
+        let Some(value) = self.take(key) else {
+            return Ok(0.0);
+        };
+        let rate = value.as_f64().filter(|rate| (0.0..1.0).contains(rate));
+        rate.ok_or_else(|| self.fault(key, format!("it is {value}, expected a number from 0 to below 1")))
+    }
+
+    /// Refuses a dropout that no model of the family was published with: training here has none at that place.
     pub(super) fn no_dropout(&mut self, key: &str) -> Result<(), Error> {
         self.must_be(key, &[0.into(), 0.0.into()])
     }

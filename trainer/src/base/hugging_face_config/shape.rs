@@ -46,7 +46,6 @@ pub(super) fn sizes(
     let key_value_heads = defaults.key_value_heads.unwrap_or(heads);
     let head_dim = defaults.head_dim.unwrap_or(hidden_size / heads);
     let head_dim = keys.size("head_dim", Some(head_dim))?;
-    keys.no_dropout("attention_dropout")?;
     Ok(ModelConfig {
         architecture: architecture.to_owned(),
         vocabulary_size: keys.size("vocab_size", defaults.vocabulary_size)?,
@@ -67,6 +66,7 @@ pub(super) fn sizes(
             "max_position_embeddings",
             Some(defaults.max_position_embeddings),
         )?,
+        attention_dropout: keys.dropout("attention_dropout")?,
         tied_embeddings: keys.flag("tie_word_embeddings", defaults.tied_embeddings)?,
         biases: Biases::default(),
         wiring: Wiring::LLAMA,

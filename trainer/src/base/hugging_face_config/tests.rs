@@ -240,6 +240,35 @@ fn a_key_that_a_family_does_not_understand_is_refused_by_name(
     assert!(error.contains(key), "{error}");
 }
 
+#[rstest]
+#[case(json!(-0.1))]
+#[case(json!(1.0))]
+#[case(json!("0.1"))]
+fn a_dropout_that_is_no_probability_is_refused(#[case] dropout: Value) {
+    let mut keys = small("GraniteForCausalLM");
+    keys["attention_dropout"] = json!(0.1);
+    assert!((config(&keys).unwrap().attention_dropout - 0.1).abs() < 1e-12);
+    keys["attention_dropout"] = dropout;
+    let error = config(&keys).unwrap_err().to_string();
+    assert!(error.contains("`attention_dropout`: it is"), "{error}");
+}
+
+/// As transformers 4.30 saved a Llama with all that it knows of generation, and as Unsloth marks its copies.
+#[test]
+fn what_older_files_say_of_generation_changes_nothing() {
+    let mut keys = smollm2();
+    let listed = json!({
+        "add_cross_attention": false, "bad_words_ids": null, "diversity_penalty": 0.0, "do_sample": false,
+        "early_stopping": false, "encoder_no_repeat_ngram_size": 0, "length_penalty": 1.0, "max_length": 20,
+        "max_sequence_length": 2048, "min_length": 0, "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1,
+        "num_return_sequences": 1, "output_scores": false, "pruned_heads": {}, "repetition_penalty": 1.0,
+        "temperature": 1.0, "tf_legacy_loss": false, "tie_encoder_decoder": false, "tokenizer_class": "LlamaTokenizer",
+        "top_k": 50, "top_p": 1.0, "torchscript": false, "typical_p": 1.0, "unsloth_fixed": true,
+    });
+    keys = with(keys, &listed);
+    assert_eq!(config(&keys).unwrap(), config(&smollm2()).unwrap());
+}
+
 #[test]
 fn unknown_keys_that_ask_for_nothing_are_passed_over() {
     let mut keys = smollm2();
