@@ -211,14 +211,18 @@ mod tests {
         if let Some(cap) = settings.soft_cap {
             scores = (scores / cap).tanh() * cap;
         }
-        let mut weights = scores
+        let weights = scores
             .masked_fill(&hidden, f64::NEG_INFINITY)
             .softmax(-1, Kind::Float);
-        if let Some(dropout) = settings.dropout {
-            // Of ones it is the mask itself.
-            let ones = Tensor::ones([weights.numel() as i64 / seen, seen], (Kind::Float, Device::Cpu));
-            weights = weights * dropout.apply(&ones).unwrap().view_as(&scores);
-        }
+        let weights = match settings.dropout {
+            None => weights,
+            Some(dropout) => {
+                // Of ones it is the mask itself.
+                let rows = [weights.numel() as i64 / seen, seen];
+                let ones = Tensor::ones(rows, (Kind::Float, Device::Cpu));
+                &weights * dropout.apply(&ones).unwrap().view_as(&scores)
+            }
+        };
         let output = weights.matmul(&values.unsqueeze(2)); // (B, K, G, T, D)
         output
             .permute([0, 3, 1, 2, 4])

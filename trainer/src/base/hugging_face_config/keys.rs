@@ -220,7 +220,12 @@ impl Keys {
             return Ok(0.0);
         };
         let rate = value.as_f64().filter(|rate| (0.0..1.0).contains(rate));
-        rate.ok_or_else(|| self.fault(key, format!("it is {value}, expected a number from 0 to below 1")))
+        rate.ok_or_else(|| {
+            self.fault(
+                key,
+                format!("it is {value}, expected a number from 0 to below 1"),
+            )
+        })
     }
 
     /// Refuses a dropout that no model of the family was published with: training here has none at that place.
