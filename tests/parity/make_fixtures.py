@@ -32,6 +32,7 @@ import gguf_types  # noqa: E402
 import loop  # noqa: E402
 import lora  # noqa: E402
 import methods  # noqa: E402
+import parquet_files  # noqa: E402
 import preference  # noqa: E402
 import tiny  # noqa: E402
 import training  # noqa: E402
@@ -63,6 +64,7 @@ STEPS = [
     data.write_tokenizers,
     data.write_texts,
     data.write_templates,
+    parquet_files.write_files,
     families.write_models,
     families.write_expected,
     families.write_ropes,

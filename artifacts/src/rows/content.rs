@@ -207,7 +207,7 @@ impl RowContent {
 pub struct Row {
     /// The file.
     pub file: Arc<str>,
-    /// The line, from 1.
+    /// The line, from 1; in Parquet the row.
     pub line: usize,
     /// What it holds.
     pub content: RowContent,

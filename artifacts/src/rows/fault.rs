@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::files;
+
 /// How many faults are shown.
 pub const SHOWN_FAULTS: usize = 20;
 
@@ -44,6 +46,8 @@ pub enum FaultClass {
     InvalidJson,
     /// It is not CSV with a header.
     InvalidCsv,
+    /// It is not Parquet, or damaged.
+    InvalidParquet,
     /// It is not UTF-8.
     NotUtf8,
     /// It is longer than a row may be.
@@ -72,6 +76,7 @@ impl FaultClass {
             Self::MixedFormats => "mixed_formats",
             Self::InvalidJson => "invalid_json",
             Self::InvalidCsv => "invalid_csv",
+            Self::InvalidParquet => "invalid_parquet",
             Self::NotUtf8 => "not_utf8",
             Self::TooLong => "too_long",
             Self::TemplateRefused => "template_refused",
@@ -101,12 +106,21 @@ impl Problem {
     }
 }
 
+/// A place in a file as messages show it: `a.jsonl line 7`, `a.parquet row 7`, or the file alone where the number is 0.
+pub fn place(file: &str, number: usize) -> String {
+    match number {
+        0 => file.to_owned(),
+        row if files::is_columnar(file) => format!("{file} row {row}"),
+        line => format!("{file} line {line}"),
+    }
+}
+
 /// A row that cannot be read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
     /// The file.
     pub file: Arc<str>,
-    /// The line, from 1.
+    /// The line, from 1; in Parquet the row. 0 where the whole file is at fault.
     pub line: usize,
     /// What kind of fault it is.
     pub class: FaultClass,
@@ -118,8 +132,10 @@ impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{} line {}: {}: {}",
-            self.file, self.line, self.class, self.message
+            "{}: {}: {}",
+            place(&self.file, self.line),
+            self.class,
+            self.message
         )
     }
 }

@@ -11,13 +11,14 @@ mod formats;
 pub mod json;
 mod record;
 
+use std::fs::File;
 use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use finetune_crds::fine_tune_job::{Columns, Format};
 
 pub use content::{Conversation, Message, Row, RowContent, TOOL_CALLS};
-pub use fault::{Fault, FaultClass, Faults, SHOWN_FAULTS};
+pub use fault::{Fault, FaultClass, Faults, SHOWN_FAULTS, place};
 pub use formats::RowFormat;
 
 use fault::Problem;
@@ -87,23 +88,50 @@ impl RowReader {
         self
     }
 
-    /// Reads all rows of one file, by the format that its name ends in: `.json`, `.csv`, `.txt`, `.md`; any other one holds
-    /// JSON objects, one a line. Blank lines, a byte order mark at the start and carriage returns at the ends of lines are
-    /// no rows and no faults.
+    /// Reads all rows of one file, by the format that its name ends in: `.json`, `.csv`, `.parquet`, `.txt`, `.md`; any other
+    /// one holds JSON objects, one a line. Blank lines, a byte order mark at the start and carriage returns at the ends of
+    /// lines are no rows and no faults.
     ///
     /// Errors only where the source itself fails; faults of rows are kept for [`Self::finish`].
     pub fn read(&mut self, file: &str, source: impl BufRead) -> io::Result<()> {
+        let wanted = self.wanted();
         let file: Arc<str> = file.into();
-        let notes: Notes = files::read(&file, source, &mut |line, found| {
+        let notes = files::read(&file, source, &wanted, &mut |line, found| {
             self.take(&file, line, found);
         })?;
+        self.note(file, notes);
+        Ok(())
+    }
+
+    /// As [`Self::read`], of a file on this machine: Parquet is read in parts.
+    pub fn read_file(&mut self, name: &str, source: File) -> io::Result<()> {
+        let wanted = self.wanted();
+        let file: Arc<str> = name.into();
+        let notes = files::read_file(&file, source, &wanted, &mut |row, found| {
+            self.take(&file, row, found);
+        })?;
+        self.note(file, notes);
+        Ok(())
+    }
+
+    /// The columns that some form of rows has, by the names of the files.
+    fn wanted(&self) -> impl Fn(&str) -> bool + use<> {
+        let columns = self.columns.clone();
+        move |name| {
+            RowFormat::ALL.into_iter().any(|format| {
+                let mut known = format.required().iter().chain(format.optional());
+                known.any(|column| columns.get(column).unwrap_or(column) == name)
+            })
+        }
+    }
+
+    fn note(&mut self, file: Arc<str>, notes: Notes) {
         if notes.byte_order_mark {
             self.byte_order_marks.push(Arc::clone(&file));
         }
         if notes.carriage_returns {
             self.carriage_returns.push(file);
         }
-        Ok(())
     }
 
     /// The rows, or everything that is wrong with them.
@@ -120,7 +148,7 @@ impl RowReader {
     }
 
     fn take(&mut self, file: &Arc<str>, line: usize, found: Result<Found, Problem>) {
-        let place = || format!("as {file} line {line} has it");
+        let place = || format!("as {} has it", place(file, line));
         let content = found.and_then(|found| match found {
             Found::Record(columns) => self.record(&columns, place),
             Found::Document(text) => self.document(text, place),

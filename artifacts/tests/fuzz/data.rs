@@ -4,8 +4,8 @@ use finetune_artifacts::manifest::Manifest;
 use finetune_artifacts::rows::RowReader;
 use finetune_crds::fine_tune_job::Format;
 
-use crate::BUDGET;
-use crate::driver::fuzz;
+use crate::driver::{Budget, fuzz};
+use crate::{BUDGET, fixture};
 
 #[test]
 fn every_line_of_changed_rows_is_a_row_or_a_fault() {
@@ -32,6 +32,33 @@ fn every_line_of_changed_rows_is_a_row_or_a_fault() {
                 }
             };
             assert!(found <= bytes.split(|byte| *byte == b'\n').count());
+        }
+    });
+}
+
+/// Compression lets a file stand for many times its size; 16 MiB are allowed to any.
+const PARQUET: Budget = Budget {
+    iterations: 6_000,
+    memory: 1 << 16,
+};
+
+#[test]
+fn every_row_of_a_changed_parquet_file_is_a_row_or_a_fault() {
+    let names = [
+        "text-plain",
+        "pairs-plain",
+        "alpaca-lz4",
+        "sharegpt-brotli",
+        "preference-zstd",
+    ];
+    let seeds =
+        names.map(|name| std::fs::read(fixture(&format!("parquet/{name}.parquet"))).unwrap());
+    fuzz("parquet", PARQUET, &seeds, |bytes| {
+        let mut reader = RowReader::new(Format::Auto);
+        reader.read("train.parquet", bytes).unwrap();
+        match reader.finish() {
+            Ok(rows) => assert!(rows.rows.iter().all(|row| row.line >= 1)),
+            Err(faults) => assert!(faults.count > 0 && !faults.to_string().is_empty()),
         }
     });
 }

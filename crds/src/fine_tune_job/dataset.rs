@@ -75,7 +75,7 @@ const fn default_max_sequence_length() -> i64 {
 pub struct Source {
     /// `s3://bucket/file.jsonl`, or a prefix that ends in `/`; `hf://datasets/owner/name/file.jsonl`, or a folder of a
     /// repository; `https://host/file.jsonl`. By hand also `file:///path`. The end of a file's name tells its format:
-    /// `.json`, `.csv`, `.txt`, `.md`; any other one is read as JSONL.
+    /// `.json`, `.csv`, `.parquet`, `.txt`, `.md`; any other one is read as JSONL.
     #[schemars(
         length(min = 1, max = 1024),
         regex(

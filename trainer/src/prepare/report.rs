@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use finetune_artifacts::rows::Row;
+use finetune_artifacts::rows::{Row, place};
 use finetune_crds::fine_tune_job::{Dataset, DatasetStatus, LossOn};
 use serde::{Deserialize, Serialize};
 
@@ -235,8 +235,8 @@ impl Report {
         for row in &self.preview {
             let _ = writeln!(
                 text,
-                "\n{} line {}, what is learnt in «»:",
-                row.file, row.line
+                "\n{}, what is learnt in «»:",
+                place(&row.file, row.line)
             );
             for segment in &row.segments {
                 if segment.loss {

@@ -1,7 +1,6 @@
 //! Fetches the files of a data set and reads their rows.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::path::PathBuf;
 
 use finetune_artifacts::cache::Cache;
@@ -172,7 +171,7 @@ fn rows(files: &[LocalFile], reader: RowReader, columns: &Columns) -> Result<Row
     let mut reader = reader.with_columns(columns);
     for file in files {
         File::open(&file.path)
-            .and_then(|source| reader.read(&file.uri, BufReader::with_capacity(1 << 20, source)))
+            .and_then(|source| reader.read_file(&file.uri, source))
             .map_err(|source| StoreError::local("read", &file.path, source))?;
     }
     Ok(reader.finish()?)

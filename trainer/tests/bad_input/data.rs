@@ -7,6 +7,8 @@ use finetune_artifacts::rows::RowReader;
 use finetune_crds::fine_tune_job::Format;
 use rstest::rstest;
 
+use crate::bench::fixture;
+
 /// The faults of a file of this content after one good row.
 fn faults(second: impl Read) -> String {
     let first = br#"{"text": "a"}"#.as_slice();
@@ -51,6 +53,107 @@ fn a_row_of_a_hundred_thousand_lists_in_lists_is_refused() {
     let row = format!("{{\"text\": {}", "[".repeat(100_000));
     let message = faults(row.as_bytes());
     assert!(message.contains("train.jsonl line 2: "), "{message}");
+}
+
+/// The faults of a fixture in Parquet after a change to its bytes.
+fn parquet_faults(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut bytes = std::fs::read(fixture("parquet").join(name)).unwrap();
+    change(&mut bytes);
+    let mut reader = RowReader::new(Format::Auto);
+    reader
+        .read("s3://b/train.parquet", bytes.as_slice())
+        .unwrap();
+    reader.finish().unwrap_err().to_string()
+}
+
+/// Replaces all of `from`, which must be there.
+fn replace(bytes: &mut Vec<u8>, from: &[u8], to: &[u8]) {
+    let mut found = false;
+    while let Some(at) = bytes.windows(from.len()).position(|part| part == from) {
+        bytes.splice(at..at + from.len(), to.iter().copied());
+        found = true;
+    }
+    assert!(found, "{from:?} is not there");
+}
+
+/// Writes over what stands `back` bytes before the end.
+fn at_end(bytes: &mut [u8], back: usize, value: &[u8]) {
+    let at = bytes.len() - back;
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+#[rstest]
+#[case::empty(|bytes: &mut Vec<u8>| bytes.clear(), "it does not begin with PAR1")]
+#[case::no_parquet(|bytes: &mut Vec<u8>| *bytes = br#"{"text": "a"}"#.to_vec(), "it does not begin with PAR1")]
+#[case::a_pointer(
+    |bytes: &mut Vec<u8>| *bytes = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(),
+    "pointer of Git LFS"
+)]
+#[case::a_page_of_the_web(|bytes: &mut Vec<u8>| *bytes = b"<!DOCTYPE html><html></html>".to_vec(), "page of a web server")]
+#[case::cut_in_the_rows(|bytes: &mut Vec<u8>| bytes.truncate(60), "does not end with PAR1: is the file cut off?")]
+#[case::cut_in_the_tail(|bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1), "does not end with PAR1")]
+#[case::only_marks(|bytes: &mut Vec<u8>| *bytes = b"PAR1\0\0\0\0PAR1".to_vec(), "its footer cannot be read")]
+#[case::a_footer_of_4_gb(|bytes: &mut Vec<u8>| at_end(bytes, 8, &[0xff; 4]), "its footer claims 4294967295 bytes")]
+#[case::a_footer_of_nothing(|bytes: &mut Vec<u8>| at_end(bytes, 8, &[0; 4]), "its footer cannot be read")]
+#[case::a_shorter_footer(|bytes: &mut Vec<u8>| at_end(bytes, 8, &[20, 0, 0, 0]), "footer")]
+#[case::a_broken_footer(|bytes: &mut Vec<u8>| at_end(bytes, 60, &[0xff; 40]), "footer")]
+#[case::encrypted(|bytes: &mut Vec<u8>| at_end(bytes, 4, b"PARE"), "it is encrypted: save it without encryption")]
+#[case::encrypted_wholly(|bytes: &mut Vec<u8>| replace(bytes, b"PAR1", b"PARE"), "it is encrypted")]
+fn a_broken_parquet_file_is_refused_by_name(
+    #[case] change: fn(&mut Vec<u8>),
+    #[case] expected: &str,
+) {
+    let message = parquet_faults("text-plain.parquet", change);
+    assert!(
+        message.starts_with("s3://b/train.parquet: invalid_parquet: ")
+            && message.contains(expected),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case::not_utf_8(
+    b"cd\xc3\xa9",
+    b"cd\xff\xa9",
+    "row 2: not_utf8: column `text`: it is not UTF-8 at byte 3"
+)]
+#[case::a_text_longer_than_the_page(
+    b"\x02\0\0\0ab",
+    b"\xff\xff\xff\x7fab",
+    "row 1: invalid_parquet: `text` cannot be read"
+)]
+#[case::a_text_of_a_length_below_0(
+    b"\x02\0\0\0ab",
+    b"\x02\0\0\xffab",
+    "row 1: invalid_parquet: `text` cannot be read"
+)]
+fn a_broken_value_in_parquet_is_refused_by_row(
+    #[case] from: &[u8],
+    #[case] to: &[u8],
+    #[case] expected: &str,
+) {
+    let message = parquet_faults("text-plain.parquet", |bytes| replace(bytes, from, to));
+    assert!(
+        message.contains(&format!("s3://b/train.parquet {expected}")),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case::snappy("messages-snappy.parquet")]
+#[case::zstd("messages-zstd.parquet")]
+#[case::gzip("pairs-gzip.parquet")]
+#[case::lz4("alpaca-lz4.parquet")]
+#[case::brotli("sharegpt-brotli.parquet")]
+fn compressed_pages_that_are_damaged_are_refused(#[case] name: &str) {
+    // The first page lies behind the mark: its header, and then what is compressed.
+    let message = parquet_faults(name, |bytes| bytes[4..200].fill(0x5a));
+    assert!(
+        message.contains("s3://b/train.parquet row 1: "),
+        "{message}"
+    );
+    let message = parquet_faults(name, |bytes| bytes[60..90].reverse());
+    assert!(message.contains("s3://b/train.parquet row "), "{message}");
 }
 
 #[rstest]

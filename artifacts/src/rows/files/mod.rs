@@ -3,9 +3,13 @@
 mod document;
 mod json_array;
 mod json_lines;
+mod parquet;
 mod table;
 
-use std::io::{self, BufRead};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+
+use bytes::Bytes;
 
 use super::fault::{FaultClass, Problem};
 use super::json::{Json, Object};
@@ -28,14 +32,41 @@ pub(super) struct Notes {
     pub(super) carriage_returns: bool,
 }
 
-/// Takes what stands at a line, from 1.
+/// Takes what stands at a line or, of a table of columns, at a row, from 1; 0 where it is about the file.
 pub(super) type Take<'a> = dyn FnMut(usize, Result<Found, Problem>) + 'a;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads the file called `name`.
-pub(super) fn read(name: &str, mut source: impl BufRead, take: &mut Take<'_>) -> io::Result<Notes> {
+/// The part of a name that tells the format, in lower case.
+fn extension(name: &str) -> Option<String> {
+    // Some addresses say more after the name.
+    let path = match name.split_once('?') {
+        Some((path, _)) if name.starts_with("https://") => path,
+        _ => name,
+    };
+    let extension = path.rsplit_once('.').map(|(_, extension)| extension);
+    extension.map(str::to_ascii_lowercase)
+}
+
+/// Whether the file of this name holds columns, not lines.
+pub(super) fn is_columnar(name: &str) -> bool {
+    extension(name).as_deref() == Some("parquet")
+}
+
+/// Reads the file called `name`. Of columns `wanted` says which are looked at, where the format can tell them apart.
+pub(super) fn read(
+    name: &str,
+    mut source: impl BufRead,
+    wanted: &dyn Fn(&str) -> bool,
+    take: &mut Take<'_>,
+) -> io::Result<Notes> {
     let mut notes = Notes::default();
+    if is_columnar(name) {
+        let mut bytes = Vec::new();
+        source.read_to_end(&mut bytes)?;
+        parquet::read(Bytes::from(bytes), wanted, take);
+        return Ok(notes);
+    }
     let start = source.fill_buf()?;
     if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
         let problem = Problem::new(FaultClass::NotUtf8, "the file is UTF-16: save it as UTF-8");
@@ -46,19 +77,27 @@ pub(super) fn read(name: &str, mut source: impl BufRead, take: &mut Take<'_>) ->
         notes.byte_order_mark = true;
         source.consume(BYTE_ORDER_MARK.len());
     }
-    // Some addresses say more after the name.
-    let path = match name.split_once('?') {
-        Some((path, _)) if name.starts_with("https://") => path,
-        _ => name,
-    };
-    let extension = path.rsplit_once('.').map(|(_, extension)| extension);
-    match extension.map(str::to_ascii_lowercase).as_deref() {
+    match extension(name).as_deref() {
         Some("json") if json_array::begins(&mut source)? => json_array::read(source, take)?,
         Some("csv") => table::read(source, take)?,
         Some("txt" | "md") => document::read(source, &mut notes, take)?,
         _ => json_lines::read(source, &mut notes, take)?,
     }
     Ok(notes)
+}
+
+/// Reads the file called `name`, in parts where its format allows.
+pub(super) fn read_file(
+    name: &str,
+    file: File,
+    wanted: &dyn Fn(&str) -> bool,
+    take: &mut Take<'_>,
+) -> io::Result<Notes> {
+    if is_columnar(name) {
+        parquet::read(file, wanted, take);
+        return Ok(Notes::default());
+    }
+    read(name, BufReader::with_capacity(1 << 20, file), wanted, take)
 }
 
 /// The text of some bytes, or where they are not UTF-8.
