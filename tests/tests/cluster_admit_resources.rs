@@ -318,6 +318,46 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.output.mergedModel is true with method full",
         ),
         (
+            "a GGUF of a whole model",
+            json!({"method": {"lora": null, "full": {}}, "output": {"ggufAdapter": true}}),
+            "spec.output.ggufAdapter is true with method full",
+        ),
+        (
+            "a GGUF with DoRA",
+            json!({"method": {"lora": {"useDora": true}}, "output": {"ggufAdapter": true}}),
+            "spec.output.ggufAdapter is true with useDora",
+        ),
+        (
+            "DoRA for vLLM",
+            json!({"method": {"lora": {"useDora": true}}, "output": {"adapter": {"engines": ["Finetune", "VLLM"]}}}),
+            "spec.output.adapter.engines has VLLM, which serves no DoRA",
+        ),
+        (
+            "a rank over vLLM's",
+            json!({"method": {"lora": null, "qlora": {"rankPattern": {"q_proj": 513}}}, "output": {"adapter": {"engines": ["VLLM"]}}}),
+            "spec.output.adapter.engines has VLLM, which serves ranks of up to 512",
+        ),
+        (
+            "rsLoRA for SGLang",
+            json!({"method": {"lora": {"useRslora": true}}, "output": {"adapter": {"engines": ["SGLang"]}}}),
+            "spec.output.adapter.engines has SGLang, which scales by alpha / rank",
+        ),
+        (
+            "patterns for SGLang",
+            json!({"method": {"lora": {"alphaPattern": {"q_proj": 4}}}, "output": {"adapter": {"engines": ["SGLang"]}}}),
+            "spec.output.adapter.engines has SGLang, which knows one rank and one alpha",
+        ),
+        (
+            "an engine named twice",
+            json!({"output": {"adapter": {"engines": ["VLLM", "VLLM"]}}}),
+            "spec.output.adapter.engines",
+        ),
+        (
+            "an unknown engine",
+            json!({"output": {"adapter": {"engines": ["LMDeploy"]}}}),
+            "spec.output.adapter.engines",
+        ),
+        (
             "checkpoints every 0 steps",
             json!({"checkpoint": {"everySteps": 0}}),
             "spec.checkpoint.everySteps",
@@ -393,6 +433,10 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"method": {"lora": null, "qlora": {"quantization": {"type": "FP4", "doubleQuantization": false}}}}),
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
         json!({"method": {"lora": {"rankPattern": {"q_proj": 8}, "alphaPattern": {"mlp.*": 4}, "useRslora": true, "useDora": true, "dropout": 0.05}}, "training": {"neftuneNoiseAlpha": 5}}),
+        json!({"method": {"lora": {"rank": 512, "useRslora": true}}, "output": {"adapter": {"engines": ["VLLM", "Finetune"]}}}),
+        json!({"method": {"lora": {"useDora": true}}, "output": {"adapter": {"engines": ["Finetune"]}}}),
+        json!({"method": {"lora": null, "qlora": {}}, "output": {"adapter": {"engines": ["VLLM", "SGLang", "Finetune"]}}}),
+        json!({"method": {"lora": {"useRslora": true}}, "output": {"ggufAdapter": true}}),
         json!({"initialAdapter": {"uri": "s3://models/adapters/first/", "credentialsSecretRef": {"name": "models"}}}),
         json!({"objective": {"dpo": {"beta": 0.2}}}),
         json!({"objective": {"sft": {}}}),

@@ -113,6 +113,14 @@ impl Job {
         })
     }
 
+    /// Whether the adapter is written for llama.cpp too.
+    pub fn wants_gguf_adapter(&self) -> bool {
+        self.spec
+            .output
+            .as_ref()
+            .is_some_and(|output| output.gguf_adapter)
+    }
+
     /// How the base is held in 4 bits; `None` where it is dense.
     pub fn quantization(&self) -> Option<&Quantization> {
         self.spec

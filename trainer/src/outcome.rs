@@ -31,6 +31,7 @@ fn empty(stage: Stage, attempt: u32, reason: OutcomeReason, message: String) -> 
         attempt,
         adapter: None,
         model: None,
+        gguf_adapter: None,
         dataset: None,
         base_model: None,
         plan: None,

@@ -144,6 +144,10 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         (None, Some(published))
     };
     let outcome = Outcome {
+        gguf_adapter: adapter
+            .as_ref()
+            .filter(|_| job.wants_gguf_adapter())
+            .map(|adapter| format!("{}{}", adapter.uri, layout::ADAPTER_GGUF)),
         adapter,
         model,
         dataset: Some(inputs.data.report.dataset.clone()),

@@ -1,4 +1,4 @@
-//! GGUF files (versions 2 and 3), read in place.
+//! GGUF files: versions 2 and 3, read in place, and a writer of small ones.
 //!
 //! The layout is that of `gguf.md` in the ggml project. Nothing in the file is trusted: every count, length and offset
 //! is checked against what is there before memory is taken for it.
@@ -7,6 +7,7 @@ mod cursor;
 mod dequantize;
 mod metadata;
 mod tensor_type;
+mod write;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use metadata::{Array, Value};
 pub use tensor_type::TensorType;
+pub use write::{Entry, TensorData, write};
 
 use crate::foreign_format;
 use crate::mapped_file::MappedFile;

@@ -27,6 +27,8 @@ pub const GOLDEN: &str = "golden.json";
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// PEFT's weights of an adapter.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// The same adapter for llama.cpp, beside PEFT's files (`output.ggufAdapter`).
+pub const ADAPTER_GGUF: &str = "adapter.gguf";
 /// In the passing folder: the base's URI with the commit that the job stays with, where it lies on the Hugging Face Hub.
 pub const PINNED_BASE: &str = "base-uri";
 /// The claim of an attempt.

@@ -98,6 +98,9 @@ pub struct Outcome {
     /// The whole model that was published (method `full`, or beside the adapter `output.mergedModel`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Published>,
+    /// The URI of the adapter as one GGUF file, within the adapter's folder (`output.ggufAdapter`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf_adapter: Option<String>,
     /// What the data is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DatasetStatus>,
@@ -171,6 +174,7 @@ mod tests {
                 digest: format!("sha256:{}", "0".repeat(64)),
             }),
             model: None,
+            gguf_adapter: None,
             dataset: None,
             base_model: None,
             plan: None,

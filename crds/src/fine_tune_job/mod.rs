@@ -11,6 +11,7 @@ mod placement;
 mod status;
 mod training;
 
+use kube::core::Rule;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,20 @@ use crate::shared::SecretReference;
         .message("spec.output.adapter is set with method full, which makes a whole model: remove it, or use lora or qlora"),
     validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.output) || !has(self.spec.output.mergedModel) || !self.spec.output.mergedModel")
         .message("spec.output.mergedModel is true with method full, which makes a whole model anyway: remove it, or use lora or qlora"),
+    validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.output) || !has(self.spec.output.ggufAdapter) || !self.spec.output.ggufAdapter")
+        .message("spec.output.ggufAdapter is true with method full, which makes no adapter: remove it, or use lora or qlora"),
+    validation = Rule::new("!has(self.spec.output) || !has(self.spec.output.ggufAdapter) || !self.spec.output.ggufAdapter || !(has(self.spec.method.lora) && self.spec.method.lora.useDora || has(self.spec.method.qlora) && self.spec.method.qlora.useDora)")
+        .message("spec.output.ggufAdapter is true with useDora, for whose magnitudes GGUF has no place: set one of them to false"),
+    validation = engine_rule("VLLM", "SET.useDora")
+        .message("spec.output.adapter.engines has VLLM, which serves no DoRA, and useDora is true: set useDora to false, or remove VLLM"),
+    validation = engine_rule("VLLM", "SET.rank > 512 || has(SET.rankPattern) && SET.rankPattern.exists(module, SET.rankPattern[module] > 512)")
+        .message("spec.output.adapter.engines has VLLM, which serves ranks of up to 512, and rank or rankPattern is greater: lower it, or remove VLLM"),
+    validation = engine_rule("SGLang", "SET.useDora")
+        .message("spec.output.adapter.engines has SGLang, which serves no DoRA, and useDora is true: set useDora to false, or remove SGLang"),
+    validation = engine_rule("SGLang", "SET.useRslora")
+        .message("spec.output.adapter.engines has SGLang, which scales by alpha / rank, and useRslora is true: set useRslora to false and alpha to alpha x sqrt(rank), or remove SGLang"),
+    validation = engine_rule("SGLang", "has(SET.rankPattern) && SET.rankPattern.size() > 0 || has(SET.alphaPattern) && SET.alphaPattern.size() > 0")
+        .message("spec.output.adapter.engines has SGLang, which knows one rank and one alpha, and rankPattern or alphaPattern is set: remove it, or remove SGLang"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -203,6 +218,10 @@ pub struct Output {
     /// stores them, to `<uri>/<namespace>/<job>/model/`. With method `full` the result is a whole model anyway.
     #[serde(default)]
     pub merged_model: bool,
+    /// Whether the adapter is written for llama.cpp too: `adapter.gguf` in the adapter's folder, under the same digest. Forbidden
+    /// with method `full` and with `useDora`.
+    #[serde(default)]
+    pub gguf_adapter: bool,
 }
 
 /// The Adapter that gets the result.
@@ -216,6 +235,49 @@ pub struct OutputAdapter {
         regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: Option<String>,
+    /// The engines that must be able to serve it: what one of them cannot serve is refused before training. Absent: nothing
+    /// is checked. Where it is served, the Adapter says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub engines: Vec<ServingEngine>,
+}
+
+/// An engine that serves adapters.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ServingEngine {
+    /// vLLM.
+    #[serde(rename = "VLLM")]
+    Vllm,
+    /// SGLang.
+    #[serde(rename = "SGLang")]
+    SgLang,
+    /// `trainer serve`, which serves all that is trained.
+    Finetune,
+}
+
+impl ServingEngine {
+    /// Its name as the manifest has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "VLLM",
+            Self::SgLang => "SGLang",
+            Self::Finetune => "Finetune",
+        }
+    }
+}
+
+/// Refuses an adapter for whose settings `SET` the condition holds, where `output.adapter.engines` has `engine`. The settings
+/// are written out for both methods: behind a variable of the rule, the API server would not know how long their maps are.
+fn engine_rule(engine: &str, condition: &str) -> Rule {
+    let holds = ["lora", "qlora"].map(|method| {
+        let set = format!("self.spec.method.{method}");
+        format!("has({set}) && ({})", condition.replace("SET", &set))
+    });
+    Rule::new(format!(
+        "!has(self.spec.output) || !has(self.spec.output.adapter) || !has(self.spec.output.adapter.engines) \
+         || !('{engine}' in self.spec.output.adapter.engines) || !({})",
+        holds.join(" || ")
+    ))
 }
 
 impl FineTuneJobSpec {
@@ -230,6 +292,14 @@ impl FineTuneJobSpec {
             .and_then(|output| output.adapter.as_ref())
             .and_then(|a| a.name.as_deref());
         Some(named.unwrap_or(job))
+    }
+
+    /// The engines that must be able to serve the adapter; none where nothing is to be checked.
+    pub fn engines(&self) -> &[ServingEngine] {
+        self.output
+            .as_ref()
+            .and_then(|output| output.adapter.as_ref())
+            .map_or(&[], |adapter| &adapter.engines)
     }
 
     /// The settings of direct preference optimisation, if that is the objective.

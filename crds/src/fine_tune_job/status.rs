@@ -243,6 +243,9 @@ pub struct ResultStatus {
     /// Where the base with the adapter merged into it lies (`output.mergedModel`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged_model_uri: Option<String>,
+    /// Where the adapter lies as one file for llama.cpp (`output.ggufAdapter`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gguf_adapter_uri: Option<String>,
     /// The Adapter that got it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter_name: Option<String>,

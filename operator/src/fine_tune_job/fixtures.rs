@@ -214,6 +214,7 @@ pub(super) fn outcome(stage: Stage, reason: OutcomeReason) -> Outcome {
             digest: digest('a'),
         }),
         model: None,
+        gguf_adapter: None,
         dataset: (good && stage == Stage::Prepare).then(|| DatasetStatus {
             digest: digest('d'),
             rows: 150,

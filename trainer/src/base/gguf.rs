@@ -11,18 +11,11 @@ use finetune_artifacts::gguf::{GgufFile, TensorInfo};
 use tch::{Kind, Tensor};
 
 use super::Error;
-use crate::model::{ModelConfig, WeightSource};
+use crate::model::{ModelConfig, Projection, WeightSource};
 use crate::ops;
 
-/// The names of the parts of a layer: Hugging Face's, llama.cpp's.
-const PARTS: [(&str, &str); 9] = [
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
+/// The names of the norms of a layer: Hugging Face's, llama.cpp's.
+const NORMS: [(&str, &str); 2] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
 ];
@@ -174,7 +167,7 @@ fn source(name: &str) -> impl Fn(finetune_artifacts::gguf::Error) -> ops::Error 
 }
 
 /// Where the row `wanted` of Hugging Face's order stands in the file: within each head, row (half, i) is row (i, half).
-fn row_in_file(wanted: usize, heads: usize, rows: usize) -> usize {
+pub(crate) fn row_in_file(wanted: usize, heads: usize, rows: usize) -> usize {
     let head = rows / heads;
     let (start, within) = (wanted - wanted % head, wanted % head);
     let (half, place) = (within / (head / 2), within % (head / 2));
@@ -196,16 +189,27 @@ fn place(key: &str, config: &ModelConfig) -> Option<Place> {
     }
     let (layer, rest) = key.strip_prefix("model.layers.")?.split_once('.')?;
     let (part, what) = rest.rsplit_once('.')?;
-    let (_, name) = PARTS.iter().find(|(theirs, _)| *theirs == part)?;
-    let heads = match *name {
-        "attn_q" => Some(config.heads as usize),
-        "attn_k" => Some(config.key_value_heads as usize),
-        _ => None,
+    let last = part.rsplit('.').next();
+    let projection = Projection::ALL
+        .into_iter()
+        .find(|projection| Some(projection.name()) == last);
+    let name = match projection {
+        Some(projection) => projection.gguf_name(),
+        None => NORMS.iter().find(|(theirs, _)| *theirs == part)?.1,
     };
     Some(Place {
         name: format!("blk.{layer}.{name}.{what}"),
-        heads,
+        heads: projection.and_then(|projection| turned_heads(projection, config)),
     })
+}
+
+/// The heads whose rows llama.cpp's converter reorders, of queries and keys; `None` of what it leaves as it is.
+pub(crate) const fn turned_heads(projection: Projection, config: &ModelConfig) -> Option<usize> {
+    match projection {
+        Projection::Query => Some(config.heads as usize),
+        Projection::Key => Some(config.key_value_heads as usize),
+        _ => None,
+    }
 }
 
 impl WeightSource for Weights {

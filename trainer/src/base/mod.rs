@@ -20,6 +20,7 @@ use finetune_artifacts::uri::Location;
 use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
 
+pub(crate) use gguf::{row_in_file, turned_heads};
 pub use quantization::BaseQuantization;
 
 use crate::model::{ModelConfig, WeightSource};

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::workplace::Places;
+use crate::failure::Failure;
+use crate::manifest_file::Job;
+use crate::workplace::{Places, Workplace};
 
 /// Which job, and where its files lie.
 #[derive(Args, Debug)]
@@ -49,6 +51,14 @@ impl JobArguments {
         }
     }
 
+    /// Reads the manifest and opens its places, for a command that computes.
+    pub(super) fn open(&self) -> Result<(Job, Workplace), Failure> {
+        let job = Job::read(&self.file)?;
+        self.set_threads();
+        let place = Workplace::open(&job, &self.places())?;
+        Ok((job, place))
+    }
+
     /// Tells libtorch how many threads to compute with.
     pub(super) fn set_threads(&self) {
         let threads = self
@@ -57,6 +67,18 @@ impl JobArguments {
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         tracing::debug!("computing with {threads} threads");
     }
+}
+
+/// Which adapter, beside the job.
+#[derive(Args, Debug)]
+pub(super) struct AdapterArguments {
+    #[command(flatten)]
+    pub job: JobArguments,
+
+    /// The PEFT adapter: a directory or a URI. Default: the one that the job has published; of `evaluate` the manifest's
+    /// `initialAdapter`, or none.
+    #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_ADAPTER")]
+    pub adapter: Option<String>,
 }
 
 /// How log lines look.

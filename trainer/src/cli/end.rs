@@ -40,6 +40,20 @@ pub(super) fn stage(
     exit_code(outcome.reason)
 }
 
+/// Ends a command by hand, which has a result to print or a failure to tell of.
+pub(super) fn printed(result: Result<impl Serialize, Failure>) -> ExitCode {
+    match result {
+        Ok(result) => {
+            print(&result);
+            ExitCode::Done
+        }
+        Err(failure) => {
+            report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
 /// Says what went wrong, in the one place where a person looks.
 pub(super) fn report(failure: &Failure) {
     if failure.reason == OutcomeReason::Preempted {

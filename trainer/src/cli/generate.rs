@@ -7,10 +7,8 @@ use finetune_crds::contract::ExitCode;
 
 use crate::failure::Failure;
 use crate::generate::{self, Request};
-use crate::manifest_file::Job;
-use crate::workplace::Workplace;
 
-use super::arguments::JobArguments;
+use super::arguments::AdapterArguments;
 use super::end;
 
 /// Continue a prompt with what the job has made.
@@ -23,7 +21,7 @@ use super::end;
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
-    job: JobArguments,
+    of: AdapterArguments,
 
     /// What to answer.
     #[arg(long, value_name = "TEXT", env = "FINETUNE_PROMPT")]
@@ -41,10 +39,6 @@ pub(super) struct Arguments {
     /// Continue the prompt as it is, without the chat template.
     #[arg(long, env = "FINETUNE_RAW")]
     raw: bool,
-
-    /// The PEFT adapter to put on the base: a directory or a URI. Default: the one that the job has published, if it has.
-    #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_ADAPTER")]
-    adapter: Option<String>,
 
     /// The most tokens of the answer.
     #[arg(
@@ -89,14 +83,12 @@ pub(super) async fn run(arguments: Arguments) -> ExitCode {
 }
 
 async fn generated(arguments: Arguments) -> Result<(), Failure> {
-    let job = Job::read(&arguments.job.file)?;
-    arguments.job.set_threads();
-    let place = Workplace::open(&job, &arguments.job.places())?;
+    let (job, place) = arguments.of.job.open()?;
     let request = Request {
         prompt: arguments.prompt,
         system: arguments.system,
         raw: arguments.raw,
-        adapter: arguments.adapter,
+        adapter: arguments.of.adapter,
         max_new_tokens: arguments.max_new_tokens,
         temperature: arguments.temperature,
         top_p: arguments.top_p,

@@ -4,11 +4,9 @@ use clap::Args;
 use finetune_crds::contract::{ExitCode, Published};
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
 use crate::merge;
-use crate::workplace::Workplace;
 
-use super::arguments::JobArguments;
+use super::arguments::AdapterArguments;
 use super::end;
 
 /// Merge an adapter into the job's base, and publish the model.
@@ -19,29 +17,14 @@ use super::end;
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    job: JobArguments,
-
-    /// The PEFT adapter: a directory or a URI. Default: the one that the job has published.
-    #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_ADAPTER")]
-    adapter: Option<String>,
+    of: AdapterArguments,
 }
 
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match merged(&arguments).await {
-        Ok(published) => {
-            end::print(&published);
-            ExitCode::Done
-        }
-        Err(failure) => {
-            end::report(&failure);
-            failure.exit_code()
-        }
-    }
+    end::printed(merged(&arguments.of).await)
 }
 
-async fn merged(arguments: &Arguments) -> Result<Published, Failure> {
-    let job = Job::read(&arguments.job.file)?;
-    arguments.job.set_threads();
-    let place = Workplace::open(&job, &arguments.job.places())?;
+async fn merged(arguments: &AdapterArguments) -> Result<Published, Failure> {
+    let (job, place) = arguments.job.open()?;
     merge::merge(&job, &place, arguments.adapter.as_deref()).await
 }

@@ -3,6 +3,7 @@
 //! The same run gives the same bytes, hence the same digest: nothing here holds a time, a path of this machine or a
 //! score.
 
+pub mod gguf_adapter;
 mod golden;
 mod model_card;
 mod whole_model;
@@ -44,6 +45,15 @@ pub(crate) fn write(
                 ..AdapterConfig::of_training(inputs.base.config(), &settings, &base_name)
             };
             peft::write(folder, &config, &lora)?;
+            if job.wants_gguf_adapter() {
+                let about = gguf_adapter::About {
+                    name: job.spec.adapter_name(&job.name).unwrap_or(&job.name),
+                    base: &base_name,
+                    revision: inputs.base.revision(),
+                };
+                let path = folder.join(layout::ADAPTER_GGUF);
+                gguf_adapter::write(&path, inputs.base.config(), &lora, about)?;
+            }
             let golden = golden::compute(base, &lora, job, inputs)?;
             let bytes = serde_json::to_vec(&golden).map_err(Failure::internal)?;
             std::fs::write(folder.join(layout::GOLDEN), bytes)?;

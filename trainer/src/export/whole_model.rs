@@ -53,7 +53,7 @@ pub(super) fn write_merged(
     lora: &Lora,
 ) -> Result<(), Failure> {
     let stored = files.weights()?;
-    let merged = Merged::new(stored.as_ref(), files.config(), lora);
+    let merged = Merged::new(stored.as_ref(), lora);
     let mut plans = Vec::new();
     for name in stored.names() {
         plans.push(plan(&name, &stored.tensor(&name)?)?);

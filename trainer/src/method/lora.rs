@@ -56,6 +56,12 @@ impl Lora {
         Ok(lora)
     }
 
+    /// The modules that these settings adapt, in the model's order, without making anything.
+    pub fn adapted(config: &ModelConfig, settings: &Settings) -> Result<Vec<AdaptedModule>> {
+        let targets = targets(config, settings)?;
+        Ok(targets.into_iter().map(|target| target.module).collect())
+    }
+
     /// How many numbers an adapter of these settings has, without making it.
     pub fn count(config: &ModelConfig, settings: &Settings) -> Result<i64> {
         let of = |target: &Target| {
@@ -202,11 +208,7 @@ impl Lora {
 
     /// Refuses an adapter that is not one of these settings: training on would change what it is.
     pub fn refuse_other(&self, config: &ModelConfig, settings: &Settings) -> Result<()> {
-        let wanted: Vec<_> = targets(config, settings)?
-            .into_iter()
-            .map(|target| target.module)
-            .collect();
-        scheme::refuse_other(&self.modules, &wanted)
+        scheme::refuse_other(&self.modules, &Self::adapted(config, settings)?)
     }
 
     /// From now on passes leave out inputs at this rate, by the masks of `draw`; at rate 0 they leave out none.
@@ -304,6 +306,10 @@ fn targets(config: &ModelConfig, settings: &Settings) -> Result<Vec<Target>> {
         .collect();
     let modules: Vec<_> = targets.iter().map(|target| target.module.clone()).collect();
     scheme.refuse_idle_patterns(&modules)?;
+    for target in &targets {
+        let (output, input) = target.projection.shape(config);
+        scheme.refuse_rank_over(&target.module, output, input)?;
+    }
     Ok(targets)
 }
 

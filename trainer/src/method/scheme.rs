@@ -76,6 +76,34 @@ impl Scheme {
     }
 }
 
+impl Scheme {
+    /// Refuses a rank greater than that of the matrix (out, in) itself, which costs memory and can say nothing more.
+    pub(super) fn refuse_rank_over(
+        &self,
+        module: &AdaptedModule,
+        output: i64,
+        input: i64,
+    ) -> Result<()> {
+        let most = output.min(input);
+        let AdaptedModule { name, rank, .. } = module;
+        if *rank <= most {
+            return Ok(());
+        }
+        let last = name.rsplit('.').next().unwrap_or(name);
+        let (field, cure) = match self.rank_pattern.of(name) {
+            Some(_) => ("rankPattern", format!("lower it to at most {most} there")),
+            None => (
+                "rank",
+                format!("lower it, or set `rankPattern: {{ {last}: {most} }}`"),
+            ),
+        };
+        Err(Error::Adapter(format!(
+            "`{field}` gives `{name}` the rank {rank}, but its matrix is {output} x {input} (out x in), expected at most \
+             {most}: {cure}"
+        )))
+    }
+}
+
 /// A module that an adapter is on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaptedModule {

@@ -67,6 +67,20 @@ impl Projection {
         }
     }
 
+    /// The last part of the name that llama.cpp gives the module in a GGUF file (`LLM_TENSOR_NAMES` of its `llama-arch.cpp`).
+    pub const fn gguf_name(self) -> &'static str {
+        match self {
+            Self::Query => "attn_q",
+            Self::Key => "attn_k",
+            Self::Value => "attn_v",
+            Self::QueryKeyValue => "attn_qkv",
+            Self::Output => "attn_output",
+            Self::Gate => "ffn_gate",
+            Self::Up | Self::GateUp => "ffn_up",
+            Self::Down => "ffn_down",
+        }
+    }
+
     /// The module's full name, as `model.layers.0.self_attn.q_proj`.
     pub fn module(self, config: &ModelConfig, layer: i64) -> String {
         let part = match self {

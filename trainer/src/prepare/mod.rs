@@ -7,6 +7,7 @@ mod lint;
 mod prepared;
 mod replay;
 mod report;
+mod servable;
 mod sources;
 mod tokenized;
 
@@ -105,6 +106,7 @@ pub struct Prepared {
 /// Reads, checks, splits and tokenises the data, and keeps it in the passing folder.
 pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     refuse_full_beside_images(request)?;
+    let notes = servable::check(request.spec, request.base.config()).map_err(Error::Setting)?;
     let dataset = &request.spec.dataset;
     let sources = sources::read(dataset, request.credentials, request.cache).await?;
     let settings = settings(request, sources.format)?;
@@ -119,7 +121,7 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     refuse_nothing_to_learn(&train, split.train.len(), settings.max_length)?;
     let general = general(request, &sources, &split, settings, train.rows.len())?;
 
-    let report = report(
+    let mut report = report(
         request,
         &sources,
         &split,
@@ -128,6 +130,7 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &validation,
         &general,
     )?;
+    report.warnings.extend(notes);
     let prepared = Prepared {
         train: replay::interleave(train.rows, general.rows),
         validation: validation.rows,

@@ -46,9 +46,7 @@ impl Inputs {
             data,
         })
     }
-}
 
-impl Inputs {
     /// The adapter to go on from.
     pub(crate) fn read_initial_adapter(&self) -> Result<Option<Lora>, Failure> {
         let folder = self.initial_adapter.as_deref();

@@ -9,11 +9,13 @@ use finetune_artifacts::uri::Location;
 use finetune_crds::FineTuneJobSpec;
 
 use dataset::check_dataset;
+use engines::check_engines;
 use method::{check_method, check_objective};
 use output::check_output;
 use training::{check_checkpoint, check_early_stopping, check_packing, check_training};
 
 mod dataset;
+mod engines;
 mod method;
 mod output;
 #[cfg(test)]
@@ -77,6 +79,9 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     check_checkpoint(&spec.checkpoint, &mut faults);
     if let Some(output) = &spec.output {
         check_output(output, &spec.method, &mut faults);
+        if let Some(adapter) = &output.adapter {
+            check_engines(adapter, &spec.method, &mut faults);
+        }
     }
     faults
 }

@@ -28,6 +28,19 @@ pub(super) fn check_output(output: &Output, method: &Method, faults: &mut Vec<Fa
             "is true with method full, which makes a whole model anyway: remove it, or use lora or qlora",
         ));
     }
+    if output.gguf_adapter && method.full.is_some() {
+        faults.push(Fault::new(
+            "spec.output.ggufAdapter",
+            "is true with method full, which makes no adapter: remove it, or use lora or qlora",
+        ));
+    }
+    let of_qlora = method.qlora.as_ref().is_some_and(|set| set.use_dora);
+    if output.gguf_adapter && (of_qlora || method.lora.as_ref().is_some_and(|set| set.use_dora)) {
+        faults.push(Fault::new(
+            "spec.output.ggufAdapter",
+            "is true with useDora, for whose magnitudes GGUF has no place: set one of them to false",
+        ));
+    }
     if let Some(adapter) = output
         .adapter
         .as_ref()

@@ -3,6 +3,8 @@ use finetune_crds::fine_tune_job::{
     Lora, Method, Objective, Output, OutputAdapter, Placement, Qlora, Replay, Sft, Source,
     Training, Validation,
 };
+use rstest::rstest;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -172,6 +174,21 @@ fn each_rule_names_its_field() {
             ..Output::default()
         });
     });
+    let with_gguf = |spec: &mut FineTuneJobSpec, method: Value| {
+        spec.method = serde_json::from_value(method).unwrap();
+        spec.output = Some(Output {
+            gguf_adapter: true,
+            ..Output::default()
+        });
+    };
+    refuses("spec.output.ggufAdapter is true with method full", |spec| {
+        with_gguf(spec, json!({ "full": {} }));
+    });
+    for method in ["lora", "qlora"] {
+        refuses("spec.output.ggufAdapter is true with useDora", |spec| {
+            with_gguf(spec, json!({ method: { "useDora": true } }));
+        });
+    }
     refuses("spec.method.lora.rank is 0", |spec| {
         spec.method.lora = Some(Lora {
             rank: 0,
@@ -261,4 +278,61 @@ fn a_name_that_no_service_could_have_is_refused() {
     for name in ["", "1a", "a-", "A", &"a".repeat(53)] {
         assert_eq!(validate(name, &good()).len(), 1, "{name}");
     }
+}
+
+#[rstest]
+#[case("VLLM", json!({ "useDora": true }), "spec.method.lora.useDora is true, but VLLM serves no DoRA")]
+#[case("SGLang", json!({ "useDora": true }), "spec.method.lora.useDora is true, but SGLang serves no DoRA")]
+#[case("VLLM", json!({ "rank": 513 }), "spec.method.lora.rank is 513, but VLLM serves ranks of up to 512")]
+#[case(
+    "VLLM",
+    json!({ "rankPattern": { "q_proj": 600 } }),
+    "spec.method.lora.rankPattern is 600, but VLLM serves ranks of up to 512"
+)]
+#[case(
+    "SGLang",
+    json!({ "rank": 16, "alpha": 32, "useRslora": true }),
+    "spec.method.lora.useRslora is true, but SGLang scales by alpha / rank: set it to false and alpha to 128"
+)]
+#[case(
+    "SGLang",
+    json!({ "rankPattern": { "q_proj": 8 } }),
+    "spec.method.lora.rankPattern has `q_proj: 8`, but SGLang knows one rank"
+)]
+#[case(
+    "SGLang",
+    json!({ "alphaPattern": { "q_proj": 8 } }),
+    "spec.method.lora.alphaPattern has `q_proj: 8`, but SGLang knows one rank"
+)]
+fn an_adapter_that_an_engine_cannot_serve_is_refused_for_it_alone(
+    #[case] engine: &str,
+    #[case] lora: Value,
+    #[case] message: &str,
+) {
+    let spec = |engines: &[&str]| {
+        let mut spec = good();
+        spec.method = serde_json::from_value(json!({ "lora": lora.clone() })).unwrap();
+        let output = json!({ "adapter": { "engines": engines } });
+        spec.output = Some(serde_json::from_value(output).unwrap());
+        spec
+    };
+    let faults = validate("job", &spec(&["Finetune", engine]));
+    let [fault] = faults.as_slice() else {
+        panic!("expected one fault, got {faults:?}")
+    };
+    let text = fault.to_string();
+    assert!(text.starts_with(message), "{text}");
+    let cure = format!("or remove {engine} from spec.output.adapter.engines");
+    assert!(text.ends_with(&cure), "{text}");
+    assert!(validate("job", &spec(&["Finetune"])).is_empty());
+}
+
+#[test]
+fn an_engine_named_twice_is_refused() {
+    let mut spec = good();
+    let output = json!({ "adapter": { "engines": ["VLLM", "SGLang", "VLLM"] } });
+    spec.output = Some(serde_json::from_value(output).unwrap());
+    let faults = validate("job", &spec);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].to_string().contains("has VLLM twice"));
 }

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::bench::Bench;
 use crate::table::{WEIGHTS, copy_of, edit, edit_json, overwrite};
 
@@ -109,6 +111,33 @@ fn a_gguf_cut_short() {
             });
         },
     );
+}
+
+#[test]
+fn a_rank_over_the_matrix() {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["spec"]["method"] = json!({ "lora": { "rank": 17 } });
+    });
+    let words = [
+        "spec.method.lora: `rank` gives `model.layers.0.self_attn.k_proj` the rank 17",
+        "16 x 32 (out x in)",
+        "rankPattern: { k_proj: 16 }",
+    ];
+    bench.run("prepare").refused(&words);
+    bench.run("train").refused(&words);
+    assert!(bench.versions().is_empty(), "a version was published");
+}
+
+#[test]
+fn an_engine_that_cannot_serve_the_modules() {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["spec"]["method"] = json!({ "lora": { "rank": 4, "targetModules": ["q_proj"] } });
+        job["spec"]["output"] = json!({ "adapter": { "engines": ["SGLang"] } });
+    });
+    bench.run("prepare").refused(&[
+        "spec.method.lora.targetModules name q_proj of `model.layers.0.self_attn` but not v_proj",
+        "add v_proj, or remove SGLang from spec.output.adapter.engines",
+    ]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn merged_weights_equal_base_and_adapter(
     let weights = files.weights().unwrap();
     let stored = As(weights.as_ref(), Kind::Float);
     let base = Base::load(files.config(), &stored, &FROZEN).unwrap();
-    let merged = Merged::new(&stored, files.config(), &lora);
+    let merged = Merged::new(&stored, &lora);
     let one = Base::load(files.config(), &merged, &FROZEN).unwrap();
 
     let expected = base.logits(Some(&lora), tokens).unwrap();
@@ -78,7 +78,7 @@ fn every_kind_of_adapter_is_merged(#[case] adapter: &str, #[case] model: &str) {
     let tokens = Tensor::from_slice(&[5_i64, 80, 300, 17, 42, 9]).unsqueeze(0);
     let weights = files.weights().unwrap();
     let base = Base::load(files.config(), weights.as_ref(), &FROZEN).unwrap();
-    let merged = Merged::new(weights.as_ref(), files.config(), &lora);
+    let merged = Merged::new(weights.as_ref(), &lora);
     let one = Base::load(files.config(), &merged, &FROZEN).unwrap();
     let expected = base.logits(Some(&lora), &tokens).unwrap();
     let ours = one.logits(None, &tokens).unwrap();
@@ -91,7 +91,7 @@ fn each_weight_keeps_the_type_of_its_file() {
     let lora = crate::fixture::adapter("tiny-llama", "tiny-llama");
     let weights = files.weights().unwrap();
     let stored = As(weights.as_ref(), Kind::BFloat16);
-    let merged = Merged::new(&stored, files.config(), &lora);
+    let merged = Merged::new(&stored, &lora);
     for name in stored.names() {
         let (before, after) = (stored.tensor(&name).unwrap(), merged.tensor(&name).unwrap());
         assert_eq!(after.kind(), Kind::BFloat16);

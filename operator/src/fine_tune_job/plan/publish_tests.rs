@@ -123,15 +123,17 @@ fn a_whole_model_needs_no_adapter() {
 }
 
 #[test]
-fn a_merged_model_is_recorded_beside_its_adapter() {
+fn a_merged_model_and_a_gguf_are_recorded_beside_their_adapter() {
     let job = prepared_job();
     let both = outcome(Stage::Train, OutcomeReason::Succeeded);
     let merged = finetune_crds::contract::Published {
         uri: "s3://adapters/team-a/support/model/".to_owned(),
         digest: digest('d'),
     };
+    let gguf = "s3://adapters/team-a/support/sha256-c/adapter.gguf";
     let both = Outcome {
         model: Some(merged.clone()),
+        gguf_adapter: Some(gguf.to_owned()),
         ..both
     };
     let adapter = both.adapter.clone().unwrap();
@@ -144,6 +146,7 @@ fn a_merged_model_is_recorded_beside_its_adapter() {
     assert_eq!(result.uri, adapter.uri);
     assert_eq!(result.model_digest, Some(merged.digest));
     assert_eq!(result.merged_model_uri, Some(merged.uri));
+    assert_eq!(result.gguf_adapter_uri.as_deref(), Some(gguf));
     let next = plan_for(&stored(job, &plan), &Seen::default());
     assert_eq!(next.publish.unwrap().source.digest, adapter.digest);
 }

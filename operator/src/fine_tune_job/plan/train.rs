@@ -214,6 +214,7 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
             .as_ref()
             .and(outcome.model.as_ref())
             .map(|model| model.uri.clone()),
+        gguf_adapter_uri: outcome.gguf_adapter.clone(),
         adapter_name: outcome.adapter.as_ref().and(job.adapter.clone()),
         job_uri: job.job_uri.clone(),
     });
