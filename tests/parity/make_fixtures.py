@@ -27,6 +27,7 @@ import chat  # noqa: E402
 import data  # noqa: E402
 import families  # noqa: E402
 import four_bit  # noqa: E402
+import gguf_adapter  # noqa: E402
 import gguf_files  # noqa: E402
 import gguf_types  # noqa: E402
 import loop  # noqa: E402
@@ -69,6 +70,7 @@ STEPS = [
     families.write_expected,
     families.write_ropes,
     families.write_mutations,
+    gguf_adapter.write_adapters,
     loop.write_adamw_8bit,
 ]
 

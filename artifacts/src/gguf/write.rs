@@ -116,7 +116,7 @@ fn header(metadata: &[(&str, Entry<'_>)], tensors: &[TensorData<'_>]) -> Vec<u8>
 }
 
 fn bytes_of(tensor: &TensorData<'_>) -> u64 {
-    (tensor.values.len() * size_of::<f32>()) as u64
+    size_of_val(tensor.values) as u64
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {

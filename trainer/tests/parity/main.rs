@@ -15,6 +15,7 @@ mod families;
 mod fixture;
 mod four_bit;
 mod full;
+mod gguf_adapter;
 mod inference;
 mod lora;
 mod merged;
