@@ -68,6 +68,10 @@ fuzz: build ## The parsers against changed files, for minutes and with other one
 	echo "seed $$FINETUNE_FUZZ_SEED"
 	cargo test $(CARGO_SELECTION) --test fuzz --test fuzz_tokenizer
 
+.PHONY: stores
+stores: build ## The tests of gs:// and az:// against emulators (needs node; fetches them)
+	@tests/stores/run.sh
+
 .PHONY: test-system
 test-system: cluster-up ## The tests that need the cluster
 	@$(IN_CLUSTER) tests/install.sh

@@ -4,6 +4,7 @@
 //! whole. A file that is in the cache is never written again.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::credentials::Credentials;
@@ -122,10 +123,29 @@ async fn lock(path: PathBuf) -> Result<File> {
             .truncate(false)
             .write(true)
             .open(&path)
-            .and_then(|file| file.lock().map(|()| file))
-            .map_err(|source| Error::local("lock", &path, source))
+            .map_err(|source| Error::local("open", &path, source))
+            .and_then(|file| match file.lock() {
+                Ok(()) => Ok(file),
+                Err(source) => Err(not_locked(&path, source)),
+            })
     })
     .await
+}
+
+/// Without locks, two processes would write to one folder.
+fn not_locked(path: &Path, source: std::io::Error) -> Error {
+    /// `ENOLCK`, which the standard library gives no kind.
+    const NO_LOCKS: i32 = 37;
+    if source.kind() == ErrorKind::Unsupported || source.raw_os_error() == Some(NO_LOCKS) {
+        return Error::invalid(
+            format!("the cache {}", path.parent().unwrap_or(path).display()),
+            format!(
+                "lies on a file system without locks ({source}): keep downloads on one that has them, such as NFS 4 or a local \
+                 disk"
+            ),
+        );
+    }
+    Error::local("lock", path, source)
 }
 
 #[cfg(test)]
@@ -197,6 +217,18 @@ mod tests {
             std::fs::read_to_string(one.join("sub/weights")).unwrap(),
             "old"
         );
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_named_with_the_cure() {
+        for code in [37, 95] {
+            let source = std::io::Error::from_raw_os_error(code);
+            let error = not_locked(Path::new("/cache/a.lock"), source).to_string();
+            assert!(
+                error.contains("the cache /cache") && error.contains("NFS 4"),
+                "{error}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::uri::{Location, Provider};
+
+/// How the names of all settings of stores begin.
+const PREFIXES: [&str; 4] = ["AWS_", "AZURE_", "GOOGLE_", "HF_"];
 
 /// What credentials are for; a folder each below the mount.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,7 +61,10 @@ impl Credentials {
     pub fn from_environment() -> Self {
         Self::from_values(std::env::vars_os().filter_map(|(name, value)| {
             let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-            (name.starts_with("AWS_") || name.starts_with("HF_")).then_some((name, value))
+            PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+                .then_some((name, value))
         }))
     }
 
@@ -75,29 +82,35 @@ impl Credentials {
         Self::from_secret(folder, None)
     }
 
-    /// Credentials for one use. Without a reference: the environment. With one: the use's folder below `folder_root`,
-    /// and an error that names Secret and keys where that is empty. By hand (no `folder_root`): the environment.
-    pub fn resolve(
+    /// Credentials for one use of what `uris` name. Without a reference: the environment. With one: the use's folder below
+    /// `folder_root`, and an error that names Secret and keys where that is empty and one of the URIs needs keys. By hand (no
+    /// `folder_root`): the environment.
+    pub fn resolve<'a>(
         folder_root: Option<&Path>,
         usage: Usage,
         secret_name: Option<&str>,
+        uris: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self> {
         let (Some(root), Some(name)) = (folder_root, secret_name) else {
             return Ok(Self::from_environment());
         };
         let credentials = Self::from_secret(&root.join(usage.folder()), Some(name))?;
-        if credentials.values.is_empty() {
-            return Err(Error::CredentialsMissing {
-                origin: credentials.origin(),
-                keys: "every key".into(),
-                uri: format!("the reference for `{}`", usage.folder()),
-                cure: format!(
-                    "create Secret `{name}` in the object's namespace, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY \
-                     and, for a store that is not AWS, AWS_ENDPOINT_URL"
-                ),
-            });
+        if !credentials.values.is_empty() {
+            return Ok(credentials);
         }
-        Ok(credentials)
+        let needed = uris.into_iter().find_map(|uri| {
+            let keys = keys_of(&Location::parse(uri).ok()?)?;
+            Some((uri, keys))
+        });
+        let Some((uri, keys)) = needed else {
+            return Ok(credentials);
+        };
+        Err(Error::CredentialsMissing {
+            origin: credentials.origin(),
+            keys: "every key".into(),
+            uri: uri.to_owned(),
+            cure: format!("create Secret `{name}` in the object's namespace, with {keys}"),
+        })
     }
 
     /// The value of a name.
@@ -163,6 +176,23 @@ impl Credentials {
     }
 }
 
+/// The keys with which a location is read; none where it needs none.
+const fn keys_of(location: &Location) -> Option<&'static str> {
+    match location {
+        Location::Bucket { provider, .. } => Some(match provider {
+            Provider::S3 => {
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for a store that is not AWS, AWS_ENDPOINT_URL"
+            }
+            Provider::Google => "GOOGLE_SERVICE_ACCOUNT_KEY",
+            Provider::Azure => {
+                "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
+            }
+        }),
+        Location::Hub { .. } => Some("HF_TOKEN and, for a mirror of the Hub, HF_ENDPOINT"),
+        Location::File { .. } | Location::Claim { .. } | Location::Https { .. } => None,
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -184,22 +214,36 @@ mod tests {
         std::fs::create_dir_all(folder.join("..data")).unwrap();
         std::fs::write(folder.join("AWS_ACCESS_KEY_ID"), "me\n").unwrap();
         let credentials =
-            Credentials::resolve(Some(root.path()), Usage::Output, Some("models-s3")).unwrap();
+            Credentials::resolve(Some(root.path()), Usage::Output, Some("models-s3"), []).unwrap();
         assert_eq!(credentials.get("AWS_ACCESS_KEY_ID"), Some("me"));
         assert_eq!(credentials.iter().count(), 1);
         assert_eq!(credentials.origin(), "Secret `models-s3`");
     }
 
-    #[test]
-    fn an_empty_folder_names_the_secret_and_the_keys() {
+    #[rstest::rstest]
+    #[case("s3://data/a", "AWS_SECRET_ACCESS_KEY")]
+    #[case("gs://data/a", "GOOGLE_SERVICE_ACCOUNT_KEY")]
+    #[case("az://data/a", "AZURE_STORAGE_SAS_TOKEN")]
+    #[case("hf://datasets/owner/name", "HF_TOKEN")]
+    fn an_empty_folder_names_the_secret_and_the_keys_that_the_uri_needs(
+        #[case] uri: &str,
+        #[case] key: &str,
+    ) {
         let root = tempfile::tempdir().unwrap();
-        let error = Credentials::resolve(Some(root.path()), Usage::Dataset, Some("corp-s3"))
+        let uris = ["https://host/a.jsonl", "pvc://claim/a", uri];
+        let error = Credentials::resolve(Some(root.path()), Usage::Dataset, Some("corp"), uris)
             .unwrap_err()
             .to_string();
-        assert!(
-            error.contains("corp-s3") && error.contains("AWS_SECRET_ACCESS_KEY"),
-            "{error}"
+        for expected in ["Secret `corp`", uri, key] {
+            assert!(error.contains(expected), "{error}");
+        }
+        let without = Credentials::resolve(
+            Some(root.path()),
+            Usage::Dataset,
+            Some("corp"),
+            uris[..2].iter().copied(),
         );
+        assert!(without.is_ok(), "neither a URL nor a volume needs a key");
     }
 
     #[test]

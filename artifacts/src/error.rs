@@ -13,8 +13,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The bucket is not there.
-    #[error("bucket `{bucket}` does not exist at {endpoint}: create it, or correct the URI {uri}")]
+    #[error("{word} `{bucket}` does not exist at {endpoint}: create it, or correct the URI {uri}")]
     BucketNotFound {
+        /// What its provider calls it.
+        word: &'static str,
         /// The bucket.
         bucket: String,
         /// Where it was looked for.
@@ -144,6 +146,7 @@ mod tests {
     #[test]
     fn a_missing_bucket_and_a_missing_object_read_differently() {
         let bucket = Error::BucketNotFound {
+            word: "bucket",
             bucket: "models".into(),
             endpoint: "http://store:9000".into(),
             uri: "s3://models/a".into(),

@@ -79,7 +79,7 @@ impl Gateway {
         write("AWS_SECRET_ACCESS_KEY", secret_key);
         write("AWS_ENDPOINT_URL", &self.endpoint);
         write("AWS_ALLOW_HTTP", "true");
-        Credentials::resolve(Some(&root), Usage::Output, Some("models-s3")).unwrap()
+        Credentials::resolve(Some(&root), Usage::Output, Some("models-s3"), []).unwrap()
     }
 
     fn open(&self, uri: &str) -> Store {

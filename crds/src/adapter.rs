@@ -58,10 +58,7 @@ pub struct AdapterSpec {
 #[serde(rename_all = "camelCase")]
 pub struct AdapterSource {
     /// The folder, ending in `/`.
-    #[schemars(
-        length(min = 1, max = 1200),
-        regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*/$")
-    )]
+    #[schemars(length(min = 1, max = 1200), regex(pattern = crate::uris::VERSION))]
     pub uri: String,
     /// The digest of the folder's manifest.
     #[schemars(length(max = 71), regex(pattern = r"^sha256:[0-9a-f]{64}$"))]

@@ -14,6 +14,7 @@ pub mod contract;
 pub mod fine_tune_job;
 pub mod names;
 pub mod shared;
+pub mod uris;
 
 pub use adapter::{Adapter, AdapterSpec, AdapterStatus};
 pub use fine_tune_job::{FineTuneJob, FineTuneJobSpec, FineTuneJobStatus};

@@ -96,6 +96,10 @@ pub mod path {
     pub const CREDENTIALS: &str = "/etc/finetune/credentials";
     /// The trainer's scratch volume: downloads and files on their way out.
     pub const SCRATCH: &str = "/scratch";
+    /// The folder below which each claim that the job reads from has its own, named like it.
+    pub const CLAIMS: &str = "/var/lib/finetune/claims";
+    /// The claim that keeps downloads between jobs.
+    pub const CACHE: &str = "/var/lib/finetune/cache";
     /// The mounted ConfigMap with the desired adapters, in the agent.
     pub const DESIRED: &str = "/etc/finetune/desired";
     /// The file in [`DESIRED`].
@@ -114,6 +118,8 @@ pub mod field_manager {
     pub const INFERENCE_DEPLOYMENT: &str = "finetune-operator-inference-deployment";
 }
 
+/// The environment variable that tells the trainer below which folder claims are mounted.
+pub const CLAIMS_VARIABLE: &str = "FINETUNE_CLAIMS";
 /// The finalizer of an Adapter.
 pub const ADAPTER_FINALIZER: &str = "finetune.dev/adapter";
 /// The key of the manifest in the job's ConfigMap.

@@ -12,4 +12,5 @@ pub mod job;
 pub mod process;
 pub mod store;
 pub mod support;
+pub mod volume;
 pub mod wait;

@@ -1,11 +1,11 @@
-//! The policy against the confused deputy: who may create a FineTuneJob uses only those Secrets and ServiceAccounts
+//! The policy against the confused deputy: who may create a FineTuneJob uses only those Secrets, ServiceAccounts and claims
 //! that he may use himself.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
 use system_tests::cluster::Namespace;
 use system_tests::command;
-use system_tests::job::tiny;
+use system_tests::job::{merge, tiny};
 
 /// Creates `manifest` as the ServiceAccount `author`, without storing it.
 fn create_as(namespace: &Namespace, author: &str, manifest: &str) -> Result<Result<(), String>> {
@@ -118,5 +118,50 @@ async fn an_author_cannot_borrow_a_stronger_service_account() -> Result<()> {
     );
     let answer = create_as(&namespace, "trusted", &job)?;
     ensure!(answer.is_ok(), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_author_without_rights_on_claims_cannot_read_what_lies_on_them() -> Result<()> {
+    let namespace = Namespace::create("policy").await?;
+    let jobs =
+        json!({"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["create"]});
+    let claims = |verbs: &[&str]| json!({"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": verbs});
+    // Whoever may look at a claim may not yet look into it.
+    author(
+        &namespace,
+        "viewer",
+        json!([jobs, claims(&["get", "list"])]),
+    )?;
+    author(&namespace, "user", json!([jobs, claims(&["use"])]))?;
+    author(
+        &namespace,
+        "with-pods",
+        json!([jobs, {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]),
+    )?;
+    let without_secrets = json!({"baseModel": {"credentialsSecretRef": null}, "dataset": {"credentialsSecretRef": null}, "output": {"credentialsSecretRef": null}});
+    for changes in [
+        json!({"placement": {"cacheClaimName": "downloads"}}),
+        json!({"baseModel": {"uri": "pvc://models/a/"}}),
+        json!({"dataset": {"train": [{"uri": "s3://data/a"}, {"uri": "pvc://data/a"}]}}),
+        json!({"dataset": {"validation": {"fraction": null, "sources": [{"uri": "pvc://data/a"}]}}}),
+        json!({"dataset": {"replay": {"sources": [{"uri": "pvc://data/a"}], "fraction": 0.1}}}),
+        json!({"initialAdapter": {"uri": "pvc://adapters/a/"}}),
+    ] {
+        let mut job = tiny("job", without_secrets.clone());
+        merge(&mut job["spec"], changes.clone());
+        let job = job.to_string();
+        let message = create_as(&namespace, "viewer", &job)?
+            .err()
+            .unwrap_or_else(|| "accepted".to_owned());
+        ensure!(
+            message.contains("you may use PersistentVolumeClaims"),
+            "{changes}: {message}"
+        );
+        for name in ["user", "with-pods"] {
+            let answer = create_as(&namespace, name, &job)?;
+            ensure!(answer.is_ok(), "{name}, {changes}: {answer:?}");
+        }
+    }
     Ok(())
 }

@@ -93,6 +93,31 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.output.uri",
         ),
         (
+            "a base on a claim whose name climbs",
+            json!({"baseModel": {"uri": "pvc://../a/"}}),
+            "spec.baseModel.uri",
+        ),
+        (
+            "a container with a name of a bucket",
+            json!({"baseModel": {"uri": "az://my_models/a/"}}),
+            "spec.baseModel.uri",
+        ),
+        (
+            "a result on a claim",
+            json!({"output": {"uri": "pvc://results/"}}),
+            "spec.output.uri",
+        ),
+        (
+            "an adapter at a URL",
+            json!({"initialAdapter": {"uri": "https://models.example/a"}}),
+            "spec.initialAdapter.uri",
+        ),
+        (
+            "a cache that is no claim",
+            json!({"placement": {"cacheClaimName": "team/downloads"}}),
+            "spec.placement.cacheClaimName",
+        ),
+        (
             "data on the node",
             json!({"dataset": {"train": [{"uri": "file:///etc/passwd"}]}}),
             "spec.dataset.train[0].uri",
@@ -429,6 +454,12 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"method": {"lora": null, "full": {}}}),
         json!({"baseModel": {"uri": "hf://org/na.me", "revision": "refs/pr/1"}}),
         json!({"baseModel": {"uri": "https://models.example/a.gguf?signature=x"}}),
+        json!({"baseModel": {"uri": "gs://my_models.example/a/"}, "output": {"uri": "gs://results"}}),
+        json!({"baseModel": {"uri": "az://models/a.gguf"}, "output": {"uri": "az://results/a/"}}),
+        json!({"baseModel": {"uri": "pvc://models.shared/"}, "placement": {"cacheClaimName": "downloads"}}),
+        json!({"dataset": {"train": [{"uri": "gs://data/"}, {"uri": "az://data/a"}, {"uri": "pvc://data/a/"}]}}),
+        json!({"initialAdapter": {"uri": "gs://models/adapters/first/"}}),
+        json!({"initialAdapter": {"uri": "hf://org/adapter@0123abc"}}),
         json!({"method": {"lora": null, "qlora": {}}}),
         json!({"method": {"lora": null, "qlora": {"quantization": {"type": "FP4", "doubleQuantization": false}}}}),
         json!({"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}, "training": {"maxSteps": null, "epochs": 2}}),
@@ -520,6 +551,11 @@ async fn an_adapter_that_breaks_a_rule_is_refused_with_the_fields_name() -> Resu
             "spec.source.uri",
         ),
         (
+            "a source on a claim",
+            json!({"source": {"uri": "pvc://adapters/a/", "digest": digest}}),
+            "spec.source.uri",
+        ),
+        (
             "an unknown engine",
             serving(json!({"engine": {"type": "Abacus"}})),
             "spec.serving[0].engine.type",
@@ -559,7 +595,14 @@ async fn an_adapter_that_breaks_a_rule_is_refused_with_the_fields_name() -> Resu
             "{case}: expected `{expected}`, got `{message}`"
         );
     }
-    let adapter = json!({"apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter", "metadata": {"name": "a"}, "spec": serving(json!({"alias": "support-tone"}))});
-    ensure!(dry_run(&namespace.name, &adapter)?.is_ok());
+    for spec in [
+        serving(json!({"alias": "support-tone"})),
+        json!({"source": {"uri": "gs://adapters/a/", "digest": digest}}),
+        json!({"source": {"uri": "az://adapters/a/", "digest": digest}}),
+    ] {
+        let adapter = json!({"apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter", "metadata": {"name": "a"}, "spec": spec});
+        let answer = dry_run(&namespace.name, &adapter)?;
+        ensure!(answer.is_ok(), "{spec}: {answer:?}");
+    }
     Ok(())
 }

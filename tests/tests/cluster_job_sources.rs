@@ -1,15 +1,18 @@
-//! A base from the Hugging Face Hub, by a small server that speaks its API: pods reach it at the node's address.
+//! Where things come from: a base from the Hugging Face Hub, by a small server that speaks its API (pods reach it at the node's
+//! address), and data on a claim.
 
 use anyhow::{Context, Result, ensure};
+use hub::{COMMIT, NEWER};
 use serde_json::{Value, json};
 use system_tests::cluster::Namespace;
+use system_tests::volume::Volume;
 use system_tests::{command, fine_tune_job, job};
-use wiremock::matchers::{method, path, path_regex};
-use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+use wiremock::MockServer;
 
-const COMMIT: &str = "3333333333333333333333333333333333333333";
+#[path = "../../trainer/tests/hub/mod.rs"]
+mod hub;
 
-/// The tiny model as the repository `org/tiny`, whose branch `main` is [`COMMIT`].
+/// The tiny model as the repository `org/tiny`: a job must stay with the commit that its branch is first.
 async fn hub() -> Result<MockServer> {
     let node = command::kubectl(
         "get nodes --output jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
@@ -17,43 +20,7 @@ async fn hub() -> Result<MockServer> {
     let listener =
         std::net::TcpListener::bind((node.trim(), 0)).context("bind the node's address")?;
     let server = MockServer::builder().listener(listener).start().await;
-    let folder = job::fixtures().join("tiny-llama");
-    let mut tree: Vec<Value> = Vec::new();
-    for entry in std::fs::read_dir(&folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let bytes = std::fs::read(folder.join(&name))?;
-        tree.push(json!({"type": "file", "path": name, "size": bytes.len(), "oid": format!("oid-{name}")}));
-    }
-    let api = |route: &str, body: Value| {
-        Mock::given(method("GET"))
-            .and(path(format!("/api/models/org/tiny/{route}")))
-            .respond_with(ResponseTemplate::new(200).set_body_json(body))
-    };
-    // The branch moves after it was asked for once: a job must stay with the commit that it has found.
-    api("revision/main", json!({"sha": COMMIT}))
-        .up_to_n_times(1)
-        .mount(&server)
-        .await;
-    api(
-        "revision/main",
-        json!({"sha": "4444444444444444444444444444444444444444"}),
-    )
-    .mount(&server)
-    .await;
-    api(&format!("tree/{COMMIT}"), Value::Array(tree))
-        .mount(&server)
-        .await;
-    Mock::given(method("GET"))
-        .and(path_regex(format!("^/org/tiny/resolve/{COMMIT}/")))
-        .respond_with(move |request: &Request| {
-            let name = request.url.path().rsplit('/').next().unwrap_or_default();
-            match std::fs::read(folder.join(name)) {
-                Ok(bytes) => ResponseTemplate::new(200).set_body_bytes(bytes),
-                Err(_) => ResponseTemplate::new(404),
-            }
-        })
-        .mount(&server)
-        .await;
+    hub::serve(&server, job::fixtures().join("tiny-llama")).await;
     Ok(server)
 }
 
@@ -84,7 +51,7 @@ async fn a_base_on_the_hub_is_trained_on_at_the_commit_that_its_branch_was_when_
     ensure!(
         !asked
             .iter()
-            .any(|request| request.url.path().contains("44444444")),
+            .any(|request| request.url.path().contains(NEWER)),
         "a stage read another commit"
     );
     let published = fine_tune_job::result(&done)?.uri.clone();
@@ -93,6 +60,57 @@ async fn a_base_on_the_hub_is_trained_on_at_the_commit_that_its_branch_was_when_
     ensure!(
         config["base_model_name_or_path"] == "org/tiny" && config["revision"] == COMMIT,
         "{config}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_on_a_claim_is_trained_on_and_downloads_are_kept_for_the_next_job() -> Result<()> {
+    let namespace = Namespace::create("claims").await?;
+    job::tiny_world().await?;
+    let data = Volume::create(&namespace, "data")?;
+    std::fs::create_dir(data.folder.join("team"))?;
+    std::fs::write(data.folder.join("team/rows.jsonl"), job::rows(48))?;
+    let downloads = Volume::create(&namespace, "downloads")?;
+    let on_claims = json!({
+        "dataset": {
+            "train": [{"uri": "pvc://data/team/"}],
+            "credentialsSecretRef": null,
+        },
+        "placement": {"cacheClaimName": "downloads"},
+    });
+    namespace.apply(&job::tiny("first", on_claims.clone()).to_string())?;
+    let done = fine_tune_job::succeeded(&namespace, "first", 240).await?;
+    let dataset = done.status.and_then(|status| status.dataset);
+    let rows = dataset.map(|dataset| dataset.rows + dataset.validation_rows);
+    ensure!(rows == Some(48), "{rows:?} rows were found, expected 48");
+    ensure!(
+        data.names()? == ["team"],
+        "something was written to the claim of the data: {:?}",
+        data.names()?
+    );
+    let kept = downloads.names()?;
+    let whole = kept
+        .iter()
+        .filter(|name| downloads.folder.join(name).is_dir())
+        .count();
+    ensure!(
+        whole > 0 && !kept.iter().any(|name| name.ends_with(".partial")),
+        "{kept:?}"
+    );
+    ensure!(
+        kept.iter().all(|name| name.starts_with("sha256-")),
+        "{kept:?}"
+    );
+
+    let mut next = job::tiny("next", on_claims);
+    job::merge(&mut next["spec"], json!({"dryRun": true}));
+    namespace.apply(&next.to_string())?;
+    fine_tune_job::succeeded(&namespace, "next", 240).await?;
+    ensure!(
+        downloads.names()? == kept,
+        "the next job downloaded again: {:?}, before {kept:?}",
+        downloads.names()?
     );
     Ok(())
 }

@@ -11,6 +11,7 @@ use finetune_artifacts::store::Store;
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
 use finetune_crds::shared::SecretReference;
+use finetune_crds::uris;
 
 use crate::failure::Failure;
 use crate::manifest_file::Job;
@@ -24,6 +25,8 @@ pub struct Places {
     pub passing: Option<String>,
     /// Where downloads are kept; absent: the user's cache directory.
     pub cache: Option<PathBuf>,
+    /// Where files on their way out are put together; absent: where downloads are kept.
+    pub outgoing: Option<PathBuf>,
     /// The mounted credentials, a folder a use; absent: the environment.
     pub credentials: Option<PathBuf>,
 }
@@ -47,7 +50,7 @@ pub struct Workplace {
     pub initial_adapter_credentials: Credentials,
     /// Downloads, kept between jobs.
     pub cache: Cache,
-    /// The local directory of [`Self::cache`], where files on their way out are put together too.
+    /// The local directory where files on their way out are put together.
     pub local: PathBuf,
 }
 
@@ -56,33 +59,41 @@ impl Workplace {
     pub fn open(job: &Job, places: &Places) -> Result<Self, Failure> {
         let spec = &job.spec;
         let root = places.credentials.as_deref();
-        let resolve = |usage, reference: Option<&SecretReference>| {
-            Credentials::resolve(root, usage, reference.map(|secret| secret.name.as_str()))
+        let resolve = |usage, field: &str, reference: Option<&SecretReference>| {
+            let uris = spec
+                .sources()
+                .filter(|(source, _)| source.starts_with(field));
+            let name = reference.map(|secret| secret.name.as_str());
+            Credentials::resolve(root, usage, name, uris.map(|(_, uri)| uri))
         };
         let output = spec.output.as_ref();
-        let output_credentials = resolve(
+        let output_credentials = Credentials::resolve(
+            root,
             Usage::Output,
-            output.and_then(|output| output.credentials_secret_ref.as_ref()),
+            output
+                .and_then(|output| output.credentials_secret_ref.as_ref())
+                .map(|secret| secret.name.as_str()),
+            [places.work.as_str()],
         )?;
-        let work = Location::parse_folder(&places.work)?.to_string();
+        let work = writable("--work", &places.work)?;
         let passing = match &places.passing {
-            Some(passing) => Location::parse_folder(passing)?.to_string(),
+            Some(passing) => writable("--passing", passing)?,
             None => below(&work, "scratch/"),
         };
         let output_uri = match output.and_then(|output| output.uri.as_deref()) {
             Some(uri) => Location::parse(uri)?.into_folder().to_string(),
             None => below(&work, "output/"),
         };
-        let local = match &places.cache {
+        let cache = match &places.cache {
             Some(cache) => std::path::absolute(cache)?,
             None => default_cache()?,
         };
-        std::fs::create_dir_all(&local).map_err(|error| {
-            Failure::internal(format!(
-                "failed to create the cache {}: {error}; choose another with --cache",
-                local.display()
-            ))
-        })?;
+        create("--cache", &cache)?;
+        let local = match &places.outgoing {
+            Some(outgoing) => std::path::absolute(outgoing)?,
+            None => cache.clone(),
+        };
+        create("--outgoing", &local)?;
         Ok(Self {
             job_folder: Store::open(&work, &output_credentials)?,
             passing: Store::open(&passing, &output_credentials)?,
@@ -90,19 +101,22 @@ impl Workplace {
             output_credentials,
             base_credentials: resolve(
                 Usage::Base,
+                "spec.baseModel.",
                 spec.base_model.credentials_secret_ref.as_ref(),
             )?,
             dataset_credentials: resolve(
                 Usage::Dataset,
+                "spec.dataset.",
                 spec.dataset.credentials_secret_ref.as_ref(),
             )?,
             initial_adapter_credentials: resolve(
                 Usage::InitialAdapter,
+                "spec.initialAdapter.",
                 spec.initial_adapter
                     .as_ref()
                     .and_then(|adapter| adapter.credentials_secret_ref.as_ref()),
             )?,
-            cache: Cache::new(&local),
+            cache: Cache::new(&cache),
             local,
         })
     }
@@ -128,6 +142,27 @@ impl Workplace {
             .prefix("outgoing-")
             .tempdir_in(&self.local)?)
     }
+}
+
+/// The folder that a flag names, which must be one that can be written to.
+fn writable(flag: &str, folder: &str) -> Result<String, Failure> {
+    let location = Location::parse_folder(folder)?;
+    if location.is_writable() {
+        return Ok(location.to_string());
+    }
+    Err(Failure::invalid(format!(
+        "{flag} is {location}, which is for reading only: expected a directory, or a folder of {}",
+        uris::list(&uris::WRITABLE)
+    )))
+}
+
+fn create(flag: &str, folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::internal(format!(
+            "failed to create the directory {}: {error}; choose another with {flag}",
+            folder.display()
+        ))
+    })
 }
 
 /// `<folder>/<name>`.

@@ -1,6 +1,6 @@
 //! From the client's errors to ours: whose turn it is, and what to do.
 //!
-//! Decided by status and by S3's error codes. The client keeps both in private types, so they are read from what it
+//! Decided by status and by the error codes of S3, Google and Azure, all in XML. The client keeps both in private types, so they are read from what it
 //! prints; a test for each status shows that a new version of the client still prints them.
 
 use std::error::Error as StdError;
@@ -9,32 +9,37 @@ use std::io::ErrorKind;
 use object_store::client::HttpError;
 
 use crate::error::Error;
-use crate::uri::Location;
+use crate::uri::{Location, Provider};
 
-use super::Store;
+use super::{Store, claims};
 
-/// S3's codes of a 400 that speak of the keys.
-const KEY_FAULTS: [&str; 7] = [
+/// The codes of a 400 that speak of the keys.
+const KEY_FAULTS: [&str; 9] = [
+    "AuthenticationFailed",
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
     "InvalidAccessKeyId",
+    "InvalidAuthenticationInfo",
     "InvalidToken",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
     "XAmzContentSHA256Mismatch",
 ];
 
+/// The hosts that a client without keys asks for the machine's identity.
+const IDENTITY_HOSTS: [&str; 2] = ["http://169.254.169.254", "http://metadata.google.internal"];
+
 impl Store {
     /// Our error for what the client said about `path`.
     pub(super) fn classify(&self, error: &object_store::Error, path: &str) -> Error {
         let uri = self.uri_of(path);
         let text = error.to_string();
+        // Whatever is wrong there, its status says nothing of the object.
+        if IDENTITY_HOSTS.iter().any(|host| text.contains(host)) {
+            return self.no_identity(uri, error);
+        }
         if let Some(status) = status(&text) {
             return self.classify_status(uri, status, &text);
-        }
-        // Without keys the client asks the machine's metadata service for an identity.
-        if self.keyless() && text.contains("169.254.169.254") {
-            return self.no_identity(uri, error);
         }
         if let Some(cause) = find::<HttpError>(error) {
             return Error::Unavailable {
@@ -42,7 +47,7 @@ impl Store {
                 cause: root(cause),
             };
         }
-        if let Location::File { path: folder, .. } = &self.location {
+        if let Some(folder) = claims::local_folder(&self.location) {
             return match find::<std::io::Error>(error).map(std::io::Error::kind) {
                 Some(ErrorKind::NotFound) => Error::ObjectNotFound { uri },
                 kind => Error::local(
@@ -69,11 +74,7 @@ impl Store {
         let code = code(body);
         let said = code.map_or_else(|| format!("status {status}"), str::to_owned);
         match (status, code) {
-            (404, Some("NoSuchBucket")) => Error::BucketNotFound {
-                bucket: self.bucket(),
-                endpoint: self.endpoint(),
-                uri,
-            },
+            (404, Some("NoSuchBucket" | "ContainerNotFound")) => self.no_bucket(uri),
             (404, _) => Error::ObjectNotFound { uri },
             (401 | 403, _) if matches!(self.location, Location::Https { .. }) => Error::invalid(
                 uri,
@@ -105,22 +106,56 @@ impl Store {
         }
     }
 
-    /// Whether requests depend on the pod's own identity.
-    fn keyless(&self) -> bool {
-        matches!(self.location, Location::S3 { .. })
-            && self.credentials.get("AWS_ACCESS_KEY_ID").is_none()
-            && self.credentials.get("AWS_SKIP_SIGNATURE").is_none()
-    }
-
     fn no_identity(&self, uri: String, error: &object_store::Error) -> Error {
         Error::CredentialsMissing {
             origin: self.credentials.origin(),
-            keys: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
+            keys: match self.provider() {
+                None | Some(Provider::S3) => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                Some(Provider::Google) => "GOOGLE_SERVICE_ACCOUNT_KEY",
+                Some(Provider::Azure) => "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+            }
+            .into(),
             uri,
             cure: format!(
-                "set them, or name a Secret that holds them, or give the pod an identity that the store knows ({})",
+                "set what is missing, or name a Secret that holds it, or give the pod an identity that the store knows ({})",
                 root(error)
             ),
+        }
+    }
+
+    fn no_bucket(&self, uri: String) -> Error {
+        let setting = |name: &str| self.credentials.get(name).filter(|value| !value.is_empty());
+        let (word, bucket) = match &self.location {
+            Location::Bucket {
+                provider, bucket, ..
+            } => (provider.bucket_word(), bucket.clone()),
+            _ => ("bucket", String::new()),
+        };
+        let endpoint = match self.provider() {
+            None | Some(Provider::S3) => setting("AWS_ENDPOINT_URL").unwrap_or("AWS").to_owned(),
+            Some(Provider::Google) => setting("GOOGLE_BASE_URL")
+                .unwrap_or("Google Cloud Storage")
+                .to_owned(),
+            Some(Provider::Azure) => setting("AZURE_STORAGE_ENDPOINT").map_or_else(
+                || {
+                    let account = setting("AZURE_STORAGE_ACCOUNT_NAME").unwrap_or_default();
+                    format!("the Azure account `{account}`")
+                },
+                str::to_owned,
+            ),
+        };
+        Error::BucketNotFound {
+            word,
+            bucket,
+            endpoint,
+            uri,
+        }
+    }
+
+    const fn provider(&self) -> Option<Provider> {
+        match &self.location {
+            Location::Bucket { provider, .. } => Some(*provider),
+            _ => None,
         }
     }
 
@@ -130,22 +165,18 @@ impl Store {
             Location::Hub { .. } => {
                 "the repository's name, whether its terms were accepted, and HF_TOKEN"
             }
-            Location::S3 { .. } | Location::File { .. } | Location::Https { .. } => {
-                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+            Location::Bucket {
+                provider: Provider::Google,
+                ..
+            } => "GOOGLE_SERVICE_ACCOUNT_KEY",
+            Location::Bucket {
+                provider: Provider::Azure,
+                ..
+            } => {
+                "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
             }
+            _ => "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
         }
-    }
-
-    fn bucket(&self) -> String {
-        match &self.location {
-            Location::S3 { bucket, .. } => bucket.clone(),
-            Location::File { .. } | Location::Hub { .. } | Location::Https { .. } => String::new(),
-        }
-    }
-
-    fn endpoint(&self) -> String {
-        let endpoint = self.credentials.get("AWS_ENDPOINT_URL");
-        endpoint.unwrap_or("AWS").to_owned()
     }
 }
 

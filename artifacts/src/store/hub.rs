@@ -5,7 +5,10 @@
 //!
 //! Source: the routes `resolve`, `api/…/revision` and `api/…/tree` as huggingface_hub 1.x uses them.
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, LINK};
+use std::sync::Arc;
+
+use object_store::path::Path as Key;
+use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
 use url::Url;
 
@@ -13,7 +16,8 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 use crate::uri::{HubKind, Location};
 
-use super::{Store, web};
+use super::Store;
+use super::web::{Source, WebStore, checked};
 
 const ENDPOINT: &str = "HF_ENDPOINT";
 const TOKEN: &str = "HF_TOKEN";
@@ -202,13 +206,14 @@ fn is_loopback(url: &Url) -> bool {
 /// The same `hf://` URI with the commit that its revision is now: `revision`, or the one after its `@`, or `main`. Any
 /// other URI as it is.
 pub async fn pin(uri: &str, revision: Option<&str>, credentials: &Credentials) -> Result<String> {
+    let location = Location::parse(uri)?;
     let Location::Hub {
         kind,
         repository: name,
         revision: written,
         path,
         folder,
-    } = Location::parse(uri)?
+    } = location.clone()
     else {
         return match revision {
             None => Ok(uri.to_owned()),
@@ -226,14 +231,11 @@ pub async fn pin(uri: &str, revision: Option<&str>, credentials: &Credentials) -
     }
     let revision = revision.or(written.as_deref());
     let repository = Repository::new(kind, &name, revision, credentials)?;
-    let store = Store::open(uri, credentials)?;
-    let client = web::client().map_err(|error| Error::invalid(uri, error.to_string()))?;
+    let commit = repository.commit();
+    let reader = Arc::new(WebStore::new(Source::Hub(repository), &location)?);
+    let store = Store::over(reader.clone(), Key::default(), &location, credentials);
     let ask = || async {
-        let mut request = client.get(repository.commit());
-        if let Some(token) = repository.token() {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let answer = web::checked(request.send().await, "");
+        let answer = checked(reader.request(commit.clone()).send().await, "");
         let answer = answer.map_err(|error| store.classify(&error, ""))?;
         let bytes = answer.bytes().await.map_err(|error| Error::Unavailable {
             uri: uri.to_owned(),
@@ -246,11 +248,11 @@ pub async fn pin(uri: &str, revision: Option<&str>, credentials: &Credentials) -
             )
         })
     };
-    let commit = store.retry(ask).await?.sha;
+    let sha = store.retry(ask).await?.sha;
     let pinned = Location::Hub {
         kind,
         repository: name,
-        revision: Some(commit),
+        revision: Some(sha),
         path,
         folder,
     };

@@ -3,6 +3,7 @@
 //! What may get better is tried again here, a bounded number of times, so callers need no loops of their own. Whole
 //! objects appear or nothing does: a reader never sees half of one.
 
+mod claims;
 mod classify;
 pub mod hub;
 mod open;
@@ -76,7 +77,17 @@ impl Store {
     /// Opens a parsed folder.
     pub fn at(location: &Location, credentials: &Credentials) -> Result<Self> {
         let (inner, base) = open::open(location, credentials)?;
-        Ok(Self {
+        Ok(Self::over(inner, base, location, credentials))
+    }
+
+    /// A folder that `inner` reaches.
+    fn over(
+        inner: Arc<dyn ObjectStore>,
+        base: Key,
+        location: &Location,
+        credentials: &Credentials,
+    ) -> Self {
+        Self {
             inner,
             location: location.clone().into_folder(),
             base,
@@ -86,7 +97,7 @@ impl Store {
                 .with_max_delay(Duration::from_secs(10))
                 .with_max_times(4)
                 .with_jitter(),
-        })
+        }
     }
 
     /// The folder `prefix` below this one.
@@ -110,12 +121,9 @@ impl Store {
         format!("{}{path}", self.uri())
     }
 
-    /// The path of an object in the local file system, where the store is a local folder.
+    /// The path of an object in the local file system, where the store is a folder of it.
     pub fn local_path(&self, path: &str) -> Option<PathBuf> {
-        match &self.location {
-            Location::File { path: folder, .. } => Some(folder.join(path)),
-            Location::S3 { .. } | Location::Hub { .. } | Location::Https { .. } => None,
-        }
+        Some(claims::local_folder(&self.location)?.join(path))
     }
 
     /// The bytes of an object. For small ones: all of it is held in memory.

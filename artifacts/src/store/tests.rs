@@ -14,8 +14,8 @@ impl Store {
     pub(crate) fn for_test(inner: Arc<dyn ObjectStore>, uri: &str) -> Self {
         let location = Location::parse(uri).unwrap().into_folder();
         let key = match &location {
-            Location::S3 { key, .. } => key.clone(),
-            Location::File { .. } | Location::Hub { .. } | Location::Https { .. } => String::new(),
+            Location::Bucket { key, .. } => key.clone(),
+            _ => String::new(),
         };
         Self {
             inner,
@@ -39,6 +39,13 @@ fn values(endpoint: &str) -> Vec<(String, String)> {
         ("AWS_SECRET_ACCESS_KEY", "hidden-value"),
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ALLOW_HTTP", "true"),
+        ("GOOGLE_BEARER_TOKEN", "hidden-value"),
+        ("GOOGLE_BASE_URL", endpoint),
+        ("GOOGLE_ALLOW_HTTP", "true"),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "team"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "aGlkZGVuLXZhbHVl"),
+        ("AZURE_STORAGE_ENDPOINT", endpoint),
+        ("AZURE_ALLOW_HTTP", "true"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
@@ -152,6 +159,7 @@ fn a_named_secret_without_its_key_is_an_error_before_any_request() {
         Some(root.path()),
         crate::credentials::Usage::Output,
         Some("models-s3"),
+        ["s3://models/a/"],
     );
     let error = Store::open("s3://models/a/", &credentials.unwrap()).unwrap_err();
     assert_eq!(
@@ -229,17 +237,17 @@ async fn serve_broken(bytes: Vec<u8>, cut: usize, breaks: usize) -> (String, Arc
     (address, sent)
 }
 
+#[rstest::rstest]
+#[case("s3://models/a/")]
+#[case("gs://models/a/")]
+#[case("az://models/a/")]
 #[tokio::test]
-async fn a_download_that_breaks_often_continues_where_it_was() {
+async fn a_download_that_breaks_often_continues_where_it_was(#[case] uri: &str) {
     let bytes: Vec<u8> = (0..100_000_u32).map(|index| (index % 251) as u8).collect();
     let (endpoint, sent) = serve_broken(bytes.clone(), 9_000, 10).await;
     let store = Store {
         backoff: quick(),
-        ..Store::open(
-            "s3://models/a/",
-            &Credentials::from_values(values(&endpoint)),
-        )
-        .unwrap()
+        ..Store::open(uri, &Credentials::from_values(values(&endpoint))).unwrap()
     };
     let folder = tempfile::tempdir().unwrap();
     let dest = folder.path().join("b");
@@ -389,4 +397,18 @@ async fn an_upload_in_parts_gives_the_digest_of_what_was_sent() {
     let digest = store.upload("big", &source).await.unwrap();
     assert_eq!(digest, crate::digest::of_bytes(&bytes));
     assert!(store.read("big").await.unwrap() == bytes);
+}
+
+#[test]
+fn a_claim_that_is_mounted_nowhere_says_what_to_use_instead() {
+    let error = Store::open("pvc://team-data/a/", &Credentials::default())
+        .unwrap_err()
+        .to_string();
+    for expected in [
+        "PersistentVolumeClaim `team-data`",
+        "file://",
+        "FINETUNE_CLAIMS",
+    ] {
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -13,11 +13,13 @@ use object_store::{
     CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, RANGE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, RANGE};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use url::Url;
 
 use super::hub::Repository;
+use crate::error::Error;
+use crate::uri::Location;
 
 type Result<T> = std::result::Result<T, object_store::Error>;
 
@@ -38,12 +40,23 @@ pub(super) struct WebStore {
 }
 
 impl WebStore {
-    /// A reader of `source`. Nothing is asked yet.
-    pub(super) fn new(source: Source) -> reqwest::Result<Self> {
-        Ok(Self {
-            client: client()?,
-            source,
-        })
+    /// A reader of `source`, which `location` names. Nothing is asked yet.
+    pub(super) fn new(source: Source, location: &Location) -> crate::Result<Self> {
+        let client =
+            client().map_err(|error| Error::invalid(location.to_string(), error.to_string()))?;
+        Ok(Self { client, source })
+    }
+
+    /// A request for `url` of the source's own host.
+    pub(super) fn request(&self, url: Url) -> RequestBuilder {
+        let request = self.client.get(url);
+        match &self.source {
+            Source::Hub(repository) => match repository.token() {
+                Some(token) => request.bearer_auth(token),
+                None => request,
+            },
+            Source::Url(_) => request,
+        }
     }
 
     fn url(&self, path: &str) -> Url {
@@ -63,15 +76,9 @@ impl WebStore {
 
     async fn get(&self, path: &str, options: GetOptions) -> Result<GetResult> {
         let mut request = self
-            .client
-            .get(self.url(path))
+            .request(self.url(path))
             // A compressed answer has neither the file's size nor its ranges.
             .header(ACCEPT_ENCODING, "identity");
-        if let Source::Hub(repository) = &self.source
-            && let Some(token) = repository.token()
-        {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
         let start = match options.range {
             None => 0,
             Some(GetRange::Offset(start)) => start,
@@ -116,11 +123,7 @@ impl WebStore {
         let mut found = Vec::new();
         let mut next = Some(repository.tree(&prefix));
         while let Some(url) = next {
-            let mut request = self.client.get(url);
-            if let Some(token) = repository.token() {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-            }
-            let response = checked(request.send().await, &prefix)?;
+            let response = checked(self.request(url).send().await, &prefix)?;
             next = repository.next_page(response.headers());
             let page = response.bytes().await.map_err(generic)?;
             for entry in Repository::files(&page).map_err(generic)? {
@@ -134,7 +137,7 @@ impl WebStore {
 }
 
 /// A client whose requests may last as long as bytes come.
-pub(super) fn client() -> reqwest::Result<Client> {
+fn client() -> reqwest::Result<Client> {
     Client::builder()
         .connect_timeout(Duration::from_secs(10))
         .read_timeout(Duration::from_mins(1))

@@ -73,15 +73,11 @@ const fn default_max_sequence_length() -> i64 {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// `s3://bucket/file.jsonl`, or a prefix that ends in `/`; `hf://datasets/owner/name/file.jsonl`, or a folder of a
+    /// `s3://bucket/file.jsonl`, or a prefix that ends in `/`; likewise `gs://bucket/…`, `az://container/…` and
+    /// `pvc://claim/…` (a PersistentVolumeClaim of the namespace); `hf://datasets/owner/name/file.jsonl`, or a folder of a
     /// repository; `https://host/file.jsonl`. By hand also `file:///path`. The end of a file's name tells its format:
     /// `.json`, `.csv`, `.parquet`, `.txt`, `.md`; any other one is read as JSONL.
-    #[schemars(
-        length(min = 1, max = 1024),
-        regex(
-            pattern = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*|hf://[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_].*|https://[^/@]+/.*[^/])$"
-        )
-    )]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = crate::uris::ROWS))]
     pub uri: String,
 }
 

@@ -27,6 +27,7 @@ pub use status::{
 pub use training::{Checkpoint, ComputeType, EarlyStopping, Optimizer, Schedule, Training};
 
 use crate::shared::SecretReference;
+use crate::uris;
 
 /// Fine-tunes a language model on your data and publishes the result by digest.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -58,7 +59,7 @@ use crate::shared::SecretReference;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must begin with a letter and hold only a-z, 0-9 and -: it names Services"),
     validation = Rule::new("has(self.spec.output) && has(self.spec.output.uri)")
-        .message("spec.output.uri is absent, expected the s3:// folder for the result"),
+        .message("spec.output.uri is absent, expected the folder for the result: s3://, gs:// or az://"),
     validation = Rule::new("!has(self.spec.method.full) || !has(self.spec.objective) || !has(self.spec.objective.dpo)")
         .message("spec.objective.dpo is set with method full, whose reference would be a second model: use lora or qlora"),
     validation = Rule::new("!has(self.spec.objective) || !has(self.spec.objective.dpo) || !has(self.spec.training.microBatchSize)")
@@ -159,14 +160,10 @@ const fn default_max_retries() -> i32 {
 )]
 pub struct BaseModel {
     /// A folder with `config.json`, tokenizer and safetensors, or one `.gguf` file: `s3://bucket/path/` (a folder ends in
-    /// `/`), `hf://owner/name` or `hf://owner/name/file.gguf` (the Hugging Face Hub), `https://host/file.gguf`. By hand
-    /// also `file:///path`.
-    #[schemars(
-        length(min = 1, max = 1024),
-        regex(
-            pattern = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|hf://[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_].*|https://[^/@]+/.*[^/])$"
-        )
-    )]
+    /// `/`), `gs://bucket/path/`, `az://container/path/`, `pvc://claim/path/` (a PersistentVolumeClaim of the namespace),
+    /// `hf://owner/name` or `hf://owner/name/file.gguf` (the Hugging Face Hub), `https://host/file.gguf`. By hand also
+    /// `file:///path`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = uris::BASE))]
     pub uri: String,
     /// With hf://: the branch, tag or commit. Absent: `main`. The commit that it is when the data is prepared is what is
     /// trained on; the status names it.
@@ -185,12 +182,10 @@ pub struct BaseModel {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InitialAdapter {
-    /// The folder with `adapter_config.json` and `adapter_model.safetensors`. Its base is that of the job; ranks, scales and modules must
-    /// be those of the method. By hand also `file:///path`.
-    #[schemars(
-        length(min = 1, max = 1024),
-        regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$")
-    )]
+    /// The folder with `adapter_config.json` and `adapter_model.safetensors`: `s3://`, `gs://`, `az://`, `pvc://` or `hf://`, as for
+    /// the base; of the Hub `hf://owner/name@commit`. Its base is that of the job; ranks, scales and modules must be those
+    /// of the method. By hand also `file:///path`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = uris::ADAPTER))]
     pub uri: String,
     /// The Secret to read it with. Absent: the pod's own identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,12 +196,10 @@ pub struct InitialAdapter {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Output {
-    /// The folder: `s3://bucket` or `s3://bucket/path`. By hand also `file:///path`.
+    /// The folder: `s3://bucket` or `s3://bucket/path`, likewise `gs://` and `az://container/path`. By hand also
+    /// `file:///path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 1024),
-        regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")
-    )]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = uris::OUTPUT))]
     pub uri: Option<String>,
     /// The Secret to write it with. Absent: the pod's own identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -305,6 +298,39 @@ impl FineTuneJobSpec {
     /// The settings of direct preference optimisation, if that is the objective.
     pub fn preference(&self) -> Option<&Dpo> {
         self.objective.as_ref()?.dpo.as_ref()
+    }
+
+    /// All URIs that are read, each with its field.
+    pub fn sources(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        fn named<'a>(
+            field: &'static str,
+            sources: Option<&'a [Source]>,
+        ) -> impl Iterator<Item = (&'static str, &'a str)> {
+            let sources = sources.unwrap_or_default();
+            sources
+                .iter()
+                .map(move |source| (field, source.uri.as_str()))
+        }
+        let dataset = &self.dataset;
+        let validation = dataset.validation.as_ref();
+        std::iter::once(("spec.baseModel.uri", self.base_model.uri.as_str()))
+            .chain(named("spec.dataset.train[].uri", Some(&dataset.train)))
+            .chain(named(
+                "spec.dataset.validation.sources[].uri",
+                validation.and_then(|validation| validation.sources.as_deref()),
+            ))
+            .chain(named(
+                "spec.dataset.replay.sources[].uri",
+                dataset
+                    .replay
+                    .as_ref()
+                    .map(|replay| replay.sources.as_slice()),
+            ))
+            .chain(
+                self.initial_adapter
+                    .iter()
+                    .map(|adapter| ("spec.initialAdapter.uri", adapter.uri.as_str())),
+            )
     }
 
     /// The digest of the spec, `sha256:` and 64 hexadecimal digits, over its JSON with sorted keys.

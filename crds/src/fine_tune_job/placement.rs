@@ -35,6 +35,14 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
+    /// A PersistentVolumeClaim of the namespace in which downloads of bases and data are kept for later jobs. Several pods
+    /// may use it at once, if its access mode lets them. Absent: each pod downloads for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub cache_claim_name: Option<String>,
 }
 
 impl Default for Placement {
@@ -47,6 +55,7 @@ impl Default for Placement {
             priority_class_name: None,
             runtime_class_name: None,
             service_account_name: None,
+            cache_claim_name: None,
         }
     }
 }

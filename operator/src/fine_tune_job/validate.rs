@@ -6,11 +6,8 @@
 use std::collections::BTreeMap;
 
 use finetune_crds::contract::layout;
-use finetune_crds::{FineTuneJob, FineTuneJobSpec};
+use finetune_crds::{FineTuneJob, FineTuneJobSpec, uris};
 use kube::ResourceExt;
-
-/// What a pod can read from.
-const READABLE: [&str; 3] = ["s3://", "hf://", "https://"];
 
 /// A job whose spec can be acted on. From here on nobody looks at what is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,30 +65,22 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
         .as_ref()
         .and_then(|output| output.uri.as_deref());
     let output_uri = output_uri.unwrap_or_default();
-    if !output_uri.starts_with("s3://") {
+    if !uris::has_scheme(output_uri, &uris::WRITABLE) {
         faults.push(format!(
-            "spec.output.uri is `{output_uri}`, expected an s3:// folder for the result"
+            "spec.output.uri is `{output_uri}`, expected a folder for the result: {}",
+            uris::list(&uris::WRITABLE)
         ));
     }
-    let dataset = &spec.dataset;
-    let replay = dataset.replay.iter().flat_map(|replay| &replay.sources);
-    let uris = std::iter::once(("spec.baseModel.uri", &spec.base_model.uri))
-        .chain(
-            dataset
-                .train
-                .iter()
-                .map(|source| ("spec.dataset.train[].uri", &source.uri)),
-        )
-        .chain(replay.map(|source| ("spec.dataset.replay.sources[].uri", &source.uri)));
-    let uris = uris.chain(
-        spec.initial_adapter
-            .as_ref()
-            .map(|adapter| ("spec.initialAdapter.uri", &adapter.uri)),
-    );
-    for (field, uri) in uris {
-        if !READABLE.iter().any(|scheme| uri.starts_with(scheme)) {
+    for (field, uri) in spec.sources() {
+        let schemes: &[&str] = if field == "spec.initialAdapter.uri" {
+            &uris::READABLE_FOLDERS
+        } else {
+            &uris::READABLE
+        };
+        if !uris::has_scheme(uri, schemes) {
             faults.push(format!(
-                "{field} is `{uri}`, expected an s3://, hf:// or https:// URI: a pod sees no other files"
+                "{field} is `{uri}`, expected a URI that begins with {}: a pod sees no other files",
+                uris::list(schemes)
             ));
         }
     }
@@ -177,6 +166,16 @@ mod tests {
     }
 
     #[rstest]
+    #[case("gs://results/a")]
+    #[case("az://results/a")]
+    fn results_may_go_to_any_bucket(#[case] uri: &str) {
+        let mut job = job();
+        job.spec.output.as_mut().unwrap().uri = Some(uri.into());
+        let validated = validate(&job).unwrap();
+        assert_eq!(validated.job_uri, format!("{uri}/.finetune/jobs/uid-1/"));
+    }
+
+    #[rstest]
     #[case::no_output(|job: &mut FineTuneJob| job.spec.output = None, "spec.output.uri")]
     #[case::two_methods(|job: &mut FineTuneJob| job.spec.method.full = Some(finetune_crds::fine_tune_job::Full {}), "spec.method")]
     #[case::no_method(|job: &mut FineTuneJob| job.spec.method.qlora = None, "spec.method")]
@@ -184,6 +183,21 @@ mod tests {
     #[case::a_local_adapter(
         |job: &mut FineTuneJob| job.spec.initial_adapter = Some(finetune_crds::fine_tune_job::InitialAdapter { uri: "file:///a/".into(), credentials_secret_ref: None }),
         "spec.initialAdapter.uri is `file:///a/`"
+    )]
+    #[case::an_adapter_that_is_one_file(
+        |job: &mut FineTuneJob| job.spec.initial_adapter = Some(finetune_crds::fine_tune_job::InitialAdapter { uri: "https://host/a".into(), credentials_secret_ref: None }),
+        "spec.initialAdapter.uri is `https://host/a`"
+    )]
+    #[case::validation_on_the_node(
+        |job: &mut FineTuneJob| {
+            let source = finetune_crds::fine_tune_job::Source { uri: "file:///rows".into() };
+            job.spec.dataset.validation = Some(finetune_crds::fine_tune_job::Validation { sources: Some(vec![source]), ..Default::default() });
+        },
+        "spec.dataset.validation.sources[].uri is `file:///rows`"
+    )]
+    #[case::a_result_on_a_claim(
+        |job: &mut FineTuneJob| job.spec.output.as_mut().unwrap().uri = Some("pvc://results/".into()),
+        "spec.output.uri is `pvc://results/`, expected a folder for the result: s3://, gs:// or az://"
     )]
     #[case::a_long_name(|job: &mut FineTuneJob| job.metadata.name = Some("a".repeat(53)), "metadata.name")]
     #[case::more_requested_than_allowed(

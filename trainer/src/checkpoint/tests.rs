@@ -48,6 +48,7 @@ spec:
             work: folder.path().join("work").display().to_string(),
             passing: None,
             cache: Some(folder.path().join("cache")),
+            outgoing: None,
             credentials: None,
         };
         Self {

@@ -25,13 +25,17 @@ pub(super) struct JobArguments {
     #[arg(long, value_name = "DIR-OR-URI", env = "FINETUNE_PASSING")]
     pub passing: Option<String>,
 
-    /// The local directory in which downloads are kept and uploads are put together. Default: `finetune` in the user's
-    /// cache directory.
+    /// The local directory in which downloads are kept for later jobs; several trainers may share it. Default: `finetune` in
+    /// the user's cache directory.
     #[arg(long, value_name = "DIR", env = "FINETUNE_CACHE")]
     pub cache: Option<PathBuf>,
 
-    /// A directory with the folders `base`, `dataset` and `output`, each with one file a key (`AWS_ACCESS_KEY_ID`, …),
-    /// as Kubernetes mounts Secrets. Default: the environment.
+    /// The local directory in which uploads are put together. Default: that of `--cache`.
+    #[arg(long, value_name = "DIR", env = "FINETUNE_OUTGOING")]
+    pub outgoing: Option<PathBuf>,
+
+    /// A directory with the folders `base`, `dataset`, `initial-adapter` and `output`, each with one file a key
+    /// (`AWS_ACCESS_KEY_ID`, …), as Kubernetes mounts Secrets. Default: the environment.
     #[arg(long, value_name = "DIR", env = "FINETUNE_CREDENTIALS")]
     pub credentials: Option<PathBuf>,
 
@@ -47,6 +51,7 @@ impl JobArguments {
             work: self.work.clone(),
             passing: self.passing.clone(),
             cache: self.cache.clone(),
+            outgoing: self.outgoing.clone(),
             credentials: self.credentials.clone(),
         }
     }

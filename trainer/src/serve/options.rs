@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 /// Serves a base model and its adapters over HTTP, as OpenAI's API and vLLM's adapter routes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// The base: a folder in Hugging Face's layout or a GGUF file; a path, file:// or s3://
+    /// The base: a folder in Hugging Face's layout or a GGUF file; a path or any URI that baseModel.uri takes
     #[arg(long, value_name = "URI", env = "FINETUNE_SERVE_MODEL")]
     pub model: String,
     /// The base's name in requests [default: the last part of its URI]

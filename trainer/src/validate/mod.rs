@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use finetune_artifacts::uri::Location;
-use finetune_crds::FineTuneJobSpec;
+use finetune_crds::{FineTuneJobSpec, uris};
 
 use dataset::check_dataset;
 use engines::check_engines;
@@ -64,6 +64,16 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     check_objective(spec, &mut faults);
     if let Some(adapter) = &spec.initial_adapter {
         check_uri("spec.initialAdapter.uri", &adapter.uri, &mut faults);
+        if adapter.uri.starts_with("https://") {
+            faults.push(Fault::new(
+                "spec.initialAdapter.uri",
+                format!(
+                    "is `{}`, which is one file: expected a folder, file://, {}",
+                    adapter.uri,
+                    uris::list(&uris::READABLE_FOLDERS)
+                ),
+            ));
+        }
         if spec.method.full.is_some() {
             faults.push(Fault::new(
                 "spec.initialAdapter",

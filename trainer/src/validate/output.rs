@@ -1,17 +1,20 @@
 //! The rules of `spec.output`.
 
+use finetune_artifacts::uri::Location;
 use finetune_crds::fine_tune_job::{Method, Output};
+use finetune_crds::uris;
 
 use super::{Fault, check_uri, is_name, name_rule};
 
 pub(super) fn check_output(output: &Output, method: &Method, faults: &mut Vec<Fault>) {
     if let Some(uri) = &output.uri {
         check_uri("spec.output.uri", uri, faults);
-        if uri.starts_with("hf://") || uri.starts_with("https://") {
+        if Location::parse(uri).is_ok_and(|location| !location.is_writable()) {
             faults.push(Fault::new(
                 "spec.output.uri",
                 format!(
-                    "is `{uri}`, which is for reading only: expected an s3:// or file:// folder"
+                    "is `{uri}`, which is for reading only: expected a folder, file://, {}",
+                    uris::list(&uris::WRITABLE)
                 ),
             ));
         }

@@ -13,6 +13,7 @@ mod prepare;
 pub mod publish;
 pub mod stage_job;
 mod train;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -277,6 +278,8 @@ fn ensure_config_map(
 
 #[cfg(test)]
 mod convergence;
+#[cfg(test)]
+mod pod_tests;
 #[cfg(test)]
 mod publish_tests;
 #[cfg(test)]

@@ -5,31 +5,28 @@ use std::collections::BTreeMap;
 
 use finetune_crds::contract::Stage;
 use finetune_crds::fine_tune_job::{Resources, TolerationOperator};
-use finetune_crds::names::{TRAINER_CONTAINER, path, port};
-use finetune_crds::shared::SecretReference;
+use finetune_crds::names::{CLAIMS_VARIABLE, TRAINER_CONTAINER, path, port};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
+    ResourceRequirements, SeccompProfile, SecurityContext, Toleration, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::validate::Validated;
-use super::{config_map, labels};
+use super::labels;
+use super::volumes::{self, TMP};
 use crate::runtime::Settings;
 
 /// The user and group that the trainer's image is made for.
 const USER: i64 = 65532;
-/// Where programs put small files that nobody asked for.
-const TMP: &str = "/tmp";
 /// Where the outcome is left for the kubelet.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// The pod template of a stage.
 pub fn template(job: &Validated, settings: &Settings, stage: Stage) -> PodTemplateSpec {
     let placement = &job.spec.placement;
-    let secrets = secrets(job);
+    let mounted = volumes::of(job);
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels::for_pod(&job.labels, &job.name, stage)),
@@ -57,8 +54,8 @@ pub fn template(job: &Validated, settings: &Settings, stage: Stage) -> PodTempla
                 }),
                 ..PodSecurityContext::default()
             }),
-            containers: vec![container(job, settings, stage, &secrets)],
-            volumes: Some(volumes(job, &secrets)),
+            containers: vec![container(job, settings, stage, mounted.mounts)],
+            volumes: Some(mounted.volumes),
             ..PodSpec::default()
         }),
     }
@@ -68,45 +65,25 @@ fn container(
     job: &Validated,
     settings: &Settings,
     stage: Stage,
-    secrets: &BTreeMap<&'static str, String>,
+    mounts: Vec<VolumeMount>,
 ) -> Container {
-    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
-    };
-    let job_folder = path::JOB_FILE
-        .rsplit_once('/')
-        .map_or(path::JOB_FILE, |(folder, _)| folder);
-    let mut mounts = vec![
-        mount("job", job_folder, true),
-        mount("scratch", path::SCRATCH, false),
-        mount("tmp", TMP, false),
-    ];
-    for usage in secrets.keys() {
-        mounts.push(mount(
-            &volume_name(usage),
-            &format!("{}/{usage}", path::CREDENTIALS),
-            true,
-        ));
-    }
     let variable = |name: &str, value: &str| EnvVar {
         name: name.to_owned(),
         value: Some(value.to_owned()),
         value_from: None,
     };
+    // The root file system is read-only, so what wants a home or a temporary folder gets a volume.
+    let mut environment = vec![variable("HOME", TMP), variable("TMPDIR", path::SCRATCH)];
+    if !volumes::claims_read(job).is_empty() {
+        environment.push(variable(CLAIMS_VARIABLE, path::CLAIMS));
+    }
     Container {
         name: TRAINER_CONTAINER.to_owned(),
         image: Some(settings.trainer_image.clone()),
         image_pull_policy: settings.trainer_image_pull_policy.clone(),
         command: Some(vec!["trainer".to_owned()]),
         args: Some(arguments(job, stage)),
-        // The root file system is read-only, so what wants a home or a temporary folder gets a volume.
-        env: Some(vec![
-            variable("HOME", TMP),
-            variable("TMPDIR", path::SCRATCH),
-        ]),
+        env: Some(environment),
         ports: (stage == Stage::Train).then(|| {
             vec![ContainerPort {
                 name: Some("metrics".to_owned()),
@@ -132,12 +109,18 @@ fn container(
 }
 
 fn arguments(job: &Validated, stage: Stage) -> Vec<String> {
-    let cache = format!("{}/cache", path::SCRATCH);
+    let within_scratch = |name: &str| format!("{}/{name}", path::SCRATCH);
+    let (cache, outgoing) = (within_scratch("cache"), within_scratch("outgoing"));
     let mut arguments = vec![labels::stage_name(stage)];
     arguments.extend(["--file", path::JOB_FILE]);
     arguments.extend(["--work", &job.job_uri]);
     arguments.extend(["--passing", &job.work_uri]);
-    arguments.extend(["--cache", &cache]);
+    if job.spec.placement.cache_claim_name.is_some() {
+        // What is on its way out is this pod's alone.
+        arguments.extend(["--cache", path::CACHE, "--outgoing", &outgoing]);
+    } else {
+        arguments.extend(["--cache", &cache]);
+    }
     arguments.extend(["--credentials", path::CREDENTIALS]);
     arguments.extend(["--termination-message", TERMINATION_LOG]);
     let listen = format!("0.0.0.0:{}", port::TRAINER);
@@ -145,65 +128,6 @@ fn arguments(job: &Validated, stage: Stage) -> Vec<String> {
         arguments.extend(["--listen", &listen]);
     }
     arguments.into_iter().map(str::to_owned).collect()
-}
-
-/// Which Secret is mounted for which use.
-fn secrets(job: &Validated) -> BTreeMap<&'static str, String> {
-    let output = job
-        .spec
-        .output
-        .as_ref()
-        .and_then(|output| output.credentials_secret_ref.as_ref());
-    let initial_adapter = job
-        .spec
-        .initial_adapter
-        .as_ref()
-        .and_then(|adapter| adapter.credentials_secret_ref.as_ref());
-    let uses: [(&'static str, Option<&SecretReference>); 4] = [
-        ("base", job.spec.base_model.credentials_secret_ref.as_ref()),
-        ("dataset", job.spec.dataset.credentials_secret_ref.as_ref()),
-        ("initial-adapter", initial_adapter),
-        ("output", output),
-    ];
-    uses.into_iter()
-        .filter_map(|(usage, reference)| Some((usage, reference?.name.clone())))
-        .collect()
-}
-
-fn volume_name(usage: &str) -> String {
-    format!("credentials-{usage}")
-}
-
-fn volumes(job: &Validated, secrets: &BTreeMap<&'static str, String>) -> Vec<Volume> {
-    let empty = |name: &str| Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
-        ..Volume::default()
-    };
-    let mut volumes = vec![
-        Volume {
-            name: "job".to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: config_map::name(&job.name),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        },
-        empty("scratch"),
-        empty("tmp"),
-    ];
-    volumes.extend(secrets.iter().map(|(usage, secret)| Volume {
-        name: volume_name(usage),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(secret.clone()),
-            default_mode: Some(0o440),
-            // A missing Secret must not hang the pod: the trainer says which one is missing.
-            optional: Some(true),
-            items: None,
-        }),
-        ..Volume::default()
-    }));
-    volumes
 }
 
 /// The container's resources. Preparing takes no device: it keeps only what every node has.

@@ -451,44 +451,6 @@ fn in_stage(stage: Stage, is: JobSeen, pods: Vec<PodSeen>) -> (FineTuneJob, Seen
 }
 
 #[test]
-fn each_secret_of_the_spec_is_mounted_for_its_own_use_and_may_be_absent() {
-    let mut job = job();
-    job.spec.initial_adapter = Some(finetune_crds::fine_tune_job::InitialAdapter {
-        uri: "s3://models/adapters/first/".into(),
-        credentials_secret_ref: Some(finetune_crds::shared::SecretReference {
-            name: "models".into(),
-        }),
-    });
-    let valid = super::super::validate::validate(&job).unwrap();
-    for stage in [Stage::Prepare, Stage::Train] {
-        let pod = pod::template(&valid, &settings(), stage).spec.unwrap();
-        let mounts = pod.containers[0].volume_mounts.clone().unwrap();
-        let mounted: Vec<_> = pod
-            .volumes
-            .iter()
-            .flatten()
-            .filter_map(|volume| {
-                let secret = volume.secret.as_ref()?;
-                let mount = mounts.iter().find(|mount| mount.name == volume.name)?;
-                assert_eq!(secret.optional, Some(true));
-                let folder = mount.mount_path.rsplit_once('/')?.1.to_owned();
-                Some((folder, secret.secret_name.clone()?))
-            })
-            .collect();
-        let expected = [
-            ("base", "s3"),
-            ("dataset", "data"),
-            ("initial-adapter", "models"),
-            ("output", "s3"),
-        ];
-        assert_eq!(
-            mounted,
-            expected.map(|(folder, name)| (folder.to_owned(), name.to_owned()))
-        );
-    }
-}
-
-#[test]
 fn children_are_as_they_were_reviewed() {
     let valid = super::super::validate::validate(&job()).unwrap();
     insta::assert_yaml_snapshot!("config_map", config_map::config_map(&valid));

@@ -1,0 +1,149 @@
+//! Data in a bucket or on a mounted claim, by hand: keys and endpoint from the environment.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's failure is a panic"
+)]
+
+mod bench;
+
+use bench::{Bench, Ended, rows};
+use serde_json::{Value, json};
+use wiremock::matchers::{header_exists, method, path, query_param};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+const MODIFIED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+
+/// A job whose data lies at `uri`.
+fn job(uri: &str) -> Bench {
+    Bench::with("tiny-llama", |job| {
+        job["spec"]["dataset"] = json!({ "train": [{ "uri": uri }] });
+    })
+}
+
+/// A store with one object at `object`, of which `folder` is the listing, for whoever shows a key.
+async fn store(object: &str, folder: &str, listing: &str) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("GET"))
+        .and(path(folder))
+        .and(query_param("prefix", "team/"))
+        .and(header_exists("authorization"))
+        .respond_with(ResponseTemplate::new(200).set_body_raw(listing, "application/xml"))
+        .mount(&server)
+        .await;
+    Mock::given(method("GET"))
+        .and(path(object))
+        .and(header_exists("authorization"))
+        .respond_with(
+            ResponseTemplate::new(200)
+                .insert_header("ETag", "\"1\"")
+                .insert_header("Last-Modified", MODIFIED)
+                .set_body_bytes(text()),
+        )
+        .mount(&server)
+        .await;
+    server
+}
+
+fn text() -> String {
+    rows(40).join("\n") + "\n"
+}
+
+fn prepared(bench: &Bench, environment: &[(&str, &str)]) -> Value {
+    let mut command = bench.command("prepare");
+    command.envs(environment.iter().copied());
+    Ended::from(command.output().unwrap()).succeeded();
+    bench.read_json("dataset-report.json")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_a_bucket_of_google_are_prepared() {
+    let listing = format!(
+        "<ListBucketResult><Contents><Key>team/a.jsonl</Key><Size>{}</Size>\
+         <LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>\"1\"</ETag></Contents></ListBucketResult>",
+        text().len()
+    );
+    let server = store("/my%2Ddata/team%2Fa%2Ejsonl", "/my%2Ddata", &listing).await;
+    let report = prepared(
+        &job("gs://my-data/team/"),
+        &[
+            ("GOOGLE_BEARER_TOKEN", "token"),
+            ("GOOGLE_BASE_URL", &server.uri()),
+            ("GOOGLE_ALLOW_HTTP", "true"),
+        ],
+    );
+    assert_eq!(report["dataset"]["rows"], 40, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_a_container_of_azure_are_prepared() {
+    let listing = format!(
+        "<EnumerationResults><Blobs><Blob><Name>team/a.jsonl</Name><Properties><Last-Modified>{MODIFIED}</Last-Modified>\
+         <Etag>1</Etag><Content-Length>{}</Content-Length><Content-Type>text/plain</Content-Type></Properties></Blob>\
+         </Blobs><NextMarker/></EnumerationResults>",
+        text().len()
+    );
+    let server = store("/my-data/team/a.jsonl", "/my-data", &listing).await;
+    let report = prepared(
+        &job("az://my-data/team/"),
+        &[
+            ("AZURE_STORAGE_ACCOUNT_NAME", "team"),
+            ("AZURE_STORAGE_ACCOUNT_KEY", "a2V5"),
+            ("AZURE_STORAGE_ENDPOINT", &server.uri()),
+            ("AZURE_ALLOW_HTTP", "true"),
+        ],
+    );
+    assert_eq!(report["dataset"]["rows"], 40, "{report}");
+}
+
+#[test]
+fn rows_on_a_claim_are_read_where_it_is_mounted_and_nowhere_else() {
+    let claims = tempfile::tempdir().unwrap();
+    let folder = claims.path().join("my-data/team");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("a.jsonl"), text()).unwrap();
+    let bench = job("pvc://my-data/team/");
+    let ended = bench.run("prepare");
+    ended.refused(&["PersistentVolumeClaim `my-data`", "use file://"]);
+    let root = claims.path().to_str().unwrap();
+    let report = prepared(&bench, &[("FINETUNE_CLAIMS", root)]);
+    assert_eq!(report["dataset"]["rows"], 40, "{report}");
+    let ended = job("pvc://my-data/team/a.jsonl");
+    prepared(&ended, &[("FINETUNE_CLAIMS", root)]);
+
+    let absent = job("pvc://other/a.jsonl");
+    let mut command = absent.command("prepare");
+    command.env("FINETUNE_CLAIMS", root);
+    Ended::from(command.output().unwrap()).refused(&["PersistentVolumeClaim `other`"]);
+}
+
+#[test]
+fn a_mounted_secret_that_is_missing_is_named_with_the_keys_of_the_hub() {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["spec"]["baseModel"] =
+            json!({ "uri": "hf://org/tiny", "credentialsSecretRef": { "name": "hub" } });
+    });
+    let credentials = tempfile::tempdir().unwrap();
+    let folder = credentials.path().to_str().unwrap();
+    let ended = bench.run_with("prepare", &["--credentials", folder]);
+    assert_ne!(ended.code, Some(0));
+    for word in ["Secret `hub`", "hf://org/tiny", "HF_TOKEN", "HF_ENDPOINT"] {
+        assert!(ended.stderr.contains(word), "{}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("AWS_"), "{}", ended.stderr);
+}
+
+#[test]
+fn nothing_is_written_to_what_is_for_reading() {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["spec"]["output"] = json!({ "uri": "pvc://results/" });
+        job["spec"]["initialAdapter"] = json!({ "uri": "https://host/adapter" });
+    });
+    bench.run("prepare").refused(&[
+        "spec.output.uri",
+        "s3://, gs:// or az://",
+        "spec.initialAdapter.uri",
+        "one file",
+    ]);
+}
