@@ -45,7 +45,7 @@ def save(out, name):
 
 def dequantised(folder):
     """The saved model in fp32, and the model as transformers loads it."""
-    stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", attn_implementation="eager").eval()
+    stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", attn_implementation="eager").train()
     dense = tiny.load(folder.parent, BASE)
     values = {key: value for key, value in stored.state_dict().items() if "proj" not in key}
     for key, module in stored.named_modules():
@@ -78,7 +78,7 @@ def write_bnb(out):
         own = stored(input_ids=tokens, labels=labels).loss.detach()
         if not abs(float(own / loss) - 1) < 1e-6 or not abs(float(other / loss) - 1) > 1e-3:
             raise SystemExit(f"{name}: loss {float(loss)}, transformers' own {float(own)}, without 4 bits {float(other)}")
-        model = PeftModel.from_pretrained(dense, out / "adapters" / BASE, is_trainable=True).eval()
+        model = PeftModel.from_pretrained(dense, out / "adapters" / BASE, is_trainable=True).train()
         adapted = lora.expected(model, lora.adapter_parameters(model), tokens, labels)
         tensors = {"tokens": tokens, "labels": labels, "loss": loss.reshape(1), "logits": logits}
         tensors |= {f"adapter.{key}": value for key, value in adapted.items() if key == "loss" or key.startswith("grad.")}

@@ -329,7 +329,7 @@ def class_of(name):
 
 
 def load(folder, name, changes=None, dtype=torch.float32):
-    """The reference in fp32 with eager attention; `changes` are laid over the keys of config.json."""
+    """The reference with eager attention, in training mode; `changes` are laid over the keys of config.json."""
     keys = json.loads((folder / "config.json").read_text()) | (changes or {})
     # Through a file, so that keys are read as those of a checkpoint are.
     changed = folder / "changed"
@@ -339,12 +339,12 @@ def load(folder, name, changes=None, dtype=torch.float32):
         config = AutoConfig.from_pretrained(changed)
     finally:
         shutil.rmtree(changed)
-    return class_of(name).from_pretrained(folder, config=config, dtype=dtype, attn_implementation="eager").eval()
+    return class_of(name).from_pretrained(folder, config=config, dtype=dtype, attn_implementation="eager").train()
 
 
 def load_adapter(folder, name, changes=None, dtype=torch.float32):
     model = load(folder, name, changes, dtype)
-    return PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True, autocast_adapter_dtype=False).eval().to(dtype)
+    return PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True, autocast_adapter_dtype=False).train().to(dtype)
 
 
 # === the numbers ===
@@ -398,12 +398,11 @@ def expected(model, tokens, labels):
     return {"loss": loss.detach().reshape(1), "logits": logits.detach(), **hidden, **gradients}
 
 
-def trajectory(folder, name):
+def trajectory(model, batches):
     """Losses before each step of AdamW under the rules of training.run, every step on rows of its own."""
-    model = load_adapter(folder, name)
     parameters = list(lora.adapter_parameters(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, eps=1e-8, weight_decay=0.0)
-    batches, losses = [batch(f"{name} {step}") for step in range(STEPS)], []
+    losses = []
     for tokens, labels in batches:
         optimizer.zero_grad()
         loss, _, _ = forward(model, tokens, labels)
@@ -411,10 +410,15 @@ def trajectory(folder, name):
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def steps(folder, name):
+    batches = [batch(f"{name} {step}") for step in range(STEPS)]
     return {
         "steps.tokens": torch.stack([tokens for tokens, _ in batches]),
         "steps.labels": torch.stack([labels for _, labels in batches]),
-        "steps.losses": torch.stack(losses),
+        "steps.losses": trajectory(load_adapter(folder, name), batches),
     }
 
 
@@ -448,7 +452,7 @@ def write_expected(out):
             short_loss = forward(load_adapter(folder, name), *short)[0].reshape(1)
         tensors = {"tokens": tokens, "labels": labels, "nf4.loss": nf4_loss(folder, name, tokens, labels)}
         tensors |= {"short.tokens": short[0], "short.labels": short[1], "short.loss": short_loss}
-        lora.save(tensors | right | trajectory(folder, name), folder / "expected.safetensors")
+        lora.save(tensors | right | steps(folder, name), folder / "expected.safetensors")
 
 
 def write_ropes(out):

@@ -141,7 +141,7 @@ def write_gguf(out):
         path = out / "gguf" / f"{name}.gguf"
         write_file(path, tokenizer, weights, kind_of, tied)
         ours, kinds = read_file(path, weights)
-        model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").eval()
+        model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").train()
         theirs = model.state_dict()
         for key, value in ours.items():
             if not torch.equal(value, theirs[key]):

@@ -111,7 +111,7 @@ def write_model(out):
     ours, kinds = gguf_files.read_file(path, weights, CONFIG)
     if set(ROLES.values()) - set(kinds.values()):
         raise SystemExit("the file lacks a type")
-    model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").eval()
+    model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").train()
     theirs = model.state_dict()
     for key, value in ours.items():
         if not torch.equal(value, theirs[key]):

@@ -56,7 +56,7 @@ def write_adapters(out):
 
 def load_adapter(out, name):
     model = PeftModel.from_pretrained(tiny.load(out, ADAPTERS[name][0]), out / "adapters" / name, is_trainable=True)
-    return model.eval()
+    return model.train()
 
 
 def adapter_parameters(model):

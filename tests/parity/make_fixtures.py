@@ -22,6 +22,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+import bf16  # noqa: E402
 import bnb_files  # noqa: E402
 import chat  # noqa: E402
 import data  # noqa: E402
@@ -71,6 +72,7 @@ STEPS = [
     families.write_ropes,
     families.write_mutations,
     gguf_adapter.write_adapters,
+    bf16.write_distances,
     loop.write_adamw_8bit,
 ]
 

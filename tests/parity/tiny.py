@@ -170,7 +170,7 @@ def tokenizer_config(inline_template):
 
 def load(out, name):
     """The model as the reference computes it: fp32, eager attention."""
-    return LlamaForCausalLM.from_pretrained(Path(out) / name, dtype=torch.float32, attn_implementation="eager").eval()
+    return LlamaForCausalLM.from_pretrained(Path(out) / name, dtype=torch.float32, attn_implementation="eager").train()
 
 
 def write_json(path, value):

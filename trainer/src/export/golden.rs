@@ -11,7 +11,7 @@ use crate::device::kind_name;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
-use crate::model::{Base, LoadOptions, Storage};
+use crate::model::{Base, TextScores, score_layer_by_layer};
 use crate::train::inputs::Inputs;
 
 /// How many rows.
@@ -30,42 +30,48 @@ pub(super) fn compute(
     inputs: &Inputs,
 ) -> Result<Golden, Failure> {
     let kind = base.compute();
-    let base = if job.quantization().is_some() && inputs.base.quantization().is_none() {
-        // First the 4-bit base goes, then the dense one comes.
-        drop(base);
-        let options = LoadOptions {
-            compute: kind,
-            storage: Storage::Frozen,
-        };
-        Base::load(
-            inputs.base.config(),
-            inputs.base.weights()?.as_ref(),
-            &options,
-        )?
-    } else {
-        base
-    };
-    let samples: Result<Vec<GoldenSample>, Failure> = inputs
+    let texts: Vec<Vec<i64>> = inputs
         .data
         .train
         .iter()
         .filter(|row| row.tokens.len() > 1)
         .take(SAMPLES)
-        .map(|row| sample(&base, lora, row))
+        .map(start_of)
         .collect();
+    let scores = if job.quantization().is_some() && inputs.base.quantization().is_none() {
+        // The 4-bit base has done its work; the dense one passes by layer by layer.
+        drop(base);
+        let weights = inputs.base.weights()?;
+        score_layer_by_layer(inputs.base.config(), weights.as_ref(), kind, lora, &texts)?
+    } else {
+        let score = |tokens: &Vec<i64>| -> Result<TextScores, Failure> {
+            Ok(TextScores {
+                base: base.log_probabilities(None, tokens)?,
+                adapter: base.log_probabilities(Some(lora), tokens)?,
+            })
+        };
+        texts.iter().map(score).collect::<Result<_, _>>()?
+    };
+    let samples = texts.into_iter().zip(scores).map(|(tokens, scores)| {
+        Ok(GoldenSample {
+            tokens: tokens
+                .into_iter()
+                .map(u32::try_from)
+                .collect::<Result<_, _>>()
+                .map_err(Failure::internal)?,
+            base: scores.base,
+            adapter: scores.adapter,
+        })
+    });
     Ok(Golden {
         dtype: kind_name(kind).to_owned(),
         tolerance: TOLERANCE,
-        samples: samples?,
+        samples: samples.collect::<Result<_, Failure>>()?,
     })
 }
 
-fn sample(base: &Base, lora: &Lora, row: &TokenizedRow) -> Result<GoldenSample, Failure> {
-    let tokens = &row.tokens[..row.tokens.len().min(MAX_TOKENS)];
-    let ids: Vec<i64> = tokens.iter().map(|token| i64::from(*token)).collect();
-    Ok(GoldenSample {
-        tokens: tokens.to_vec(),
-        base: base.log_probabilities(None, &ids)?,
-        adapter: base.log_probabilities(Some(lora), &ids)?,
-    })
+/// The first tokens of a row.
+fn start_of(row: &TokenizedRow) -> Vec<i64> {
+    let tokens = row.tokens.iter().take(MAX_TOKENS);
+    tokens.map(|token| i64::from(*token)).collect()
 }

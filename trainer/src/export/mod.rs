@@ -23,7 +23,7 @@ use crate::train::plan::Plan;
 use crate::train::trainee::Trainee;
 
 /// Writes the result into `folder`, and into `merged` the base with the adapter merged into it. Takes the model apart: a 4-bit
-/// base makes room for the dense one that engines serve.
+/// base makes room for a layer of the dense one that engines serve.
 pub(crate) fn write(
     folder: &Path,
     merged: Option<&Path>,

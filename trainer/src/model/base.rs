@@ -2,19 +2,18 @@
 
 use std::cell::RefCell;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::batch::Positions;
 use super::config::HEAD;
-use super::layer::{Layer, Norms, Pass, Saved};
-use super::linears::{Adapters, COUNT, NO_ADAPTERS};
-use super::self_attention::SelfAttention;
-use super::wiring::BranchNorms;
-use super::{Batch, KeyValueCache, ModelConfig, Projection, WeightSource};
-use crate::method::four_bit::{Code, FourBitMatrix};
+use super::layer::{Layer, Pass, Saved};
+use super::linears::{Adapters, NO_ADAPTERS};
+use super::loader::Loader;
+use super::{Batch, KeyValueCache, ModelConfig, WeightSource};
+use crate::method::four_bit::Code;
 use crate::method::{Lora, full};
 use crate::ops::cross_entropy::{self, LossSum};
-use crate::ops::linear::{Dense, Linear, Scratch, Weight};
+use crate::ops::linear::{Dense, Scratch};
 use crate::ops::random::{self, Draw};
 use crate::ops::rope::Rotation;
 use crate::ops::{Error, Result, embedding, logits, rms_norm};
@@ -103,33 +102,36 @@ impl Base {
             Storage::Trained => Some(full::parameters(config)?),
             Storage::Frozen | Storage::FourBit { .. } => None,
         };
-        let loader = Loader {
-            source,
-            names: source.names(),
-            options,
-            parameters: parameters.as_ref(),
-        };
-        let (vocabulary, hidden) = (config.vocabulary_size, config.hidden_size);
+        let loader = Loader::new(source, options, parameters.as_ref());
         let layers = (0..config.layers)
             .map(|layer| loader.layer(config, layer))
             .collect::<Result<_>>()?;
+        let rest = Self::without_layers(config, &loader)?;
+        Ok(Self {
+            layers,
+            parameters,
+            ..rest
+        })
+    }
+
+    /// What stands before and behind the layers, without these and without anything to train.
+    pub(super) fn without_layers(config: &ModelConfig, loader: &Loader<'_>) -> Result<Self> {
+        let compute = loader.compute();
+        let (vocabulary, hidden) = (config.vocabulary_size, config.hidden_size);
         let head = match config.tied_embeddings {
             true => None,
-            false => Some(loader.dense(HEAD, &[vocabulary, hidden], options.compute)?),
+            false => Some(loader.dense(HEAD, &[vocabulary, hidden], compute)?),
         };
+        let name = config.embedding_name();
         Ok(Self {
             config: config.clone(),
-            compute: options.compute,
-            embedding: loader.dense(
-                &config.embedding_name(),
-                &[vocabulary, hidden],
-                options.compute,
-            )?,
-            layers,
+            compute,
+            embedding: loader.dense(&name, &[vocabulary, hidden], compute)?,
+            layers: Vec::new(),
             final_norm: loader.dense(&config.final_norm_name(), &[hidden], Kind::Float)?,
             head,
-            parameters,
-            scratch: RefCell::new(Scratch::new(options.compute)),
+            parameters: None,
+            scratch: RefCell::new(Scratch::new(compute)),
             noise: None,
             draw: None,
         })
@@ -300,12 +302,25 @@ impl Base {
         logits::forward(hidden, &head, self.config.wiring.logits)
     }
 
+    /// One layer, which need not be among those held, on rows x (M, H) of tokens (1, T).
+    pub(super) fn forward_layer(
+        &self,
+        layer: &Layer,
+        adapters: &Adapters,
+        tokens: &Tensor,
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let mut scratch = self.scratch.borrow_mut();
+        let mut pass = self.pass(tokens, Positions::Rows, &mut scratch)?;
+        Ok(layer.forward(x, adapters, None, &mut pass)?.0)
+    }
+
     fn head(&self) -> &Dense {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Tokens (B, T) to the first layer's input (M, H).
-    fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+    pub(super) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
         let multiplier = self.config.wiring.embedding_multiplier;
         let mut x = embedding::forward(&self.embedding.value, tokens, self.compute, multiplier)?;
         if let Some(noise) = &self.noise {
@@ -314,7 +329,7 @@ impl Base {
         Ok(x)
     }
 
-    fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
         Ok(rms_norm::forward(x, &self.final_norm.value, self.config.norm())?.0)
     }
 
@@ -347,7 +362,7 @@ impl Base {
             Positions::Cached { room, .. } => room,
         };
         let numbers = positions.numbers(length)?; // (T) or (B, T)
-        let rotation = |rope| Rotation::new(rope, &numbers, whole, self.compute);
+        let rotation = |rope| Rotation::new(rope, &numbers, whole);
         Ok(Pass {
             config,
             rotations: config
@@ -366,156 +381,7 @@ impl Base {
     }
 }
 
-fn adapters(adapter: Option<&Lora>, layer: usize) -> &Adapters {
+/// The adapters of a layer.
+pub(super) fn adapters(adapter: Option<&Lora>, layer: usize) -> &Adapters {
     adapter.map_or(NO_ADAPTERS, |adapter| adapter.layer(layer))
-}
-
-/// Takes weights from their source into the form in which they are held.
-struct Loader<'a> {
-    source: &'a dyn WeightSource,
-    names: Vec<String>,
-    options: &'a LoadOptions,
-    parameters: Option<&'a Parameters>,
-}
-
-impl Loader<'_> {
-    fn layer(&self, config: &ModelConfig, layer: i64) -> Result<Layer> {
-        let [attention, feed_forward] = config.wiring.norms.names();
-        let mut linears = [const { None }; COUNT];
-        for &projection in config.projections() {
-            linears[projection as usize] = Some(self.linear(config, layer, projection)?);
-        }
-        let norms = config.query_key_norms(layer);
-        Ok(Layer {
-            norms: [
-                self.norms(config, layer, attention)?,
-                self.norms(config, layer, feed_forward)?,
-            ],
-            attention: SelfAttention {
-                module: format!("{}.layers.{layer}.self_attn", config.wiring.decoder),
-                norms: match norms.as_slice() {
-                    [(query, queries), (key, keys)] => Some([
-                        self.dense(query, queries, Kind::Float)?,
-                        self.dense(key, keys, Kind::Float)?,
-                    ]),
-                    _ => None,
-                },
-                settings: config.attention(layer),
-                rotation: config.rope_of(layer),
-            },
-            linears,
-        })
-    }
-
-    fn linear(&self, config: &ModelConfig, layer: i64, projection: Projection) -> Result<Linear> {
-        let (output, input) = projection.shape(config);
-        let module = projection.module(config, layer);
-        let bias = match projection.has_bias(config) {
-            true => Some(self.dense(&format!("{module}.bias"), &[output], Kind::Float)?),
-            false => None,
-        };
-        Ok(Linear {
-            weight: self.matrix(&format!("{module}.weight"), &[output, input])?,
-            bias,
-        })
-    }
-
-    fn norms(&self, config: &ModelConfig, layer: i64, names: BranchNorms) -> Result<Norms> {
-        let norm = |name: Option<&str>| {
-            name.map(|name| {
-                let name = config.norm_name(layer, name);
-                self.dense(&name, &[config.hidden_size], Kind::Float)
-            })
-            .transpose()
-        };
-        Ok(Norms {
-            before: norm(names.before)?,
-            after: norm(names.after)?,
-        })
-    }
-
-    fn matrix(&self, name: &str, shape: &[i64]) -> Result<Weight> {
-        if self.source.is_quantized() {
-            return self.matrix_as_stored(name, shape);
-        }
-        Ok(match self.options.storage {
-            Storage::FourBit {
-                code,
-                double_quantization,
-            } => Weight::FourBit(FourBitMatrix::quantise(
-                &self.tensor(name, shape)?,
-                code,
-                double_quantization,
-            )?),
-            Storage::Frozen | Storage::Trained => {
-                Weight::Dense(self.dense(name, shape, self.options.compute)?)
-            }
-        })
-    }
-
-    /// A matrix of a source that holds its linear layers in 4 bits: as it is there.
-    fn matrix_as_stored(&self, name: &str, shape: &[i64]) -> Result<Weight> {
-        if self.parameters.is_some() {
-            return Err(Error::Configuration(
-                "the base is saved in 4 bits, whose weights cannot be trained: use method qlora, or the base as it was \
-                 before"
-                    .to_owned(),
-            ));
-        }
-        let Some(matrix) = self.source.four_bit(name)? else {
-            return Ok(Weight::Dense(self.dense(
-                name,
-                shape,
-                self.options.compute,
-            )?));
-        };
-        let (rows, columns) = matrix.shape();
-        if [rows, columns] != *shape {
-            return Err(Error::Shape {
-                name: name.to_owned(),
-                found: vec![rows, columns],
-                expected: shape.to_vec(),
-            });
-        }
-        Ok(Weight::FourBit(matrix))
-    }
-
-    /// Fixed in `kind`, or a view of the parameters.
-    fn dense(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Dense> {
-        let tensor = self.tensor(name, shape)?;
-        let Some(parameters) = self.parameters else {
-            return Ok(Dense {
-                value: tensor.f_to_kind(kind)?.f_contiguous()?,
-                gradient: None,
-            });
-        };
-        let parameter = parameters.find(name).ok_or_else(|| Error::MissingTensor {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-        })?;
-        let mut value = parameters.value(parameter)?;
-        value.f_copy_(&tensor)?;
-        Ok(Dense {
-            value,
-            gradient: Some(parameters.gradient(parameter)?),
-        })
-    }
-
-    fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
-        if !self.names.iter().any(|known| known == name) {
-            return Err(Error::MissingTensor {
-                name: name.to_owned(),
-                shape: shape.to_vec(),
-            });
-        }
-        let tensor = self.source.tensor(name)?;
-        if tensor.size() != shape {
-            return Err(Error::Shape {
-                name: name.to_owned(),
-                found: tensor.size(),
-                expected: shape.to_vec(),
-            });
-        }
-        Ok(tensor.f_to_device(Device::Cpu)?)
-    }
 }

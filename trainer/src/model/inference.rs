@@ -40,6 +40,11 @@ impl Base {
     /// The log-probability, in nats, of each token but the first given those before it.
     pub fn log_probabilities(&self, adapter: Option<&Lora>, tokens: &[i64]) -> Result<Vec<f64>> {
         let hidden = self.hidden(adapter, &as_batch(tokens)?, Positions::Rows, &mut |_| {})?; // (T, H)
+        self.picked(&hidden, tokens)
+    }
+
+    /// The log-probability of each token but the first from the last hidden rows (T, H).
+    pub(super) fn picked(&self, hidden: &Tensor, tokens: &[i64]) -> Result<Vec<f64>> {
         let mut picked = Vec::with_capacity(tokens.len().saturating_sub(1));
         for (position, &token) in tokens.iter().enumerate().skip(1) {
             // Row by row, so that long texts do not hold (T, V) numbers.
@@ -72,7 +77,7 @@ impl Base {
 }
 
 /// Tokens (1, T).
-fn as_batch(tokens: &[i64]) -> Result<Tensor> {
+pub(super) fn as_batch(tokens: &[i64]) -> Result<Tensor> {
     if tokens.is_empty() {
         return Err(Error::Input("no tokens, expected at least one".to_owned()));
     }

@@ -65,12 +65,11 @@ impl LowRank {
     pub(super) fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<(Tensor, Saved)> {
         let kind = x.f_kind()?;
         let kept = self.kept(x)?;
-        let inner = kept
-            .as_ref()
-            .unwrap_or(x)
-            .f_mm(&self.a.f_to_kind(kind)?.f_tr()?)?
+        let (a, b) = (Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?);
+        let inner = a
+            .inner(kept.as_ref().unwrap_or(x), true)?
             .f_mul_scalar_(self.scaling)?; // (M, r)
-        let mut y = inner.f_mm(&self.b.f_to_kind(kind)?.f_tr()?)?; // (M, out)
+        let mut y = b.outer(&inner)?.f_mm(&b.value.f_tr()?)?; // (M, out)
         let Some(magnitude) = &self.magnitude else {
             let _ = y.f_addmm_(x, &weight.f_tr()?)?;
             return Ok((y, Saved { inner, dora: None }));
@@ -114,21 +113,20 @@ impl LowRank {
             Some(factor) => scaled(dy, factor)?,
             None => dy.shallow_clone(),
         }; // (M, out)
-        let d_inner = d_product
-            .f_mm(&self.b.f_to_kind(kind)?)?
-            .f_mul_scalar_(self.scaling)?; // (M, r)
+        let (a, b) = (Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?);
+        let d_inner = b.inner(&d_product, false)?.f_mul_scalar_(self.scaling)?; // (M, r)
         add_product(&self.gradient_b, &d_product.f_tr()?, &saved.inner)?;
         add_product(
             &self.gradient_a,
             &d_inner.f_tr()?,
             kept.as_ref().unwrap_or(x),
         )?;
-        let a = self.a.f_to_kind(kind)?;
+        let d_inner = a.outer(&d_inner)?;
         let Some(dropout) = &self.dropout else {
-            let dx = plus_product(dx, &d_inner, &a)?;
+            let dx = plus_product(dx, &d_inner, &a.value)?;
             return plus_product(Some(dx), &d_product, weight);
         };
-        let mut d_kept = d_inner.f_mm(&a)?; // (M, in)
+        let mut d_kept = d_inner.f_mm(&a.value)?; // (M, in)
         if factor.is_some() {
             let _ = d_kept.f_addmm_(&d_product.f_sub(dy)?, weight)?;
         }
@@ -188,6 +186,87 @@ impl LowRank {
             .f_add_(&squares)?;
         // A row of zeros has norm 0, and its outputs are 0 whatever they are divided by.
         Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_sqrt()?)
+    }
+}
+
+/// A or B in the type of the activations. In bf16 as a sum of two, side by side along r: with one alone, a step that changes a
+/// value by less than 2^-9 of itself would not be seen.
+struct Factor {
+    /// A (r or 2·r, in), B (out, r or 2·r).
+    value: Tensor,
+    parts: i64,
+}
+
+impl Factor {
+    fn of_a(a: &Tensor, kind: Kind) -> Result<Self> {
+        let (rank, input) = a.size2()?;
+        Self::of(a, kind, rank * input, &[2 * rank, input])
+    }
+
+    fn of_b(b: &Tensor, kind: Kind) -> Result<Self> {
+        let (output, rank) = b.size2()?;
+        Self::of(b, kind, rank, &[output, 2 * rank])
+    }
+
+    /// Behind each `width` numbers of the first part stand those of the second.
+    fn of(matrix: &Tensor, kind: Kind, width: i64, shape: &[i64]) -> Result<Self> {
+        if kind == Kind::Float {
+            return Ok(Self {
+                value: matrix.shallow_clone(),
+                parts: 1,
+            });
+        }
+        let mut value = memory::empty::<bf16>(shape)?;
+        kernel::run(InTwo {
+            matrix: slice::<f32>(&matrix.f_contiguous()?)?,
+            width: width as usize,
+            parts: slice_mut(&mut value)?,
+        });
+        Ok(Self { value, parts: 2 })
+    }
+
+    /// x·Aᵀ or, where the factor is B, dy·B: (M, r).
+    fn inner(&self, x: &Tensor, transposed: bool) -> Result<Tensor> {
+        let product = match transposed {
+            true => x.f_mm(&self.value.f_tr()?)?,
+            false => x.f_mm(&self.value)?,
+        };
+        if self.parts == 1 {
+            return Ok(product);
+        }
+        let rank = product.size()[1] / 2;
+        Ok(product
+            .f_narrow(1, 0, rank)?
+            .f_add(&product.f_narrow(1, rank, rank)?)?)
+    }
+
+    /// `inner` (M, r) as often as the factor has parts.
+    fn outer(&self, inner: &Tensor) -> Result<Tensor> {
+        Ok(match self.parts {
+            1 => inner.shallow_clone(),
+            _ => Tensor::f_cat(&[inner, inner], 1)?,
+        })
+    }
+}
+
+/// A matrix as the sum of two in bf16, the second what the first leaves over.
+struct InTwo<'a> {
+    matrix: &'a [f32],
+    width: usize,
+    parts: &'a mut [bf16],
+}
+
+impl Kernel for InTwo<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let rows = self.matrix.chunks_exact(self.width);
+        for (row, parts) in rows.zip(self.parts.chunks_exact_mut(2 * self.width)) {
+            let (first, second) = parts.split_at_mut(self.width);
+            for ((value, first), second) in row.iter().zip(first).zip(second) {
+                *first = <bf16 as Element>::round(*value);
+                *second = <bf16 as Element>::round(value - first.widen());
+            }
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use rstest::rstest;
 use tch::{Kind, Tensor};
-use trainer::model::{LogitRows, Storage};
+use trainer::model::{LogitRows, Storage, score_layer_by_layer};
 
+use crate::families::{Family, expected, for_every_family};
 use crate::fixture::{TOLERANCE, adapter, assert_close, assert_near, base, tensors};
 
 #[rstest]
@@ -81,5 +82,30 @@ fn tokens_of_another_vocabulary_are_refused() {
             error.contains(&token.to_string()) && error.contains("319"),
             "{error}"
         );
+    }
+}
+
+for_every_family! {
+    /// What `golden.json` of a base that was quantised for training rests on.
+    fn layer_by_layer_log_probabilities_are_those_of_the_whole_base_to_the_bit(name) {
+        let family = Family::open(name);
+        let (expected, _) = expected(name);
+        let rows = Vec::<Vec<i64>>::try_from(&expected["tokens"]).unwrap();
+        let texts = vec![rows[0].clone(), rows[1][..5].to_vec(), rows[1].clone()];
+        for compute in [Kind::Float, Kind::BFloat16] {
+            let whole = family.base(compute, Storage::Frozen);
+            let weights = family.files.weights().unwrap();
+            let config = family.files.config();
+            let found =
+                score_layer_by_layer(config, weights.as_ref(), compute, &family.lora, &texts)
+                    .unwrap();
+            assert_eq!(found.len(), texts.len());
+            for (found, text) in found.iter().zip(&texts) {
+                assert_eq!(found.base, whole.log_probabilities(None, text).unwrap());
+                let adapted = whole.log_probabilities(Some(&family.lora), text).unwrap();
+                assert_eq!(found.adapter, adapted);
+                assert_ne!(found.adapter, found.base);
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@
 )]
 
 mod adamw_8bit;
+mod bf16;
 mod families;
 mod fixture;
 mod four_bit;
