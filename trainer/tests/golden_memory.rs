@@ -9,8 +9,6 @@
 
 mod memory;
 
-use std::time::Instant;
-
 use finetune_crds::fine_tune_job::Lora as Settings;
 use memory::{
     ALLOWANCE, MIB, anonymous, in_four_bits, load_in_four_bits, sizes, watched, write_base,
@@ -42,11 +40,9 @@ fn scores_of_a_quantised_base_take_one_dense_layer_beside_embedding_and_head() {
         .map(|text| (0..96).map(|token| (token * 31 + text) % 320).collect())
         .collect();
     let weights = files.weights().unwrap();
-    let clock = Instant::now();
     let (scores, peak) = watched(|| {
         score_layer_by_layer(config, weights.as_ref(), Kind::BFloat16, &lora, &texts).unwrap()
     });
-    println!("{:.1} s", clock.elapsed().as_secs_f64());
     assert_eq!(scores.len(), texts.len());
     assert_eq!(base.config().layers, LAYERS);
 
@@ -59,7 +55,6 @@ fn scores_of_a_quantised_base_take_one_dense_layer_beside_embedding_and_head() {
         "the base is too small to show anything"
     );
     let taken = peak - start;
-    println!("{} MiB, at most {}", taken / MIB, most / MIB);
     assert!(
         taken <= most,
         "the scores took {} MiB, expected at most {}: {} for the 4-bit base, {} for a layer, {} for embedding and head",

@@ -109,7 +109,6 @@ fn distances(name: &str) -> Vec<(String, Vec<f64>)> {
 #[track_caller]
 fn assert_nearer(what: &str, ours: f64, theirs: &Value) {
     let theirs = theirs.as_f64().unwrap();
-    println!("{what}: {ours:.2e}, the reference {theirs:.2e}");
     // Where neither rounds, as in the embedding without a multiplier, both are as near; where both do so once, the last digits
     // of the record decide.
     assert!(
