@@ -419,17 +419,19 @@ def steps(folder, name):
         "steps.tokens": torch.stack([tokens for tokens, _ in batches]),
         "steps.labels": torch.stack([labels for _, labels in batches]),
         "steps.losses": trajectory(load_adapter(folder, name), batches),
+        "nf4.steps.losses": trajectory(on_nf4(folder, name), batches),
     }
 
 
-def nf4_loss(folder, name, tokens, labels):
+def on_nf4(folder, name):
+    """The adapter on a base with every linear layer but the head in NF4."""
     model = load_adapter(folder, name)
     for key, weight in model.named_parameters():
         if ".layers." in key and key.endswith("_proj.base_layer.weight"):
             # In rows of one block: bitsandbytes' CPU code begins a new block with each row, its GPU code and its format do not.
             blocks = weight.detach().reshape(-1, four_bit.BLOCK)
             weight.data = four_bit.quantise(blocks)["dequantised"].reshape(weight.shape).clone()
-    return forward(model, tokens, labels)[0].detach().reshape(1)
+    return model
 
 
 def check_rounding(name, single, folder, tokens, labels, changes=None):
@@ -450,7 +452,8 @@ def write_expected(out):
         short = batch(f"{name} short", SHORT)
         with torch.no_grad():
             short_loss = forward(load_adapter(folder, name), *short)[0].reshape(1)
-        tensors = {"tokens": tokens, "labels": labels, "nf4.loss": nf4_loss(folder, name, tokens, labels)}
+        on_four_bits = forward(on_nf4(folder, name), tokens, labels)[0].detach().reshape(1)
+        tensors = {"tokens": tokens, "labels": labels, "nf4.loss": on_four_bits}
         tensors |= {"short.tokens": short[0], "short.labels": short[1], "short.loss": short_loss}
         lora.save(tensors | right | steps(folder, name), folder / "expected.safetensors")
 

@@ -27,6 +27,7 @@ import bnb_files  # noqa: E402
 import chat  # noqa: E402
 import data  # noqa: E402
 import families  # noqa: E402
+import family_files  # noqa: E402
 import four_bit  # noqa: E402
 import gguf_adapter  # noqa: E402
 import gguf_files  # noqa: E402
@@ -69,6 +70,7 @@ STEPS = [
     parquet_files.write_files,
     families.write_models,
     families.write_expected,
+    family_files.write_saved,
     families.write_ropes,
     families.write_mutations,
     gguf_adapter.write_adapters,

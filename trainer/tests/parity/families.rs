@@ -46,6 +46,11 @@ macro_rules! for_every_family {
 
 pub(crate) use for_every_family;
 
+const NF4: Storage = Storage::FourBit {
+    code: Code::Nf4,
+    double_quantization: false,
+};
+
 /// A family's files, with its configuration as it is or with some keys changed.
 pub(crate) struct Family {
     pub(crate) files: BaseModelFiles,
@@ -160,34 +165,43 @@ for_every_family! {
 }
 
 for_every_family! {
-    fn a_base_of_4_bits_equals_the_reference(name) {
-        let family = Family::open(name);
-        let (expected, batch) = expected(name);
-        let base = family.base(Kind::Float, Storage::FourBit { code: Code::Nf4, double_quantization: false });
-        let loss = mean_loss(&base, &family.lora, &batch);
-        assert_near("loss", loss, scalar(&expected, "nf4.loss"), TOLERANCE);
-        let moved = (loss / scalar(&expected, "loss") - 1.0).abs();
-        assert!(moved > 100.0 * TOLERANCE, "4 bits move the loss by {moved:.1e} only");
+    fn four_optimiser_steps_of_lora_and_qlora_equal_the_reference(name) {
+        let (expected, _) = expected(name);
+        for (prefix, storage) in [("steps", Storage::Frozen), ("nf4.steps", NF4)] {
+            let mut family = Family::open(name);
+            let mut base = family.base(Kind::Float, storage);
+            let lora = &mut family.lora;
+            let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
+            for step in 0..4_i64 {
+                let of = |key: &str| expected[&format!("steps.{key}")].i(step);
+                let batch = batch(&of("tokens"), &of("labels"));
+                let tokens = trained(&batch);
+                lora.parameters_mut().zero_gradients().unwrap();
+                let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens).unwrap();
+                let right = expected[&format!("{prefix}.losses")].double_value(&[step]);
+                assert_near(&format!("{prefix} {step}"), sum.loss / tokens, right, TOLERANCE);
+                clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
+                optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+            }
+        }
     }
 }
 
 for_every_family! {
-    fn four_optimiser_steps_equal_the_reference(name) {
-        let mut family = Family::open(name);
-        let (expected, _) = expected(name);
-        let mut base = family.frozen();
-        let lora = &mut family.lora;
-        let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
-        for step in 0..4_i64 {
-            let of = |key: &str| expected[&format!("steps.{key}")].i(step);
-            let batch = batch(&of("tokens"), &of("labels"));
-            let tokens = trained(&batch);
-            lora.parameters_mut().zero_gradients().unwrap();
-            let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens).unwrap();
-            let right = of("losses").double_value(&[]);
-            assert_near(&format!("loss of step {step}"), sum.loss / tokens, right, TOLERANCE);
-            clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
-            optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+    /// With the weights of a file in bitsandbytes' format, and quantised here: the same base.
+    fn a_base_of_4_bits_equals_the_reference(name) {
+        let family = Family::open(name);
+        let (expected, batch) = expected(name);
+        let quantised = family.base(Kind::Float, NF4);
+        let saved = BaseModelFiles::open(&path(&format!("families/{name}/nf4"))).unwrap();
+        assert!(saved.quantization().is_some());
+        let options = LoadOptions { compute: Kind::Float, storage: NF4 };
+        let saved = Base::load(saved.config(), saved.weights().unwrap().as_ref(), &options).unwrap();
+        for base in [quantised, saved] {
+            let loss = mean_loss(&base, &family.lora, &batch);
+            assert_near("loss", loss, scalar(&expected, "nf4.loss"), TOLERANCE);
+            let moved = (loss / scalar(&expected, "loss") - 1.0).abs();
+            assert!(moved > 100.0 * TOLERANCE, "4 bits move the loss by {moved:.1e} only");
         }
     }
 }

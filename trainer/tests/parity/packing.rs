@@ -105,7 +105,16 @@ impl Model {
 #[rstest]
 fn packed_rows_have_the_loss_and_the_gradients_of_unpacked_ones(
     #[values(
-        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2",
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3-multimodal",
+        "phi3",
+        "olmo2",
         "granite"
     )]
     name: &str,
