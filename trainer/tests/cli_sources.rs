@@ -147,3 +147,22 @@ fn nothing_is_written_to_what_is_for_reading() {
         "one file",
     ]);
 }
+
+#[test]
+fn uploads_are_put_together_where_the_flag_says_and_not_among_shared_downloads() {
+    let bench = Bench::new(2);
+    let outgoing = bench.work().with_file_name("outgoing");
+    let flags = ["--outgoing", outgoing.to_str().unwrap()];
+    bench.run_with("train", &flags).succeeded();
+    assert!(outgoing.is_dir());
+    assert_eq!(std::fs::read_dir(&outgoing).unwrap().count(), 0);
+    std::fs::remove_dir(&outgoing).unwrap();
+    std::fs::write(&outgoing, "").unwrap();
+    let ended = bench.run_with("merge", &flags);
+    assert_ne!(ended.code, Some(0));
+    assert!(
+        ended.stderr.contains("choose another with --outgoing"),
+        "{}",
+        ended.stderr
+    );
+}
