@@ -6,7 +6,6 @@ use crate::base::Fetch;
 use crate::export;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::model::Wiring;
 use crate::outcome;
 use crate::peft;
 use crate::train::inputs;
@@ -28,13 +27,6 @@ pub async fn merge(
         None => published_adapter(job, place).await?,
     };
     let base = inputs::fetch(job, place, Fetch::Whole).await?;
-    let config = base.config();
-    if config.wiring.decoder != Wiring::LLAMA.decoder {
-        return Err(Failure::invalid(format!(
-            "the base is a {}, of which only the language model is read, expected a checkpoint of that alone: what is merged would be without its other parts",
-            config.architecture
-        )));
-    }
     let folder = peft::fetch(&adapter, &place.output_credentials, &place.cache).await?;
     let lora = peft::read(&folder, base.config())?.lora;
     let folder = place.temporary()?;

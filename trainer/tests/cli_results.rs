@@ -8,6 +8,7 @@
 
 mod bench;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bench::Bench;
@@ -278,6 +279,168 @@ fn a_merged_model_says_what_base_and_adapter_say() {
         // By hand the same model, to the last byte.
         let by_hand = bench.run("merge").succeeded().outcome();
         assert_eq!(by_hand["digest"], outcome["model"]["digest"]);
+    }
+}
+
+#[test]
+fn a_gguf_adapter_lies_beside_pefts_files_which_stay_the_same() {
+    let trained = |gguf: bool| {
+        let bench = Bench::with("tiny-llama", |job| {
+            job["spec"]["training"]["maxSteps"] = 3.into();
+            job["spec"]["method"] = json!({ "lora": { "rank": 4, "alpha": 8, "useRslora": true } });
+            let output =
+                json!({ "ggufAdapter": gguf, "adapter": { "engines": ["VLLM", "Finetune"] } });
+            job["spec"]["output"] = output;
+        });
+        let outcome = bench.run("train").succeeded().outcome();
+        let [version] = bench.versions().try_into().unwrap();
+        (bench, outcome, version)
+    };
+    let (_plain_bench, plain_outcome, plain) = trained(false);
+    let (bench, outcome, version) = trained(true);
+    let gguf = version.join("adapter.gguf");
+    assert_eq!(
+        outcome["ggufAdapter"],
+        format!("file://{}", gguf.display()).as_str()
+    );
+    assert!(plain_outcome["ggufAdapter"].is_null());
+    assert!(!plain.join("adapter.gguf").exists());
+    for name in [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "golden.json",
+    ] {
+        let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
+        assert_eq!(read(&version), read(&plain), "{name}");
+    }
+    let manifest = std::fs::read_to_string(version.join("manifest.json")).unwrap();
+    assert!(manifest.contains("adapter.gguf"), "{manifest}");
+    assert!(std::fs::read(&gguf).unwrap().starts_with(b"GGUF"));
+
+    let card = |folder: &Path| std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let command = "llama-server -m base.gguf --lora adapter/adapter.gguf";
+    assert!(card(&version).contains(command), "{}", card(&version));
+    assert!(!card(&plain).contains(command));
+
+    // The server and `generate` take the folder as they did.
+    let ask = ["--prompt", "what is 7?", "--max-new-tokens", "2"];
+    bench.run_with("generate", &ask).succeeded();
+}
+
+#[test]
+fn the_model_card_says_what_it_was_made_from_and_which_engines_serve_it() {
+    for (lora, vllm, sglang) in [
+        (json!({ "rank": 4 }), true, true),
+        (json!({ "rank": 4, "useRslora": true }), true, false),
+        (json!({ "rank": 4, "useDora": true }), false, false),
+    ] {
+        let bench = Bench::with("tiny-llama", |job| {
+            job["spec"]["training"]["maxSteps"] = 3.into();
+            job["spec"]["method"] = json!({ "lora": lora });
+        });
+        let outcome = bench.run("train").succeeded().outcome();
+        let [version] = bench.versions().try_into().unwrap();
+        let card = std::fs::read_to_string(version.join("README.md")).unwrap();
+        let has = |text: &str| card.contains(text);
+        for field in [
+            &outcome["baseModel"]["digest"],
+            &outcome["dataset"]["digest"],
+        ] {
+            assert!(has(field.as_str().unwrap()), "{field} is not in {card}");
+        }
+        for row in [
+            "| Rank | 4 |",
+            "| Alpha | 32 |",
+            "| Optimiser steps | 3 |",
+            "| Seed | 42 |",
+        ] {
+            assert!(has(row), "{row} is not in {card}");
+        }
+        assert!(has("PeftModel.from_pretrained") && has("trainer serve --model"));
+        assert_eq!(
+            has("--enable-lora --max-lora-rank 8 --lora-modules tiny=adapter/"),
+            vllm
+        );
+        assert_eq!(has("vLLM cannot serve it"), !vllm);
+        assert_eq!(has("sglang.launch_server"), sglang, "{card}");
+    }
+}
+
+/// The tensors of a folder's `model.safetensors`: type, shape and bytes by name.
+fn stored(folder: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
+    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let kind = format!("{:?} {:?}", view.dtype(), view.shape());
+        (name, (kind, view.data().to_vec()))
+    };
+    file.tensors().into_iter().map(tensor).collect()
+}
+
+#[test]
+fn a_whole_model_made_from_a_multimodal_base_keeps_what_sees_images() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let fixture = fixtures.join("families/gemma3-multimodal");
+    let base = tempfile::tempdir().unwrap();
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        std::fs::copy(fixture.join(name), base.path().join(name)).unwrap();
+    }
+    std::fs::write(base.path().join("preprocessor_config.json"), "{}").unwrap();
+    let before = stored(base.path());
+    let of_images = |name: &str| name.contains("vision_tower") || name.contains("projector");
+    assert!(before.keys().any(|name| of_images(name)));
+    for method in ["full", "lora"] {
+        let bench = Bench::with("tiny-llama", |job| {
+            job["spec"]["baseModel"]["uri"] = format!("file://{}/", base.path().display()).into();
+            job["spec"]["training"]["maxSteps"] = 3.into();
+            let settings = if method == "full" {
+                json!({})
+            } else {
+                json!({ "rank": 2 })
+            };
+            job["spec"]["method"] = json!({ method: settings });
+            job["spec"]["output"] = json!({ "mergedModel": method == "lora" });
+        });
+        let row = |number: usize| json!({ "prompt": "w7 ", "completion": format!("w{number}") });
+        let rows: Vec<String> = (10..40).map(|number| row(number).to_string()).collect();
+        bench.write_data(&rows);
+        let outcome = bench.run("train").succeeded().outcome();
+        let model = merged_folder(&bench);
+
+        let after = stored(&model);
+        assert!(after.keys().eq(before.keys()), "{:?}", after.keys());
+        for (name, (kind, bytes)) in &before {
+            let (new_kind, new_bytes) = &after[name];
+            assert_eq!(new_kind, kind, "{name}");
+            if of_images(name) {
+                assert_eq!(new_bytes, bytes, "{name}");
+            }
+            if name.ends_with("down_proj.weight") {
+                assert_ne!(new_bytes, bytes, "{name}");
+            }
+        }
+        let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
+        for name in ["config.json", "preprocessor_config.json"] {
+            assert_eq!(read(&model, name), read(base.path(), name), "{name}");
+        }
+        // It is a base again: its loss is that of what was trained, but for the rounding of its weights to bf16.
+        let ours = loss_of_model(&bench, &model);
+        if method == "lora" {
+            let [adapter] = bench.versions().try_into().unwrap();
+            let both = evaluated(&bench, &["--adapter", &adapter.display().to_string()]);
+            assert_near(ours, both, 1e-2);
+            let by_hand = bench.run("merge").succeeded().outcome();
+            assert_eq!(by_hand["digest"], outcome["model"]["digest"]);
+        }
+        assert!(
+            (ours / evaluated(&bench, &[]) - 1.0).abs() > 1e-2,
+            "{method}: {ours}"
+        );
     }
 }
 

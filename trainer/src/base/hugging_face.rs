@@ -20,6 +20,18 @@ const COMPANIONS: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
+/// Files that a multimodal model has beside: nothing here reads them, and a model made from this one needs them.
+const OF_IMAGES: [&str; 3] = [
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+];
+
+/// Whether a path below the folder only belongs to a model made from this one. No part of the base's digest.
+pub(super) fn goes_along(path: &str) -> bool {
+    OF_IMAGES.contains(&path)
+}
+
 /// Whether a path below the folder is part of the model: not, for example, the same weights in another format.
 pub(super) fn belongs(path: &str) -> bool {
     COMPANIONS.contains(&path) || is_weights(path)
@@ -91,7 +103,7 @@ pub(super) fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
 /// The files beside the weights, with their content.
 pub(super) fn companions(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut files = Vec::new();
-    for name in COMPANIONS {
+    for name in COMPANIONS.into_iter().chain(OF_IMAGES) {
         let path = folder.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => files.push((name.to_owned(), bytes)),

@@ -129,8 +129,9 @@ impl BaseModelFiles {
             hugging_face::refuse_pickles(uri, entries.iter().map(|entry| entry.path.as_str()))?;
             entries.retain(|entry| hugging_face::belongs(&entry.path));
             let wanted = |path: &str| {
-                hugging_face::belongs(path)
-                    && (fetch == Fetch::Whole || !hugging_face::is_weights(path))
+                hugging_face::goes_along(path)
+                    || hugging_face::belongs(path)
+                        && (fetch == Fetch::Whole || !hugging_face::is_weights(path))
             };
             let folder = cache.directory(uri, credentials, wanted).await?;
             (Place::Directory(folder), entries)

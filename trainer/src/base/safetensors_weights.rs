@@ -22,6 +22,8 @@ pub(super) struct Weights {
     files: Vec<SafetensorsFile>,
     /// Where each tensor lies, by its name in the model; of a matrix in 4 bits, its codes.
     places: BTreeMap<String, Place>,
+    /// Where that lies which a multimodal model has beside its language model, by its name in the file.
+    beside: BTreeMap<String, Place>,
     /// Where each other part of a matrix in 4 bits lies.
     parts: BTreeMap<String, Place>,
     /// The matrices in 4 bits.
@@ -49,6 +51,7 @@ impl Weights {
             .map(|name| SafetensorsFile::open(&folder.join(name)))
             .collect::<Result<Vec<_>, _>>()?;
         let mut places = BTreeMap::new();
+        let mut beside = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for name in file.names() {
                 let known = model_name(name);
@@ -59,6 +62,10 @@ impl Weights {
                     file: number,
                     name: name.to_owned(),
                 };
+                if is_of_images(&known, config) {
+                    beside.insert(name.to_owned(), place);
+                    continue;
+                }
                 if places.insert(known, place).is_some() {
                     return Err(Error::invalid(
                         folder.display().to_string(),
@@ -94,6 +101,7 @@ impl Weights {
         let weights = Self {
             files,
             places,
+            beside,
             parts,
             four_bit,
             quantization,
@@ -170,6 +178,7 @@ impl Weights {
             .places
             .get(name)
             .or_else(|| self.parts.get(name))
+            .or_else(|| self.beside.get(name))
             .ok_or_else(|| format!("`{name}` is missing: the files are incomplete"))?;
         self.files[place.file]
             .tensor(&place.name)
@@ -196,15 +205,18 @@ fn model_name(name: &str) -> String {
     }
 }
 
-/// Tensors that old files carry and that nothing reads: computed frequencies, and a copy of a tied head; and what a multimodal
-/// model has beside its language model.
+/// Tensors that old files carry and that nothing reads: computed frequencies, and a copy of a tied head.
 fn ignored(name: &str, config: &ModelConfig) -> bool {
-    let of_images = ["vision_tower.", "multi_modal_projector."];
+    name.ends_with(".rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight")
+}
+
+/// What a multimodal model has beside its language model.
+fn is_of_images(name: &str, config: &ModelConfig) -> bool {
     let inner = name.strip_prefix("model.").unwrap_or(name);
-    name.ends_with(".rotary_emb.inv_freq")
-        || (config.tied_embeddings && name == "lm_head.weight")
-        || (config.wiring.decoder == "model.language_model"
-            && of_images.iter().any(|part| inner.starts_with(part)))
+    config.wiring.decoder == "model.language_model"
+        && ["vision_tower.", "multi_modal_projector."]
+            .iter()
+            .any(|part| inner.starts_with(part))
 }
 
 /// libtorch's name of a type of weights.
@@ -224,6 +236,15 @@ fn signed(shape: &[usize]) -> Vec<i64> {
 impl WeightSource for Weights {
     fn names(&self) -> Vec<String> {
         self.places.keys().cloned().collect()
+    }
+
+    fn stored_name(&self, name: &str) -> String {
+        let place = self.places.get(name);
+        place.map_or_else(|| name.to_owned(), |place| place.name.clone())
+    }
+
+    fn beside(&self) -> Vec<String> {
+        self.beside.keys().cloned().collect()
     }
 
     fn tensor(&self, name: &str) -> ops::Result<Tensor> {
@@ -250,7 +271,8 @@ impl WeightSource for Weights {
             }
         };
         if let Some(index) = wrong {
-            let file = self.places.get(name).map(|place| &self.files[place.file]);
+            let place = self.places.get(name).or_else(|| self.beside.get(name));
+            let file = place.map(|place| &self.files[place.file]);
             let path = file.map_or_else(String::new, |file| file.path().display().to_string());
             return Err(fault(format!(
                 "{path}: {}",

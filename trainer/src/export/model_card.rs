@@ -4,8 +4,14 @@
 
 use std::fmt::Write;
 
+use finetune_crds::contract::layout::ADAPTER_GGUF;
+use finetune_crds::fine_tune_job::ServingEngine;
+
 use crate::base::BaseModelFiles;
 use crate::manifest_file::Job;
+use crate::method::Lora;
+use crate::model::ModelConfig;
+use crate::prepare::servable;
 use crate::train::inputs::Inputs;
 use crate::train::plan::Plan;
 
@@ -27,10 +33,7 @@ pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
         } else {
             "A whole model, all weights of which were trained."
         },
-        inputs
-            .base
-            .revision()
-            .map_or_else(String::new, |commit| format!(" at commit `{commit}`")),
+        at_commit(&inputs.base),
         inputs.base_digest,
         inputs.base.config().architecture,
         inputs.data.report.dataset.digest,
@@ -39,7 +42,7 @@ pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
     );
     let _ = write_hyper_parameters(&mut card, job, plan);
     let _ = if is_adapter {
-        write_adapter_usage(&mut card, name)
+        write_adapter_usage(&mut card, name, job, inputs.base.config())
     } else {
         write_model_usage(&mut card, name)
     };
@@ -57,11 +60,18 @@ pub(super) fn of_merged(job: &Job, base: &BaseModelFiles, base_digest: &str) -> 
         card,
         "# {name}\n\nA whole model: the base with a low-rank adapter (LoRA) merged into its weights, in the types in which \
          the base stores them.\n\n## Made from\n\n| | |\n| --- | --- |\n\
-         | Base model | `{base_uri}` |\n| Digest of the base | `{base_digest}` |\n| Architecture | {} |\n\n",
+         | Base model | `{base_uri}`{} |\n| Digest of the base | `{base_digest}` |\n| Architecture | {} |\n\n",
+        at_commit(base),
         base.config().architecture,
     );
     let _ = write_model_usage(&mut card, name);
     card
+}
+
+/// Which commit of a repository on the Hugging Face Hub.
+fn at_commit(base: &BaseModelFiles) -> String {
+    base.revision()
+        .map_or_else(String::new, |commit| format!(" at commit `{commit}`"))
 }
 
 fn write_front_matter(card: &mut String, is_adapter: bool, base_uri: &str) -> std::fmt::Result {
@@ -140,10 +150,15 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
     Ok(())
 }
 
-fn write_adapter_usage(card: &mut String, name: &str) -> std::fmt::Result {
+fn write_adapter_usage(
+    card: &mut String,
+    name: &str,
+    job: &Job,
+    config: &ModelConfig,
+) -> std::fmt::Result {
     write!(
         card,
-        "## Use\n\nWith transformers and peft, this folder being `adapter/` and the base `base/`:\n\n\
+        "## Use\n\nThis folder is `adapter/` below, the base `base/`. With transformers and peft:\n\n\
          ```python\n\
          from peft import PeftModel\n\
          from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
@@ -154,15 +169,54 @@ fn write_adapter_usage(card: &mut String, name: &str) -> std::fmt::Result {
          With the server of the trainer, which needs no Python:\n\n\
          ```sh\n\
          trainer serve --model BASE-URI --served-model-name base --adapter {name}=ADAPTER-URI --port 8000\n\
-         ```\n\n\
-         `golden.json` holds log-probabilities that tell whether an engine really serves this adapter.\n"
-    )
+         ```\n\n"
+    )?;
+    let modules = job
+        .lora()
+        .and_then(|settings| Lora::adapted(config, &settings).ok())
+        .unwrap_or_default();
+    let rank = modules.iter().map(|module| module.rank).max().unwrap_or(0);
+    let is_served = |engine| servable::is_served_by(engine, &job.spec, config);
+    match servable::vllm_step(rank).filter(|_| is_served(ServingEngine::Vllm)) {
+        Some(step) => write!(
+            card,
+            "With vLLM, the model's name in requests being `{name}`:\n\n\
+             ```sh\n\
+             vllm serve base/ --enable-lora --max-lora-rank {step} --lora-modules {name}=adapter/\n\
+             ```\n\n"
+        )?,
+        None => card.push_str("vLLM cannot serve it.\n\n"),
+    }
+    if is_served(ServingEngine::SgLang) {
+        write!(
+            card,
+            "With SGLang, the model's name in requests being `base:{name}` (`{name}` alone is answered by the base):\n\n\
+             ```sh\n\
+             python3 -m sglang.launch_server --model-path base/ --served-model-name base --enable-lora --lora-paths {name}=adapter/\n\
+             ```\n\n"
+        )?;
+    } else {
+        card.push_str("SGLang cannot serve it, or would scale it wrongly.\n\n");
+    }
+    if job.wants_gguf_adapter() {
+        write!(
+            card,
+            "With llama.cpp, on a GGUF of the base in any type:\n\n\
+             ```sh\n\
+             llama-server -m base.gguf --lora adapter/{ADAPTER_GGUF}\n\
+             ```\n\n"
+        )?;
+    }
+    card.push_str(
+        "`golden.json` holds log-probabilities that tell whether an engine really serves this adapter.\n",
+    );
+    Ok(())
 }
 
 fn write_model_usage(card: &mut String, name: &str) -> std::fmt::Result {
     write!(
         card,
-        "## Use\n\nWith transformers, this folder being `model/`:\n\n\
+        "## Use\n\nThis folder is `model/` below. With transformers:\n\n\
          ```python\n\
          from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
          tokenizer = AutoTokenizer.from_pretrained(\"model/\")\n\
@@ -171,6 +225,11 @@ fn write_model_usage(card: &mut String, name: &str) -> std::fmt::Result {
          With the server of the trainer, which needs no Python:\n\n\
          ```sh\n\
          trainer serve --model MODEL-URI --served-model-name {name} --port 8000\n\
+         ```\n\n\
+         With vLLM or SGLang:\n\n\
+         ```sh\n\
+         vllm serve model/ --served-model-name {name}\n\
+         python3 -m sglang.launch_server --model-path model/ --served-model-name {name}\n\
          ```\n"
     )
 }

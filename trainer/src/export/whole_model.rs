@@ -1,5 +1,5 @@
 //! A whole model as a folder that transformers loads: the base's configuration and tokenizer, and weights in the types in
-//! which the base stores them.
+//! which the base stores them. Of a multimodal base the rest is there too, as it was.
 //!
 //! Weights are made one at a time, when their turn to be written comes. The base's files are read, never the base as training
 //! holds it: a base in 4 bits would give a model in 4 bits' precision.
@@ -33,12 +33,9 @@ pub(super) fn write_trained(
         .parameters()
         .ok_or_else(|| Failure::internal("the model has no trained weights to write"))?;
     let stored = files.weights()?;
-    let mut plans = Vec::new();
-    for parameter in parameters.list() {
-        plans.push(plan(&parameter.name, &stored.tensor(&parameter.name)?)?);
-    }
+    let names = parameters.list().iter().map(|p| p.name.clone()).collect();
     write_companions(folder, files)?;
-    write_weights(folder, plans, SHARD_BYTES, &|name| {
+    write(folder, stored.as_ref(), names, &|name| {
         let parameter = parameters
             .find(name)
             .ok_or_else(|| Failure::internal(format!("no parameter is named {name}")))?;
@@ -54,12 +51,40 @@ pub(super) fn write_merged(
 ) -> Result<(), Failure> {
     let stored = files.weights()?;
     let merged = Merged::new(stored.as_ref(), lora);
+    write_companions(folder, files)?;
+    write(folder, stored.as_ref(), stored.names(), &|name| {
+        Ok(merged.tensor(name)?)
+    })
+}
+
+/// Writes the model's weights of these `names`, as `make` makes them, and unchanged what lies beside the model in the
+/// base's files. All have the names and types that they have there.
+fn write(
+    folder: &Path,
+    stored: &dyn WeightSource,
+    names: Vec<String>,
+    make: &dyn Fn(&str) -> Result<Tensor, Failure>,
+) -> Result<(), Failure> {
     let mut plans = Vec::new();
-    for name in stored.names() {
+    // By the name in the file.
+    let mut made = BTreeMap::new();
+    for name in names {
+        let in_file = stored.stored_name(&name);
+        plans.push(plan(&in_file, &stored.tensor(&name)?)?);
+        made.insert(in_file, name);
+    }
+    for name in stored.beside() {
         plans.push(plan(&name, &stored.tensor(&name)?)?);
     }
-    write_companions(folder, files)?;
-    write_weights(folder, plans, SHARD_BYTES, &|name| Ok(merged.tensor(name)?))
+    write_weights(
+        folder,
+        plans,
+        SHARD_BYTES,
+        &|in_file| match made.get(in_file) {
+            Some(name) => make(name),
+            None => Ok(stored.tensor(in_file)?),
+        },
+    )
 }
 
 /// How a tensor is written that the base stores as `stored`. A type that weights cannot have becomes fp32.

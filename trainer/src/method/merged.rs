@@ -26,6 +26,14 @@ impl WeightSource for Merged<'_> {
         self.base.names()
     }
 
+    fn stored_name(&self, name: &str) -> String {
+        self.base.stored_name(name)
+    }
+
+    fn beside(&self) -> Vec<String> {
+        self.base.beside()
+    }
+
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let weight = self.base.tensor(name)?;
         let merged = match name.strip_suffix(".weight") {

@@ -16,6 +16,16 @@ pub trait WeightSource {
     /// is not there is `Error::Source`.
     fn tensor(&self, name: &str) -> Result<Tensor>;
 
+    /// The name under which a tensor lies in its file, where that is another.
+    fn stored_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// What lies beside the model in its files, such as a vision tower, by its names there. `tensor` lends it too.
+    fn beside(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether the source holds linear layers in 4 bits. Those that it has dense are then meant to stay so.
     fn is_quantized(&self) -> bool {
         false

@@ -7,7 +7,7 @@ mod lint;
 mod prepared;
 mod replay;
 mod report;
-mod servable;
+pub(crate) mod servable;
 mod sources;
 mod tokenized;
 
@@ -25,7 +25,6 @@ use finetune_crds::fine_tune_job::{DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
 use crate::data::{Encoder, Settings, TokenizedRow};
-use crate::model::Wiring;
 use sources::Sources;
 use tokenized::Tokenized;
 
@@ -105,7 +104,6 @@ pub struct Prepared {
 
 /// Reads, checks, splits and tokenises the data, and keeps it in the passing folder.
 pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
-    refuse_full_beside_images(request)?;
     let notes = servable::check(request.spec, request.base.config()).map_err(Error::Setting)?;
     let dataset = &request.spec.dataset;
     let sources = sources::read(dataset, request.credentials, request.cache).await?;
@@ -176,30 +174,6 @@ fn general(
         rows,
         wanted: chosen.wanted,
     })
-}
-
-/// Only the language model of a multimodal checkpoint is read: a whole model written from it would be without its other parts.
-fn refuse_full_beside_images(request: &Request<'_>) -> Result<(), Error> {
-    let config = request.base.config();
-    if config.wiring.decoder == Wiring::LLAMA.decoder {
-        return Ok(());
-    }
-    let spec = request.spec;
-    let (field, instead) = if spec.method.full.is_some() {
-        ("method is full", "lora or qlora")
-    } else if spec
-        .output
-        .as_ref()
-        .is_some_and(|output| output.merged_model)
-    {
-        ("output.mergedModel is true", "false")
-    } else {
-        return Ok(());
-    };
-    Err(Error::Setting(format!(
-        "{field} and the base a {}, expected {instead}, or a checkpoint of the language model alone",
-        config.architecture
-    )))
 }
 
 /// What the manifest says of rows, with every default decided.

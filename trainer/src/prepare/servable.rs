@@ -13,6 +13,7 @@ use crate::export::gguf_adapter;
 use crate::method::{AdaptedModule, Lora};
 use crate::model::ModelConfig;
 use crate::ops;
+use crate::validate;
 
 /// The values that vLLM's `--max-lora-rank` takes.
 const VLLM_RANKS: [i64; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
@@ -63,6 +64,24 @@ fn refuse_unknown_to_llama_cpp(spec: &FineTuneJobSpec, config: &ModelConfig) -> 
     Ok(())
 }
 
+/// Whether an engine can serve the adapter of a job, whether the manifest asks or not.
+pub(crate) fn is_served_by(
+    engine: ServingEngine,
+    spec: &FineTuneJobSpec,
+    config: &ModelConfig,
+) -> bool {
+    let mut spec = spec.clone();
+    let output = spec.output.get_or_insert_default();
+    let adapter = output.adapter.get_or_insert_default();
+    adapter.engines = vec![engine];
+    validate::engine_faults(adapter, &spec.method).is_empty() && check(&spec, config).is_ok()
+}
+
+/// The value of vLLM's `--max-lora-rank` that an adapter of this rank needs; `None` where none is enough.
+pub(crate) fn vllm_step(rank: i64) -> Option<i64> {
+    VLLM_RANKS.into_iter().find(|step| *step >= rank)
+}
+
 fn settings(spec: &FineTuneJobSpec) -> Option<Settings> {
     let method = &spec.method;
     let of_qlora = || Some(method.qlora.as_ref()?.lora());
@@ -76,8 +95,7 @@ fn greatest_rank(modules: &[AdaptedModule]) -> i64 {
 fn notes_on_vllm(settings: &Settings, modules: &[AdaptedModule]) -> Vec<String> {
     let rank = greatest_rank(modules);
     let mut notes = Vec::new();
-    let step = VLLM_RANKS.into_iter().find(|step| *step >= rank);
-    if let Some(step) = step.filter(|step| *step > VLLM_DEFAULT_RANK) {
+    if let Some(step) = vllm_step(rank).filter(|step| *step > VLLM_DEFAULT_RANK) {
         notes.push(format!(
             "vLLM refuses an adapter of rank {rank} unless it was started with --max-lora-rank {step} or more"
         ));

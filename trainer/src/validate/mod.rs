@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use finetune_artifacts::uri::Location;
+use finetune_crds::fine_tune_job::{Method, OutputAdapter};
 use finetune_crds::{FineTuneJobSpec, uris};
 
 use dataset::check_dataset;
@@ -93,6 +94,13 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
             check_engines(adapter, &spec.method, &mut faults);
         }
     }
+    faults
+}
+
+/// What the engines of an adapter cannot serve, whatever the base is.
+pub(crate) fn engine_faults(adapter: &OutputAdapter, method: &Method) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    check_engines(adapter, method, &mut faults);
     faults
 }
 

@@ -273,27 +273,6 @@ fn settings_that_do_not_fit_the_rows_are_refused() -> Result<()> {
 }
 
 #[test]
-fn full_fine_tuning_of_a_base_that_also_sees_images_is_refused() -> Result<()> {
-    let mut work = Work::new()?;
-    work.base = BaseModelFiles::open(&fixtures().join("families/gemma3-multimodal"))?;
-    let train = work.write("train.jsonl", "{\"text\": \"w7 w8 w9\"}\n")?;
-    let mut spec = spec(json!({ "train": [{ "uri": train }] }));
-    assert!(work.run(&spec, false).is_ok());
-    spec.method = serde_json::from_value(json!({ "full": {} }))?;
-    let error = work
-        .run(&spec, false)
-        .err()
-        .context("no error")?
-        .to_string();
-    ensure!(
-        error.contains("Gemma3ForConditionalGeneration")
-            && error.contains("expected lora or qlora"),
-        "{error}"
-    );
-    Ok(())
-}
-
-#[test]
 fn validation_files_of_their_own_are_read_and_leaks_are_told() -> Result<()> {
     let work = Work::new()?;
     let train = work.write("train.jsonl", &chats(0..4))?;
