@@ -1,4 +1,4 @@
-//! Object stores by URI, manifests and digests, and strict parsers of weights and data rows.
+//! Object stores by URI, manifests and digests, and strict parsers of weights, tokenizers and data rows.
 //!
 //! This crate knows neither Kubernetes nor libtorch, so that its parsers of untrusted bytes compile fast and can be
 //! fuzzed. Bytes from a store are untrusted until their digest was compared with a pinned one; a secret's value never
@@ -17,6 +17,7 @@ pub mod near_duplicates;
 pub mod publish;
 pub mod rows;
 pub mod safetensors_file;
+pub mod sentence_piece;
 pub mod split;
 pub mod store;
 mod tensor_places;

@@ -25,6 +25,7 @@ import transformers  # noqa: E402
 import bf16  # noqa: E402
 import bnb_files  # noqa: E402
 import chat  # noqa: E402
+import content_parts  # noqa: E402
 import data  # noqa: E402
 import families  # noqa: E402
 import family_files  # noqa: E402
@@ -37,6 +38,7 @@ import lora  # noqa: E402
 import methods  # noqa: E402
 import parquet_files  # noqa: E402
 import preference  # noqa: E402
+import sentence_piece  # noqa: E402
 import tiny  # noqa: E402
 import training  # noqa: E402
 from compare import compare  # noqa: E402
@@ -67,6 +69,8 @@ STEPS = [
     data.write_tokenizers,
     data.write_texts,
     data.write_templates,
+    content_parts.write_expected,
+    sentence_piece.write_models,
     parquet_files.write_files,
     families.write_models,
     families.write_expected,

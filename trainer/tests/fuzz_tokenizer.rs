@@ -1,4 +1,5 @@
-//! The reader of a GGUF file's tokenizer against thousands of changed files: it refuses, or makes a tokenizer that works.
+//! The readers of the tokenizers of GGUF files and of SentencePiece models against thousands of changed files: they refuse,
+//! or make a tokenizer that works.
 //!
 //! The other parsers of untrusted bytes are in a crate without libtorch, and so is the fuzzing of them.
 
@@ -25,6 +26,7 @@ use trainer::tokenize::Tokenizer;
 const BUDGET: Budget = Budget {
     iterations: 2_000,
     memory: 512,
+    fixed: 1 << 20,
 };
 
 #[test]
@@ -53,5 +55,30 @@ fn a_changed_tokenizer_of_a_gguf_file_is_refused_or_works() {
             }
         }
         let _ = tokenizer.template();
+    });
+}
+
+#[test]
+fn a_changed_sentence_piece_model_is_refused_or_works() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sentencepiece");
+    let seeds = ["llama", "unigram-characters"]
+        .map(|name| std::fs::read(fixtures.join(name).join("tokenizer.model")).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let budget = Budget {
+        iterations: 1_000,
+        // Expressions are compiled for each.
+        fixed: 8 << 20,
+        ..BUDGET
+    };
+    fuzz("sentence-piece-tokenizer", budget, &seeds, |bytes| {
+        std::fs::write(folder.path().join("tokenizer.model"), bytes).unwrap();
+        let Ok(tokenizer) = Tokenizer::from_directory(folder.path()) else {
+            return;
+        };
+        for text in ["", "Hi <s>  12", "\0 Ａ Grüße\n\n👍 \u{a0}ﬁ"] {
+            for token in tokenizer.encode(text).unwrap_or_default() {
+                assert!((token as usize) < tokenizer.vocabulary_size());
+            }
+        }
     });
 }

@@ -14,6 +14,8 @@ pub struct Message {
     pub role: String,
     /// What was said; `None` in a turn that only calls tools.
     pub content: Option<String>,
+    /// The parts of `content`, where it was given as a list of texts; else empty.
+    pub parts: Vec<String>,
     /// What else the chat template sees, in order: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
     pub fields: Object,
     /// Whether the turn may carry loss: a weight of 0 says that it may not.
@@ -26,6 +28,7 @@ impl Message {
         Self {
             role: role.into(),
             content: Some(content.into()),
+            parts: Vec::new(),
             fields: Object::new(),
             trained: true,
         }

@@ -305,8 +305,28 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}]}"#,
-    "missing_content: `messages[0].content` is a list"
+    r#"{"messages":[{"role":"user","content":[]}]}"#,
+    "missing_content: `messages[0].content` is an empty list"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+    "data_type: `messages[0].content[1]` is of type `image_url`, expected {\"type\": \"text\", \"text\": …}: models are trained on text alone"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":["a"]}]}"#,
+    "data_type: `messages[0].content[0]` is text, expected"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a","cache":1}]}]}"#,
+    "data_type: `messages[0].content[0]` has the field `cache`"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"user","content":[{"type":"text","text":null}]}]}"#,
+    "data_type: `messages[0].content[0]` has no `text`"
 )]
 #[case(
     Format::Messages,
@@ -566,6 +586,19 @@ fn empty_answers_are_told(#[case] row: &str, #[case] empty: bool) {
         only(read(Format::Auto, row).unwrap()).has_empty_completion(),
         empty
     );
+}
+
+#[test]
+fn content_in_parts_of_text_is_their_text_and_the_parts() {
+    let conversation = conversation(
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a "},{"type":"text","text":"b","image":null}]},{"role":"assistant","content":"c"}]}"#,
+    );
+    let [user, assistant] = conversation.messages.as_slice() else {
+        panic!("{conversation:?}");
+    };
+    assert_eq!(user.content.as_deref(), Some("a b"));
+    assert_eq!(user.parts, ["a ", "b"]);
+    assert!(assistant.parts.is_empty());
 }
 
 proptest! {

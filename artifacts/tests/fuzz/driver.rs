@@ -14,8 +14,10 @@ use crate::mutator::Mutator;
 pub(crate) struct Budget {
     /// Changed files, where the environment does not say.
     pub(crate) iterations: u64,
-    /// Bytes of memory for each byte of a file, beyond one MiB for all.
+    /// Bytes of memory for each byte of a file.
     pub(crate) memory: usize,
+    /// Bytes of memory for any file.
+    pub(crate) fixed: usize,
 }
 
 /// Runs `target` on changed copies of `seeds`.
@@ -28,7 +30,7 @@ pub(crate) fn fuzz(name: &str, budget: Budget, seeds: &[Vec<u8>], target: impl F
     let mut mutator = Mutator::new(number("FINETUNE_FUZZ_SEED").unwrap_or(0));
     for iteration in 0..iterations {
         let bytes = mutator.changed(seeds);
-        let most = budget.memory * bytes.len() + (1 << 20);
+        let most = budget.memory * bytes.len() + budget.fixed;
         let ended = catch_unwind(AssertUnwindSafe(|| allocations::peak(|| target(&bytes))));
         let fault = match ended {
             Ok(peak) if peak <= most => continue,

@@ -15,6 +15,7 @@ mod driver;
 mod gguf;
 mod mutator;
 mod safetensors;
+mod sentence_piece;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ use driver::Budget;
 const BUDGET: Budget = Budget {
     iterations: 10_000,
     memory: 64,
+    fixed: 1 << 20,
 };
 
 fn fixture(name: &str) -> PathBuf {

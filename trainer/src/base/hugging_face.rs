@@ -19,6 +19,10 @@ const COMPANIONS: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
 ];
+/// The tokenizer in its newer form.
+const TOKENIZER: &str = "tokenizer.json";
+/// The tokenizer in its older form: part of the model where the newer one is not there.
+const OLDER_TOKENIZER: [&str; 2] = ["tokenizer.model", "added_tokens.json"];
 
 /// Files that a multimodal model has beside: nothing here reads them, and a model made from this one needs them.
 const OF_IMAGES: [&str; 3] = [
@@ -32,9 +36,27 @@ pub(super) fn goes_along(path: &str) -> bool {
     OF_IMAGES.contains(&path)
 }
 
-/// Whether a path below the folder is part of the model: not, for example, the same weights in another format.
-pub(super) fn belongs(path: &str) -> bool {
-    COMPANIONS.contains(&path) || is_weights(path)
+/// Of the paths below a folder those that are part of the model: not, for example, the same weights in another format.
+pub(super) fn belonging<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let paths: BTreeSet<&str> = paths.collect();
+    let newer = paths.contains(TOKENIZER);
+    let belongs = |path: &&str| {
+        COMPANIONS.contains(path) || is_weights(path) || (!newer && OLDER_TOKENIZER.contains(path))
+    };
+    paths
+        .into_iter()
+        .filter(belongs)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The names of the files beside the weights that `folder` can have.
+fn companion_names(folder: &Path) -> impl Iterator<Item = &'static str> {
+    let older = match folder.join(TOKENIZER).is_file() {
+        true => [].as_slice(),
+        false => &OLDER_TOKENIZER,
+    };
+    COMPANIONS.iter().chain(older).copied()
 }
 
 /// Whether a path below the folder holds weights or says where they are.
@@ -87,8 +109,7 @@ fn is_shard(path: &str) -> bool {
 
 /// The files of the model in `folder`.
 pub(super) fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
-    let mut names: Vec<String> = COMPANIONS
-        .into_iter()
+    let mut names: Vec<String> = companion_names(folder)
         .filter(|name| folder.join(name).is_file())
         .map(str::to_owned)
         .collect();
@@ -103,7 +124,7 @@ pub(super) fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
 /// The files beside the weights, with their content.
 pub(super) fn companions(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut files = Vec::new();
-    for name in COMPANIONS.into_iter().chain(OF_IMAGES) {
+    for name in companion_names(folder).chain(OF_IMAGES) {
         let path = folder.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => files.push((name.to_owned(), bytes)),

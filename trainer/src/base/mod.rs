@@ -127,10 +127,12 @@ impl BaseModelFiles {
             }
             let mut entries = Store::open(uri, credentials)?.list("").await?;
             hugging_face::refuse_pickles(uri, entries.iter().map(|entry| entry.path.as_str()))?;
-            entries.retain(|entry| hugging_face::belongs(&entry.path));
+            let belonging =
+                hugging_face::belonging(entries.iter().map(|entry| entry.path.as_str()));
+            entries.retain(|entry| belonging.contains(&entry.path));
             let wanted = |path: &str| {
                 hugging_face::goes_along(path)
-                    || hugging_face::belongs(path)
+                    || belonging.contains(path)
                         && (fetch == Fetch::Whole || !hugging_face::is_weights(path))
             };
             let folder = cache.directory(uri, credentials, wanted).await?;

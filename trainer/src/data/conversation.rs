@@ -215,6 +215,9 @@ fn probe(message: &Message) -> Message {
         }
     }
     probed.content = Some(PROBE.to_string());
+    if !probed.parts.is_empty() {
+        probed.parts = vec![PROBE.to_string()];
+    }
     probed
 }
 

@@ -55,6 +55,7 @@ pub struct ChatTemplate {
     source: String,
     environment: Environment<'static>,
     marked: bool,
+    takes_parts: bool,
 }
 
 impl ChatTemplate {
@@ -80,11 +81,29 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, marked_source)
             .map_err(|error| Error::Syntax(one_line(&error)))?;
-        Ok(Self {
+        let mut template = Self {
             source: source.to_owned(),
             environment,
             marked,
-        })
+            takes_parts: true,
+        };
+        template.takes_parts = template.prints_parts();
+        Ok(template)
+    }
+
+    /// Whether the template prints the texts of a content that is a list, as those of multimodal checkpoints do. Others
+    /// fail on it, or print the list itself, with its quotes.
+    fn prints_parts(&self) -> bool {
+        let mut message = Message::new("user", PROBE);
+        message.parts = vec![PROBE.to_string()];
+        let Ok(rendered) = self.render_any(&[message], &[], false) else {
+            return false;
+        };
+        let quoted = |text: &str| text.ends_with(['"', '\'', '\\']);
+        match rendered.text.split_once(PROBE) {
+            Some((before, _)) => !quoted(before),
+            None => false,
+        }
     }
 
     /// The template as the model has it.
@@ -149,7 +168,7 @@ impl ChatTemplate {
             .get_template(NAME)
             .and_then(|template| {
                 template.render(context! {
-                    messages => messages.iter().map(as_value).collect::<Value>(),
+                    messages => messages.iter().map(|message| self.as_value(message)).collect::<Value>(),
                     add_generation_prompt,
                     tools,
                     documents => (),
@@ -158,22 +177,32 @@ impl ChatTemplate {
             .map_err(|error| Error::Render(one_line(&error)))?;
         Ok(take_marks(&text))
     }
-}
 
-fn as_value(message: &Message) -> Value {
-    let content = message
-        .content
-        .as_deref()
-        .map_or_else(|| Value::from(()), Value::from);
-    let fields = message
-        .fields
-        .iter()
-        .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
-    let pairs = [
-        ("role", Value::from(message.role.as_str())),
-        ("content", content),
-    ];
-    Value::from_pairs(pairs.into_iter().chain(fields))
+    /// The message as the template sees it.
+    fn as_value(&self, message: &Message) -> Value {
+        let part = |text: &String| {
+            Value::from_pairs([
+                ("type", Value::from("text")),
+                ("text", Value::from(text.as_str())),
+            ])
+        };
+        let content = match &message.content {
+            Some(_) if self.takes_parts && !message.parts.is_empty() => {
+                message.parts.iter().map(part).collect()
+            }
+            Some(content) => Value::from(content.as_str()),
+            None => Value::from(()),
+        };
+        let fields = message
+            .fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        let pairs = [
+            ("role", Value::from(message.role.as_str())),
+            ("content", content),
+        ];
+        Value::from_pairs(pairs.into_iter().chain(fields))
+    }
 }
 
 /// Replaces the tags `generation` and `endgeneration`, which are transformers' own, by marks in the text. What a tag says

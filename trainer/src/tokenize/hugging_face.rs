@@ -1,36 +1,37 @@
-//! The tokenizer of a Hugging Face directory: `tokenizer.json`, `tokenizer_config.json`, and the template in
-//! `chat_template.jinja` or in the configuration.
+//! The tokenizer of a Hugging Face directory: `tokenizer.json` or `tokenizer.model`, `tokenizer_config.json`, and the template
+//! in `chat_template.jinja` or in the configuration.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Error, Parts, SpecialToken, SpecialTokens, Tokenizer};
+use super::{Error, Parts, SpecialToken, SpecialTokens, Tokenizer, sentence_piece_folder};
 
 const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
+pub(super) const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const GENERATION: &str = "generation_config.json";
 
 impl Tokenizer {
-    /// Reads the tokenizer of the model in `directory`.
+    /// Reads the tokenizer of the model in `directory`: `tokenizer.json`, or where there is none `tokenizer.model`.
     pub fn from_directory(directory: &Path) -> Result<Self, Error> {
-        let json = read(directory, TOKENIZER)?.ok_or_else(|| {
-            Error::invalid(
-                directory.join(TOKENIZER).display().to_string(),
-                "it does not exist, expected the tokenizer: save it with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
-            )
-        })?;
-        let vocabulary = tokenizers::Tokenizer::from_bytes(&json)
-            .map_err(|error| Error::invalid(TOKENIZER, error.to_string()))?;
         let config = object(directory, CONFIG)?.unwrap_or_default();
+        let (json, config, origin) = match read(directory, TOKENIZER)? {
+            Some(json) => (json, config, TOKENIZER),
+            None => {
+                let (json, config) = sentence_piece_folder::read(directory, config)?;
+                (json, config, sentence_piece_folder::MODEL)
+            }
+        };
+        let vocabulary = tokenizers::Tokenizer::from_bytes(&json)
+            .map_err(|error| Error::invalid(origin, error.to_string()))?;
         let template = match read(directory, TEMPLATE)? {
             Some(bytes) => Some(String::from_utf8(bytes).map_err(|_| {
                 Error::invalid(TEMPLATE, "it is not UTF-8, expected a Jinja template")
             })?),
             None => configured_template(&config)?,
         };
-        let token = |name| special_token(&config, &vocabulary, name);
+        let token = |name| special_token(&config, &vocabulary, name, origin);
         let special = SpecialTokens {
             bos: token("bos_token")?,
             eos: token("eos_token")?,
@@ -43,13 +44,13 @@ impl Tokenizer {
             adds_bos: config.get("add_bos_token").and_then(Value::as_bool),
             stop_ids: stop_ids(directory)?,
             template,
-            origin: TOKENIZER.to_owned(),
+            origin: origin.to_owned(),
         })
     }
 }
 
 /// The bytes of a file, or none where it does not exist.
-fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Error> {
+pub(super) fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Error> {
     match std::fs::read(directory.join(name)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -60,7 +61,7 @@ fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-fn object(directory: &Path, name: &str) -> Result<Option<Map<String, Value>>, Error> {
+pub(super) fn object(directory: &Path, name: &str) -> Result<Option<Map<String, Value>>, Error> {
     read(directory, name)?
         .map(|bytes| {
             serde_json::from_slice(&bytes).map_err(|error| Error::invalid(name, error.to_string()))
@@ -91,24 +92,36 @@ fn special_token(
     config: &Map<String, Value>,
     vocabulary: &tokenizers::Tokenizer,
     name: &str,
+    origin: &str,
 ) -> Result<Option<SpecialToken>, Error> {
-    let text = match config.get(name) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(value) => value
-            .as_str()
-            .or_else(|| value.get("content").and_then(Value::as_str))
-            .ok_or_else(|| Error::invalid(CONFIG, format!("`{name}` is no text")))?,
+    let Some(text) = token_text(config, name)? else {
+        return Ok(None);
     };
     let id = vocabulary.token_to_id(text).ok_or_else(|| {
         Error::invalid(
             CONFIG,
-            format!("`{name}` is `{text}`, which tokenizer.json does not have"),
+            format!("`{name}` is `{text}`, which {origin} does not have"),
         )
     })?;
     Ok(Some(SpecialToken {
         id,
         text: text.to_owned(),
     }))
+}
+
+/// The text of a special token, where the configuration has it.
+pub(super) fn token_text<'a>(
+    config: &'a Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'a str>, Error> {
+    match config.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_str()
+            .or_else(|| value.get("content").and_then(Value::as_str))
+            .map(Some)
+            .ok_or_else(|| Error::invalid(CONFIG, format!("`{name}` is no text"))),
+    }
 }
 
 /// `eos_token_id` of the generation settings: a number or a list.

@@ -5,6 +5,8 @@
 
 mod gguf;
 mod hugging_face;
+mod sentence_piece;
+mod sentence_piece_folder;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,6 +34,9 @@ pub enum Error {
         /// What it is, what was expected, the cure.
         message: String,
     },
+    /// A SentencePiece model is at fault.
+    #[error(transparent)]
+    SentencePiece(#[from] finetune_artifacts::sentence_piece::Error),
     /// The chat template is at fault.
     #[error(transparent)]
     Template(#[from] template::Error),

@@ -279,7 +279,7 @@ const CONFIGURATIONS: &[Case] = &[
 ];
 
 const TOKENIZERS: &[Case] = &[
-    case("no tokenizer", &[TOKENIZER, "does not exist"], |folder| {
+    case("no tokenizer", &[TOKENIZER, "neither"], |folder| {
         std::fs::remove_file(folder.join(TOKENIZER)).unwrap();
     }),
     case("a tokenizer cut short", &[TOKENIZER], |folder| {

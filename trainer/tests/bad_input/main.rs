@@ -20,4 +20,5 @@ mod directory;
 mod gguf;
 mod safetensors;
 mod saved_in_4_bits;
+mod sentence_piece;
 mod table;

@@ -14,6 +14,7 @@ mod chat;
 mod loss_mask;
 mod peft;
 mod prepare;
+mod sentence_piece;
 mod templates;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use rstest::rstest;
 use serde::Deserialize;
 use serde_json::json;
 use trainer::data::{Encoder, Settings};
+use trainer::template::ChatTemplate;
 use trainer::tokenize::Tokenizer;
 
 use crate::fixtures;
@@ -164,6 +165,30 @@ fn a_familys_template_renders_tokenises_and_masks_as_transformers_does(
                 );
             }
         }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct PartsCase {
+    template: String,
+    row: String,
+    text: String,
+}
+
+#[test]
+fn content_in_parts_is_a_list_to_templates_that_print_lists_and_one_text_to_others() -> Result<()> {
+    let cases: Vec<PartsCase> = expected("content-parts.json")?;
+    ensure!(cases.len() >= 6);
+    for case in cases {
+        let template = ChatTemplate::new(&case.template, &BTreeMap::new())?;
+        let row = row(&case.row)?;
+        let rendered = template.render(&conversation(&row)?.messages, &[], false)?;
+        ensure!(
+            rendered == case.text,
+            "{rendered:?}, expected {:?}",
+            case.text
+        );
     }
     Ok(())
 }

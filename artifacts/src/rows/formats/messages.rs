@@ -65,6 +65,7 @@ fn message(name: &str, value: &Json) -> Result<Message, Problem> {
     let role = role(name, fields)?;
     let mut message = Message {
         content: None,
+        parts: Vec::new(),
         fields: Object::new(),
         trained: weight(name, fields, role == ASSISTANT)?,
         role,
@@ -86,7 +87,12 @@ fn message(name: &str, value: &Json) -> Result<Message, Problem> {
             _ => return Err(unrecognized(name, key, &message.role)),
         }
     }
-    message.content = content(name, fields, message.fields.contains_key(TOOL_CALLS))?;
+    if let Some(Json::List(list)) = fields.get("content") {
+        message.parts = parts(name, list)?;
+        message.content = Some(message.parts.concat());
+    } else {
+        message.content = content(name, fields, message.fields.contains_key(TOOL_CALLS))?;
+    }
     Ok(message)
 }
 
@@ -146,6 +152,49 @@ fn content(name: &str, fields: &Object, calls: bool) -> Result<Option<String>, P
             &format!(".content` is {}", other.kind()),
         ),
     }
+}
+
+/// The texts of a content that is a list of parts, `[{"type": "text", "text": …}, …]`.
+fn parts(name: &str, list: &[Json]) -> Result<Vec<String>, Problem> {
+    if list.is_empty() {
+        return Err(Problem::new(
+            FaultClass::MissingContent,
+            format!("`{name}.content` is an empty list, expected text or parts of type `text`"),
+        ));
+    }
+    let part = |(index, part): (usize, &Json)| {
+        let at = format!("`{name}.content[{index}]`");
+        let wrong = |what: String| {
+            Problem::new(
+                FaultClass::DataType,
+                format!(
+                    "{at} {what}, expected {{\"type\": \"text\", \"text\": …}}: models are trained on text alone"
+                ),
+            )
+        };
+        let fields = part
+            .as_object()
+            .ok_or_else(|| wrong(format!("is {}", part.kind())))?;
+        let given = |key: &str| fields.get(key).filter(|value| **value != Json::Null);
+        match given("type").and_then(Json::as_text) {
+            Some("text") => {}
+            Some(other) => return Err(wrong(format!("is of type {}", shortened(other)))),
+            None => return Err(wrong("has no `type`".to_owned())),
+        }
+        let known = |key: &str| matches!(key, "type" | "text");
+        if let Some(key) = fields
+            .keys()
+            .find(|key| !known(key) && given(key).is_some())
+        {
+            return Err(wrong(format!("has the field {}", shortened(key))));
+        }
+        match given("text") {
+            Some(Json::Text(text)) => Ok(text.clone()),
+            Some(other) => Err(wrong(format!("has a `text` that is {}", other.kind()))),
+            None => Err(wrong("has no `text`".to_owned())),
+        }
+    };
+    list.iter().enumerate().map(part).collect()
 }
 
 /// Whether the message may carry loss.
