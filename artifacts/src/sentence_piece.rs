@@ -50,6 +50,8 @@ pub enum PieceKind {
     Control,
     /// A part of text that is never split.
     UserDefined,
+    /// Takes an id and is never part of text.
+    Unused,
     /// A byte of what has no piece.
     Byte,
 }
@@ -145,28 +147,17 @@ impl Model {
         }
         let pieces = pieces(proto.pieces)?;
         let kind = |id: u32| pieces.get(id as usize).map(|piece| piece.kind);
-        let unknown = id(trainer.unk_id.unwrap_or(0))
-            .filter(|id| kind(*id) == Some(PieceKind::Unknown))
+        let unknown = unknown(&pieces, trainer.unk_id.unwrap_or(0))
             .ok_or_else(|| "`unk_id` names no piece of the type unknown".to_owned())?;
         // The files of some models say -1, or name a piece that is not there, for what they do not use.
         let role = |value: Option<i32>, default: i32| {
             id(value.unwrap_or(default)).filter(|id| kind(*id) == Some(PieceKind::Control))
         };
         let byte_fallback = trainer.byte_fallback.unwrap_or(false);
-        if byte_fallback {
-            let bytes: HashSet<&str> = pieces
-                .iter()
-                .filter(|piece| piece.kind == PieceKind::Byte)
-                .map(|piece| piece.text.as_str())
-                .collect();
-            if let Some(missing) = (0..256_u16)
-                .map(|byte| format!("<0x{byte:02X}>"))
-                .find(|name| !bytes.contains(name.as_str()))
-            {
-                return Err(format!(
-                    "`byte_fallback` is true, but the piece {missing} is not there"
-                ));
-            }
+        if let Some(missing) = missing_byte(&pieces).filter(|_| byte_fallback) {
+            return Err(format!(
+                "`byte_fallback` is true, but the piece {missing} is not there"
+            ));
         }
         let charsmap = normalizer.precompiled_charsmap.unwrap_or_default();
         check_charsmap(&charsmap)?;
@@ -183,10 +174,77 @@ impl Model {
             pieces,
         })
     }
+
+    /// A model by merges from lists of texts, scores and types, one each a piece, with the types numbered as SentencePiece
+    /// numbers them: how a GGUF file holds one. It keeps neither a map of characters nor a rule for repeated spaces. Without
+    /// pieces for bytes, what has no piece is unknown. The error says what is wrong, and of which piece.
+    pub fn from_lists(
+        texts: &[String],
+        scores: &[f64],
+        kinds: &[i64],
+        unknown_id: u32,
+        dummy_prefix: bool,
+    ) -> Result<Self, String> {
+        if scores.len() != texts.len() || kinds.len() != texts.len() {
+            return Err(format!(
+                "it has {} texts, {} scores and {} types, expected one of each for a piece",
+                texts.len(),
+                scores.len(),
+                kinds.len()
+            ));
+        }
+        let protos = texts.iter().zip(scores).zip(kinds);
+        let protos = protos.map(|((text, score), kind)| PieceProto {
+            piece: Some(text.clone()),
+            score: Some(*score as f32),
+            kind: Some(i32::try_from(*kind).unwrap_or(-1)),
+        });
+        let pieces = pieces(protos.collect())?;
+        let unknown = unknown(&pieces, unknown_id as i32).ok_or_else(|| {
+            format!("the id {unknown_id} of the unknown token names no piece of the type unknown")
+        })?;
+        let has_bytes = pieces.iter().any(|piece| piece.kind == PieceKind::Byte);
+        if let Some(missing) = missing_byte(&pieces).filter(|_| has_bytes) {
+            return Err(format!(
+                "it has pieces for bytes, but {missing} is not there"
+            ));
+        }
+        Ok(Self {
+            pieces,
+            algorithm: Algorithm::Bpe,
+            byte_fallback: has_bytes,
+            unknown,
+            begin: None,
+            end: None,
+            padding: None,
+            dummy_prefix,
+            remove_extra_whitespaces: false,
+            charsmap: Vec::new(),
+        })
+    }
 }
 
 fn id(value: i32) -> Option<u32> {
     u32::try_from(value).ok()
+}
+
+/// The id, where it is that of a piece for what is unknown.
+fn unknown(pieces: &[Piece], value: i32) -> Option<u32> {
+    let is =
+        |id: &u32| pieces.get(*id as usize).map(|piece| piece.kind) == Some(PieceKind::Unknown);
+    id(value).filter(is)
+}
+
+/// The name of the first byte that has no piece.
+fn missing_byte(pieces: &[Piece]) -> Option<String> {
+    let bytes: HashSet<&str> = pieces
+        .iter()
+        .filter(|piece| piece.kind == PieceKind::Byte)
+        .map(|piece| piece.text.as_str())
+        .collect();
+    (0..256_u16)
+        .map(|byte| format!("<0x{byte:02X}>"))
+        .find(|name| !bytes.contains(name.as_str()))
 }
 
 fn pieces(protos: Vec<PieceProto>) -> Result<Vec<Piece>, String> {
@@ -213,10 +271,11 @@ fn pieces(protos: Vec<PieceProto>) -> Result<Vec<Piece>, String> {
             2 => PieceKind::Unknown,
             3 => PieceKind::Control,
             4 => PieceKind::UserDefined,
+            5 => PieceKind::Unused,
             6 => PieceKind::Byte,
             other => {
                 return Err(format!(
-                    "piece {id} is of type {other}, expected normal, unknown, control, user-defined or byte"
+                    "piece {id} is of type {other}, expected 1 to 6 (normal, unknown, control, user-defined, unused, byte)"
                 ));
             }
         };

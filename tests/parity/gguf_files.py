@@ -1,4 +1,5 @@
-"""GGUF files of tiny-llama-64, laid out as llama.cpp's converter does, and what they must load as."""
+"""GGUF files of tiny-llama-64, laid out as llama.cpp's converter does, and what they must load as; and SentencePiece tokenizers in such
+files."""
 
 import json
 
@@ -7,7 +8,8 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from sentencepiece import sentencepiece_model_pb2
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import lora
 import tiny
@@ -67,7 +69,7 @@ def as_q4_1(_index, key):
 FILES = {"mixed": (mixed, False), "q4_1": (as_q4_1, True)}
 
 
-def write_file(path, tokenizer, weights, kind_of, tied, config=tiny.MODELS[NAME], encode=gguf.quantize):
+def write_file(path, tokenizer, weights, kind_of, tied, config=tiny.MODELS[NAME], encode=gguf.quantize, rope_factors=None):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny llama")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
@@ -83,6 +85,8 @@ def write_file(path, tokenizer, weights, kind_of, tied, config=tiny.MODELS[NAME]
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_vocab_size(tiny.VOCABULARY)
     add_tokenizer(writer, tokenizer)
+    if rope_factors is not None:
+        writer.add_tensor("rope_freqs.weight", rope_factors)
     matrices = 0
     for key, weight in weights.items():
         if tied and key == "lm_head.weight":
@@ -156,3 +160,70 @@ def write_gguf(out):
         kept = [k for k in ours if name == "mixed" and kinds[k] != Kind.F32 and k != "lm_head.weight"]
         dequantised = {f"weight.{k}": ours[k].to(exact.get(kinds[k], torch.float32)) for k in kept}
         lora.save({"tokens": tokens, "labels": labels, "loss": loss.reshape(1), "logits": logits, **dequantised}, out / "expected" / f"gguf-{name}.safetensors")
+
+
+def write_llama3(out):
+    """Llama 3.1's rotation, which llama.cpp's converter writes as one divisor a frequency, on rows long enough to show it."""
+    weights = load_file(out / NAME / "model.safetensors")
+    tokenizer = json.loads((out / NAME / "tokenizer.json").read_text())
+    config = tiny.MODELS[NAME] | {"rope_theta": 500000.0, "max_position_embeddings": 131072}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    path = out / "gguf" / "llama3.gguf"
+    write_file(path, tokenizer, weights, as_q4_1, True, config=config, rope_factors=rope_factors(config, scaling))
+    ours, _ = read_file(path, weights)
+
+    def logits(rope_scaling):
+        settings = {k: v for k, v in config.items() if k not in ("architectures", "rope_scaling", "rope_theta", "torch_dtype", "tie_word_embeddings")}
+        parameters = (rope_scaling or {"rope_type": "default"}) | {"rope_theta": config["rope_theta"]}
+        model = LlamaForCausalLM(LlamaConfig(**settings, tie_word_embeddings=True, rope_parameters=parameters, attn_implementation="eager"))
+        model.load_state_dict(ours | {"lm_head.weight": ours["model.embed_tokens.weight"]})
+        with torch.no_grad():
+            return model.train()(input_ids=tokens, use_cache=False).logits[:, -1]
+
+    tokens, _ = lora.batch("llama3", rows=1, length=1500)
+    right = logits(scaling)
+    moved = float((logits(None) - right).abs().max() / right.abs().max())
+    if moved <= 1e-2:
+        raise SystemExit(f"llama3: no scaling moves the logits by {moved:.1e} only, expected more than 1e-2")
+    lora.save({"tokens": tokens, "logits": right}, out / "expected" / "gguf-llama3.safetensors")
+
+
+def rope_factors(config, scaling):
+    """(head size / 2,), as `convert_hf_to_gguf.py` computes them."""
+    size = config["hidden_size"] // config["num_attention_heads"]
+    factors = []
+    for frequency in 1.0 / config["rope_theta"] ** (np.arange(0, size, 2, dtype=np.float32) / size):
+        wavelength = 2 * np.pi / frequency
+        turns = scaling["original_max_position_embeddings"] / wavelength
+        smooth = (turns - scaling["low_freq_factor"]) / (scaling["high_freq_factor"] - scaling["low_freq_factor"])
+        smooth = min(max(smooth, 0.0), 1.0)
+        factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
+    return np.array(factors, dtype=np.float32)
+
+
+# Models of `sentence_piece.py` that a GGUF file can hold, since it keeps no map of characters.
+SENTENCE_PIECE = ["llama", "gemma", "bpe-unknown"]
+
+
+def write_tokenizers(out):
+    """SentencePiece models as llama.cpp's converter lays them out, without weights. Their ids are those of `expected/sentencepiece.json`
+    that SentencePiece itself gives, by whose rules llama.cpp goes too; transformers' reader of such files knows neither unknown characters nor a model without
+    the space before a text."""
+    for name in SENTENCE_PIECE:
+        model = sentencepiece_model_pb2.ModelProto()
+        model.ParseFromString((out / "sentencepiece" / name / "tokenizer.model").read_bytes())
+        writer = gguf.GGUFWriter(out / "gguf" / f"tokenizer-{name}.gguf", "llama")
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([piece.piece for piece in model.pieces])
+        writer.add_token_scores([piece.score for piece in model.pieces])
+        writer.add_token_types([piece.type for piece in model.pieces])
+        writer.add_bos_token_id(model.trainer_spec.bos_id)
+        writer.add_eos_token_id(model.trainer_spec.eos_id)
+        writer.add_unk_token_id(model.trainer_spec.unk_id)
+        writer.add_add_bos_token(True)
+        writer.add_add_space_prefix(model.normalizer_spec.add_dummy_prefix)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()

@@ -93,6 +93,18 @@ impl Value {
             | Self::String(_) => None,
         }
     }
+
+    /// The floats, where it is a list of them.
+    pub fn as_floats(&self) -> Option<&[f64]> {
+        match self {
+            Self::Array(Array::Floats(values)) => Some(values),
+            Self::Array(Array::Strings(_) | Array::Integers(_) | Array::Booleans(_))
+            | Self::Integer(_)
+            | Self::Float(_)
+            | Self::Boolean(_)
+            | Self::String(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Value {

@@ -10,7 +10,7 @@ use finetune_artifacts::finite;
 use finetune_artifacts::gguf::{GgufFile, TensorInfo};
 use tch::{Kind, Tensor};
 
-use super::Error;
+use super::{Error, gguf_config};
 use crate::model::{ModelConfig, Projection, WeightSource};
 use crate::ops;
 
@@ -61,10 +61,10 @@ impl Weights {
             file.dequantize_rows(&place.name, 0..0, &mut [])?;
             places.insert(key, place);
         }
-        if let Some((name, _)) = file
-            .tensors()
-            .find(|(name, _)| !places.values().any(|place| place.name == *name))
-        {
+        if let Some((name, _)) = file.tensors().find(|(name, _)| {
+            // Read with the configuration.
+            *name != gguf_config::ROPE_FACTORS && !places.values().any(|place| place.name == *name)
+        }) {
             return Err(Error::invalid(
                 format!("{}: tensor `{name}`", path.display()),
                 "it has no place in this architecture: without it the model would be another one",

@@ -59,6 +59,7 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
             ));
         }
     }
+    let theta = keys.number("rope.freq_base", Some(10_000.0))?;
     let attention_bias = file.tensor("blk.0.attn_q.bias").is_ok();
     let config = ModelConfig {
         architecture: "LlamaForCausalLM".to_owned(),
@@ -71,9 +72,9 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
         head_dim,
         rms_norm_epsilon: keys.number("attention.layer_norm_rms_epsilon", None)?,
         rope: Rope {
-            theta: keys.number("rope.freq_base", Some(10_000.0))?,
+            theta,
             dimensions: head_dim,
-            scaling: Scaling::None,
+            scaling: scaling(file, theta, head_dim)?,
         },
         windows: None,
         max_position_embeddings: keys.size("context_length", None)?,
@@ -113,7 +114,13 @@ pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> 
         "num_key_value_heads": config.key_value_heads,
         "pad_token_id": id(&special.pad),
         "rms_norm_eps": config.rms_norm_epsilon,
-        "rope_scaling": null,
+        "rope_scaling": match config.rope.scaling {
+            Scaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_length } => json!({
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low_frequency_factor,
+                "high_freq_factor": high_frequency_factor, "original_max_position_embeddings": original_length,
+            }),
+            _ => serde_json::Value::Null,
+        },
         "rope_theta": config.rope.theta,
         "tie_word_embeddings": config.tied_embeddings,
         "vocab_size": config.vocabulary_size,
@@ -167,6 +174,65 @@ fn refuse_unknown(file: &GgufFile) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// The tensor of the divisors of the frequencies (D / 2), which llama.cpp's converter computes from Llama 3.1's scaling.
+pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// The scaling of which the file holds the divisors. They tell the factor, their largest, but not the lengths between which
+/// they grow: those of Llama 3.1 to 3.3 are tried, and another scaling is refused.
+fn scaling(file: &GgufFile, theta: f64, head_dim: i64) -> Result<Scaling, Error> {
+    if file.tensor(ROPE_FACTORS).is_err() {
+        return Ok(Scaling::None);
+    }
+    let wrong = |message: String| {
+        Error::invalid(
+            format!("tensor `{ROPE_FACTORS}`"),
+            format!("{message}: give the model's Hugging Face directory instead"),
+        )
+    };
+    let half = (head_dim / 2) as usize;
+    let shape = &file.tensor(ROPE_FACTORS)?.shape;
+    if *shape != [half] {
+        return Err(wrong(format!("it has shape {shape:?}, expected [{half}]")));
+    }
+    let mut divisors = vec![0.0; half];
+    file.dequantize(ROPE_FACTORS, &mut divisors)?;
+    let largest = divisors.iter().copied().fold(0.0, f32::max);
+    if !(divisors.iter().all(|divisor| *divisor >= 1.0) && largest.is_finite()) {
+        return Err(wrong("a divisor is below 1 or no number".to_owned()));
+    }
+    let frequencies = |scaling| {
+        let rope = Rope {
+            theta,
+            dimensions: head_dim,
+            scaling,
+        };
+        rope.frequencies(1)
+            .map_err(|error| wrong(error.to_string()))
+    };
+    let scaling = Scaling::Llama3 {
+        factor: f64::from(largest),
+        low_frequency_factor: 1.0,
+        high_frequency_factor: 4.0,
+        original_length: 8192,
+    };
+    let (plain, scaled) = (frequencies(Scaling::None)?, frequencies(scaling.clone())?);
+    let mut expected = plain
+        .iter()
+        .zip(scaled)
+        .map(|(plain, scaled)| plain / scaled);
+    let equal = divisors.iter().all(|divisor| {
+        expected
+            .next()
+            .is_some_and(|expected| (divisor / expected - 1.0).abs() < 1e-3)
+    });
+    match equal {
+        true => Ok(scaling),
+        false => Err(wrong(
+            "its divisors are not those of Llama 3.1's scaling".to_owned(),
+        )),
+    }
 }
 
 /// The number of rows of the embedding, which is what counts whatever the metadata says.

@@ -1,11 +1,14 @@
-//! The tokenizer that a GGUF file carries in its metadata: byte-level BPE with one of the known pre-tokenisers.
+//! The tokenizer that a GGUF file carries in its metadata: byte-level BPE with one of the known pre-tokenisers (`gpt2`), or a
+//! SentencePiece model by merges (`llama`).
 //!
 //! It is written out as a `tokenizer.json`, so that there is one way to make a tokenizer, and a model saved later has
 //! that file.
 
 use finetune_artifacts::gguf::{GgufFile, Value as Metadata};
+use finetune_artifacts::sentence_piece::Model;
 use serde_json::{Value, json};
 
+use super::sentence_piece::{self, Prefix};
 use super::{Error, Parts, SpecialToken, SpecialTokens, Tokenizer};
 
 /// Token types as llama.cpp numbers them.
@@ -13,49 +16,37 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const BEGIN: &str = "tokenizer.ggml.bos_token_id";
+const END: &str = "tokenizer.ggml.eos_token_id";
+const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 
 impl Tokenizer {
     /// Reads the tokenizer of a GGUF file.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, Error> {
-        let model = text(file, "tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(Error::invalid(
+        match text(file, "tokenizer.ggml.model")? {
+            "gpt2" => byte_level(file),
+            "llama" => merged_by_score(file),
+            other => Err(Error::invalid(
                 "tokenizer.ggml.model",
                 format!(
-                    "it is `{model}`, expected `gpt2` (byte-level BPE): give the model's Hugging Face directory instead"
+                    "it is `{other}`, expected `gpt2` (byte-level BPE) or `llama` (SentencePiece): give the model's Hugging Face \
+                     directory instead"
                 ),
-            ));
+            )),
         }
-        let rules = rules(text(file, "tokenizer.ggml.pre")?)?;
-        let tokens = strings(file, TOKENS)?;
-        let types = file
-            .metadata("tokenizer.ggml.token_type")
-            .and_then(Metadata::as_integers)
-            .filter(|types| types.len() == tokens.len())
-            .ok_or_else(|| {
-                Error::invalid(
-                    "tokenizer.ggml.token_type",
-                    format!(
-                        "expected a list of {} types, one for each token",
-                        tokens.len()
-                    ),
-                )
-            })?;
-        let token = |key: &str| special_token(file, tokens, key);
-        let bos = token("tokenizer.ggml.bos_token_id")?;
-        let adds_bos = adds_bos(file, &rules)?;
-        let merges = strings(file, "tokenizer.ggml.merges")?;
-        let start = bos.as_ref().filter(|_| adds_bos);
-        let json = tokenizer_json(tokens, types, merges, &rules, start)?;
-        let eot = token("tokenizer.ggml.eot_token_id")?;
+    }
+
+    /// With what files of all kinds say of special tokens and of the template.
+    fn with_metadata(
+        file: &GgufFile,
+        json: Vec<u8>,
+        special: SpecialTokens,
+        adds_bos: bool,
+    ) -> Result<Self, Error> {
+        let eot = special_token(file, strings(file, TOKENS)?, "tokenizer.ggml.eot_token_id")?;
         Self::new(Parts {
             json,
-            special: SpecialTokens {
-                bos,
-                eos: token("tokenizer.ggml.eos_token_id")?,
-                unk: token("tokenizer.ggml.unknown_token_id")?,
-                pad: token("tokenizer.ggml.padding_token_id")?,
-            },
+            special,
             adds_bos: Some(adds_bos),
             stop_ids: eot.map(|token| token.id).into_iter().collect(),
             template: file
@@ -65,6 +56,78 @@ impl Tokenizer {
             origin: "tokenizer.ggml".to_owned(),
         })
     }
+}
+
+fn byte_level(file: &GgufFile) -> Result<Tokenizer, Error> {
+    let rules = rules(text(file, "tokenizer.ggml.pre")?)?;
+    let tokens = strings(file, TOKENS)?;
+    let special = special_tokens(file, tokens)?;
+    let adds_bos = flag(file, "tokenizer.ggml.add_bos_token", rules.adds_bos)?;
+    let merges = strings(file, "tokenizer.ggml.merges")?;
+    let start = special.bos.as_ref().filter(|_| adds_bos);
+    let json = tokenizer_json(tokens, types(file, tokens)?, merges, &rules, start)?;
+    Tokenizer::with_metadata(file, json, special, adds_bos)
+}
+
+/// A SentencePiece model by merges, whose scores are their order. Where the file is silent, llama.cpp's choices: a space
+/// before every part of a text between special tokens, a start token, and the ids 0 to 2 for what is unknown, start and end.
+fn merged_by_score(file: &GgufFile) -> Result<Tokenizer, Error> {
+    const SCORES: &str = "tokenizer.ggml.scores";
+    let tokens = strings(file, TOKENS)?;
+    let scores = file.metadata(SCORES).and_then(Metadata::as_floats);
+    let scores = scores.ok_or_else(|| {
+        Error::invalid(
+            SCORES,
+            "it is absent, expected a list of numbers, one for each token",
+        )
+    })?;
+    let mut special = special_tokens(file, tokens)?;
+    let usual = |id: u32| {
+        let text = tokens.get(id as usize)?.clone();
+        Some(SpecialToken { id, text })
+    };
+    for (key, role, id) in [
+        (UNKNOWN, &mut special.unk, 0),
+        (BEGIN, &mut special.bos, 1),
+        (END, &mut special.eos, 2),
+    ] {
+        if file.metadata(key).is_none() {
+            *role = usual(id);
+        }
+    }
+    let unknown = special.unk.as_ref().map_or(0, |token| token.id);
+    let spaced = flag(file, "tokenizer.ggml.add_space_prefix", true)?;
+    let model = Model::from_lists(tokens, scores, types(file, tokens)?, unknown, spaced)
+        .map_err(|message| Error::invalid(TOKENS, message))?;
+    let prefix = match spaced {
+        true => Prefix::Whole,
+        false => Prefix::Never,
+    };
+    let json = sentence_piece::tokenizer_json(&model, prefix, &sentence_piece::own_tokens(&model));
+    let adds_bos = flag(file, "tokenizer.ggml.add_bos_token", true)?;
+    Tokenizer::with_metadata(file, json, special, adds_bos)
+}
+
+fn special_tokens(file: &GgufFile, tokens: &[String]) -> Result<SpecialTokens, Error> {
+    let token = |key: &str| special_token(file, tokens, key);
+    Ok(SpecialTokens {
+        bos: token(BEGIN)?,
+        eos: token(END)?,
+        unk: token(UNKNOWN)?,
+        pad: token("tokenizer.ggml.padding_token_id")?,
+    })
+}
+
+fn types<'file>(file: &'file GgufFile, tokens: &[String]) -> Result<&'file [i64], Error> {
+    const TYPES: &str = "tokenizer.ggml.token_type";
+    let types = file.metadata(TYPES).and_then(Metadata::as_integers);
+    types
+        .filter(|types| types.len() == tokens.len())
+        .ok_or_else(|| {
+            let count = tokens.len();
+            let message = format!("expected a list of {count} types, one for each token");
+            Error::invalid(TYPES, message)
+        })
 }
 
 fn text<'file>(file: &'file GgufFile, key: &str) -> Result<&'file str, Error> {
@@ -104,11 +167,10 @@ fn special_token(
         })
 }
 
-fn adds_bos(file: &GgufFile, rules: &Rules) -> Result<bool, Error> {
-    let key = "tokenizer.ggml.add_bos_token";
+/// True or false; `usual`, llama.cpp's own choice, where the file is silent.
+fn flag(file: &GgufFile, key: &str, usual: bool) -> Result<bool, Error> {
     match file.metadata(key) {
-        // llama.cpp's own choice where the file is silent.
-        None => Ok(rules.adds_bos),
+        None => Ok(usual),
         Some(value) => value
             .as_bool()
             .ok_or_else(|| Error::invalid(key, format!("it is {value}, expected a boolean"))),

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use finetune_artifacts::gguf::GgufFile;
+use trainer::tokenize::Tokenizer;
+
 use crate::table::{Case, case, edit, refuse_all};
 
 const FILE: &str = "model.gguf";
@@ -18,6 +21,48 @@ fn broken_bytes_are_refused_by_file_and_place() {
 #[test]
 fn broken_metadata_are_refused_by_key() {
     refuse_all("gguf/q4_1.gguf", METADATA);
+}
+
+#[test]
+fn broken_sentence_piece_metadata_are_refused_by_key_and_piece() {
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tokenizer-llama.gguf");
+    let whole = std::fs::read(fixture).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &dyn Fn(&Path)); 6] = [
+        (&["tokenizer.ggml.scores", "it is absent"], &|folder| {
+            rename(folder, "tokenizer.ggml.scores", "tokenizer.ggml.scorez");
+        }),
+        (
+            &["tokenizer.ggml.token_type", "one for each token"],
+            &|folder| {
+                rename(
+                    folder,
+                    "tokenizer.ggml.token_type",
+                    "tokenizer.ggml.token_typo",
+                );
+            },
+        ),
+        (&[TOKENS, "piece 0 is of type 9"], &|folder| {
+            patch(folder, "tokenizer.ggml.token_type", 16, &[9]);
+        }),
+        (&[TOKENS, "piece 0 has the score"], &|folder| {
+            patch(folder, "tokenizer.ggml.scores", 16, &f32::NAN.to_le_bytes());
+        }),
+        (&[TOKENS, "no piece of the type unknown"], &|folder| {
+            patch(folder, "tokenizer.ggml.unknown_token_id", 4, &[1]);
+        }),
+        (&[TOKENS, "<0x41> is not there"], &|folder| {
+            rename(folder, "<0x41>", "<0xAZ>");
+        }),
+    ];
+    for (expected, change) in cases {
+        std::fs::write(folder.path().join(FILE), &whole).unwrap();
+        change(folder.path());
+        let file = GgufFile::open(&folder.path().join(FILE)).unwrap();
+        let error = Tokenizer::from_gguf(&file).unwrap_err().to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{error}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use finetune_artifacts::gguf::GgufFile;
 use rstest::rstest;
 use serde::Deserialize;
 use trainer::base::BaseModelFiles;
@@ -16,6 +17,7 @@ use crate::fixtures;
 struct Case {
     text: String,
     ids: Option<Vec<u32>>,
+    sentencepiece: Option<Vec<u32>>,
 }
 
 fn folder(name: &str) -> std::path::PathBuf {
@@ -42,14 +44,24 @@ fn a_sentence_piece_model_gives_the_ids_of_the_reference(
     )]
     name: &str,
 ) -> Result<()> {
+    let tokenizer = Tokenizer::from_directory(&folder(name))?;
+    compare(&tokenizer, name, |case| case.ids)
+}
+
+/// `expected` is what a case says that the ids must be, if it does.
+fn compare(
+    tokenizer: &Tokenizer,
+    name: &str,
+    expected: impl Fn(Case) -> Option<Vec<u32>>,
+) -> Result<()> {
     let path = fixtures().join("expected/sentencepiece.json");
     let mut models: BTreeMap<String, Vec<Case>> = serde_json::from_slice(&std::fs::read(path)?)?;
-    let tokenizer = Tokenizer::from_directory(&folder(name))?;
     let cases = models.remove(name).context("no such model")?;
     let mut faults = Vec::new();
     let mut compared = 0;
-    for Case { text, ids } in cases {
-        let Some(ids) = ids else { continue };
+    for case in cases {
+        let text = case.text.clone();
+        let Some(ids) = expected(case) else { continue };
         let found = tokenizer.encode(&text)?;
         if found != ids {
             faults.push(format!("{text:?}: {found:?}, expected {ids:?}"));
@@ -57,6 +69,37 @@ fn a_sentence_piece_model_gives_the_ids_of_the_reference(
         compared += 1;
     }
     ensure!(compared > 30 && faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+fn gguf(name: &str) -> Result<Tokenizer> {
+    let path = fixtures().join(format!("gguf/tokenizer-{name}.gguf"));
+    Ok(Tokenizer::from_gguf(&GgufFile::open(&path)?)?)
+}
+
+#[rstest]
+fn a_gguf_with_such_a_model_gives_the_ids_of_sentence_piece(
+    #[values("llama", "gemma", "bpe-unknown")] name: &str,
+) -> Result<()> {
+    compare(&gguf(name)?, name, |case| case.sentencepiece)
+}
+
+/// As llama.cpp does it: what follows a special token is a text of its own.
+#[test]
+fn a_gguf_with_such_a_model_puts_a_space_before_every_part_and_the_start_token_before_all()
+-> Result<()> {
+    let tokenizer = gguf("llama")?;
+    let text = tokenizer.encode("begin")?;
+    let parts = tokenizer.encode("<s>begin[INST]begin")?;
+    let instruction = parts.get(1 + text.len()).copied().context("too short")?;
+    ensure!(tokenizer.decode(&[instruction], false)? == "[INST]");
+    ensure!(parts == [&[1], text.as_slice(), &[instruction], text.as_slice()].concat());
+    ensure!(tokenizer.encode_sequence("begin")? == [&[1], text.as_slice()].concat());
+    ensure!(tokenizer.decode(&text, false)? == "begin");
+    let special = tokenizer.special();
+    let ids = [&special.bos, &special.eos, &special.unk]
+        .map(|token| token.as_ref().map(|token| token.id));
+    ensure!(ids == [Some(1), Some(2), Some(0)], "{ids:?}");
     Ok(())
 }
 
