@@ -12,9 +12,9 @@ use prost::Message;
 use crate::foreign_format;
 
 /// The longest piece, in bytes. SentencePiece's own limit is 16 characters where nobody asks for more.
-const LONGEST_PIECE: usize = 1024;
+const LONGEST_PIECE: usize = 256;
 /// The largest file; the largest known one has 256000 pieces in 4 MB.
-const LARGEST_FILE: u64 = 256 << 20;
+const LARGEST_FILE: u64 = 32 << 20;
 /// Marks a unit of a double array as a value.
 const VALUE: usize = 1 << 31;
 

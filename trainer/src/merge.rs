@@ -27,6 +27,13 @@ pub async fn merge(
         None => published_adapter(job, place).await?,
     };
     let base = inputs::fetch(job, place, Fetch::Whole).await?;
+    if let Some(quantization) = base.quantization() {
+        return Err(Failure::invalid(format!(
+            "spec.baseModel.uri is {}, which is saved in 4 bits ({quantization}), and nothing is merged into 4 bits: name the base as \
+             it was before",
+            job.spec.base_model.uri
+        )));
+    }
     let folder = peft::fetch(&adapter, &place.output_credentials, &place.cache).await?;
     let lora = peft::read(&folder, base.config())?.lora;
     let folder = place.temporary()?;

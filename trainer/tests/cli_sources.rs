@@ -156,6 +156,10 @@ fn uploads_are_put_together_where_the_flag_says_and_not_among_shared_downloads()
     bench.run_with("train", &flags).succeeded();
     assert!(outgoing.is_dir());
     assert_eq!(std::fs::read_dir(&outgoing).unwrap().count(), 0);
+    // A folder in which nothing can be put.
+    let ended = Bench::new(2).run_with("train", &["--outgoing", "/proc/self"]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("/proc/self"), "{}", ended.stderr);
     std::fs::remove_dir(&outgoing).unwrap();
     std::fs::write(&outgoing, "").unwrap();
     let ended = bench.run_with("merge", &flags);

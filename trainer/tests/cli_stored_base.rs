@@ -47,6 +47,25 @@ fn an_adapter_is_trained_in_fp4_on_a_dense_base() {
     assert_eq!(bench.versions().len(), 1);
 }
 
+#[test]
+fn nothing_is_merged_into_a_base_that_is_saved_in_4_bits_and_that_is_said_before_training() {
+    let words = [
+        "spec.output.mergedModel is true",
+        "is saved in 4 bits",
+        "set it to false",
+    ];
+    let merged = Bench::with("tiny-llama-64-nf4", |job| {
+        job["spec"]["method"] = qlora("NF4", true);
+        job["spec"]["output"] = json!({ "mergedModel": true });
+    });
+    merged.run("prepare").refused(&words);
+    let bench = with("tiny-llama-64-nf4", &qlora("NF4", true));
+    bench.run("train").succeeded();
+    bench
+        .run("merge")
+        .refused(&["spec.baseModel.uri", "nothing is merged into 4 bits"]);
+}
+
 #[rstest]
 #[case(json!({ "lora": { "rank": 4 } }), &["spec.method is lora", "NF4 with double quantisation", "use method qlora"])]
 #[case(json!({ "full": {} }), &["spec.method is full", "use method qlora"])]

@@ -130,6 +130,9 @@ fn rows(schema: &Value, prefix: &str, text: &mut String) {
 /// A field's type, with its choices or bounds.
 fn kind(field: &Value) -> String {
     let base = field["type"].as_str().unwrap_or("object");
+    if field["items"]["enum"].is_array() {
+        return format!("{base} of {}", kind(&field["items"]));
+    }
     if let Some(choices) = field["enum"].as_array() {
         let choices: Vec<String> = choices
             .iter()
@@ -140,7 +143,18 @@ fn kind(field: &Value) -> String {
     }
     match (&field["minimum"], &field["maximum"]) {
         (Value::Number(minimum), Value::Number(maximum)) => {
-            format!("{base}, {minimum} to {maximum}")
+            let above = match &field["exclusiveMinimum"] {
+                Value::Bool(true) => "above ",
+                _ => "",
+            };
+            let number = |number: &serde_json::Number| {
+                let text = number.to_string();
+                match text.strip_suffix(".0") {
+                    Some(whole) => whole.to_owned(),
+                    None => text,
+                }
+            };
+            format!("{base}, {above}{} to {}", number(minimum), number(maximum))
         }
         _ => base.to_owned(),
     }

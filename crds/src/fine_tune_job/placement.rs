@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Placement {
-    /// Of the train pod. The prepare pod takes no GPU.
+    /// Of the train pod. The prepare pod gets cpu, memory and ephemeral storage of it alone.
     pub resources: Resources,
     /// Seconds between SIGTERM and SIGKILL: the time for a last checkpoint.
     #[schemars(range(min = 1, max = 86_400))]

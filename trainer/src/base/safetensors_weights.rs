@@ -178,7 +178,6 @@ impl Weights {
             .places
             .get(name)
             .or_else(|| self.parts.get(name))
-            .or_else(|| self.beside.get(name))
             .ok_or_else(|| format!("`{name}` is missing: the files are incomplete"))?;
         self.files[place.file]
             .tensor(&place.name)
@@ -243,8 +242,12 @@ impl WeightSource for Weights {
         place.map_or_else(|| name.to_owned(), |place| place.name.clone())
     }
 
-    fn beside(&self) -> Vec<String> {
-        self.beside.keys().cloned().collect()
+    fn beside(&self) -> Vec<(String, TensorView<'_>)> {
+        let found = self.beside.iter().filter_map(|(name, place)| {
+            let tensor = self.files[place.file].tensor(&place.name).ok()?;
+            Some((name.clone(), tensor))
+        });
+        found.collect()
     }
 
     fn tensor(&self, name: &str) -> ops::Result<Tensor> {
@@ -271,8 +274,7 @@ impl WeightSource for Weights {
             }
         };
         if let Some(index) = wrong {
-            let place = self.places.get(name).or_else(|| self.beside.get(name));
-            let file = place.map(|place| &self.files[place.file]);
+            let file = self.places.get(name).map(|place| &self.files[place.file]);
             let path = file.map_or_else(String::new, |file| file.path().display().to_string());
             return Err(fault(format!(
                 "{path}: {}",

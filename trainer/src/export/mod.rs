@@ -72,6 +72,14 @@ fn base_name(uri: &str) -> String {
         Ok(Location::Hub {
             repository, path, ..
         }) if path.is_empty() => repository,
+        _ => shown(uri),
+    }
+}
+
+/// A URI for what others read: the query of a signed URL stays out of it.
+fn shown(uri: &str) -> String {
+    match Location::parse(uri) {
+        Ok(location @ Location::Https { .. }) => location.to_string(),
         _ => uri.to_owned(),
     }
 }

@@ -17,12 +17,12 @@ use crate::train::plan::Plan;
 
 /// The card of `job`'s result.
 pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
-    let base_uri = &job.spec.base_model.uri;
+    let base_uri = super::shown(&job.spec.base_model.uri);
     let is_adapter = job.lora().is_some();
     let name = job.spec.adapter_name(&job.name).unwrap_or(&job.name);
     let mut card = String::new();
     // Writing to a string cannot fail.
-    let _ = write_front_matter(&mut card, is_adapter, &super::base_name(base_uri));
+    let _ = write_front_matter(&mut card, is_adapter, &super::base_name(&base_uri));
     let _ = write!(
         card,
         "# {name}\n\n{}\n\n## Made from\n\n| | |\n| --- | --- |\n\
@@ -51,11 +51,11 @@ pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
 
 /// The card of the base with the job's adapter merged into it.
 pub(super) fn of_merged(job: &Job, base: &BaseModelFiles, base_digest: &str) -> String {
-    let base_uri = &job.spec.base_model.uri;
+    let base_uri = super::shown(&job.spec.base_model.uri);
     let name = job.spec.adapter_name(&job.name).unwrap_or(&job.name);
     let mut card = String::new();
     // Writing to a string cannot fail.
-    let _ = write_front_matter(&mut card, false, &super::base_name(base_uri));
+    let _ = write_front_matter(&mut card, false, &super::base_name(&base_uri));
     let _ = write!(
         card,
         "# {name}\n\nA whole model: the base with a low-rank adapter (LoRA) merged into its weights, in the types in which \

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use finetune_artifacts::safetensors_file::{self, Dtype, TensorPlan};
+use finetune_artifacts::safetensors_file::{self, Dtype, TensorPlan, TensorView};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -73,18 +73,19 @@ fn write(
         plans.push(plan(&in_file, &stored.tensor(&name)?)?);
         made.insert(in_file, name);
     }
-    for name in stored.beside() {
-        plans.push(plan(&name, &stored.tensor(&name)?)?);
-    }
-    write_weights(
-        folder,
-        plans,
-        SHARD_BYTES,
-        &|in_file| match made.get(in_file) {
-            Some(name) => make(name),
-            None => Ok(stored.tensor(in_file)?),
-        },
-    )
+    let beside: BTreeMap<String, TensorView<'_>> = stored.beside().into_iter().collect();
+    plans.extend(beside.iter().map(|(name, tensor)| TensorPlan {
+        name: name.clone(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.to_vec(),
+    }));
+    write_weights(folder, plans, SHARD_BYTES, &|plan| match (
+        made.get(&plan.name),
+        beside.get(&plan.name),
+    ) {
+        (None, Some(tensor)) => Ok(tensor.bytes.to_vec()),
+        (name, _) => bytes_of(&make(name.unwrap_or(&plan.name))?, plan.dtype),
+    })
 }
 
 /// How a tensor is written that the base stores as `stored`. A type that weights cannot have becomes fp32.
@@ -127,11 +128,10 @@ fn write_weights(
     folder: &Path,
     mut plans: Vec<TensorPlan>,
     shard_bytes: usize,
-    make: &dyn Fn(&str) -> Result<Tensor, Failure>,
+    make: &dyn Fn(&TensorPlan) -> Result<Vec<u8>, Failure>,
 ) -> Result<(), Failure> {
-    let make = |plan: &TensorPlan| bytes_of(&make(&plan.name)?, plan.dtype);
     let write = |file: &str, plans: &[TensorPlan]| {
-        safetensors_file::write_lazily(&folder.join(file), plans, Some(("format", "pt")), &make)
+        safetensors_file::write_lazily(&folder.join(file), plans, Some(("format", "pt")), make)
     };
     plans.sort_by(|one, other| one.name.cmp(&other.name));
     let shards = shards(&plans, shard_bytes);
@@ -195,7 +195,7 @@ mod tests {
             .map(|name| plan(name, &stored.tensor(name).unwrap()).unwrap())
             .collect();
         write_companions(written.path(), &files).unwrap();
-        let make = |name: &str| Ok(stored.tensor(name)?);
+        let make = |plan: &TensorPlan| bytes_of(&stored.tensor(&plan.name)?, plan.dtype);
         write_weights(written.path(), plans, 50_000, &make).unwrap();
         assert!(!written.path().join(WEIGHTS).exists());
         assert!(written.path().join(INDEX).exists());

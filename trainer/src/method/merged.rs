@@ -2,6 +2,7 @@
 //!
 //! The sum is made in fp32 from the weight as its file has it, and rounded once, to the type of the file.
 
+use finetune_artifacts::safetensors_file::TensorView;
 use tch::Tensor;
 
 use super::Lora;
@@ -30,7 +31,7 @@ impl WeightSource for Merged<'_> {
         self.base.stored_name(name)
     }
 
-    fn beside(&self) -> Vec<String> {
+    fn beside(&self) -> Vec<(String, TensorView<'_>)> {
         self.base.beside()
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use finetune_artifacts::safetensors_file::TensorView;
 use tch::Tensor;
 
 use crate::method::four_bit::FourBitMatrix;
@@ -21,8 +22,8 @@ pub trait WeightSource {
         name.to_owned()
     }
 
-    /// What lies beside the model in its files, such as a vision tower, by its names there. `tensor` lends it too.
-    fn beside(&self) -> Vec<String> {
+    /// What lies beside the model in its files, such as a vision tower, by its names there: of any type, and read by nobody.
+    fn beside(&self) -> Vec<(String, TensorView<'_>)> {
         Vec::new()
     }
 

@@ -159,7 +159,8 @@ fn bpe(model: &Model) -> Value {
     })
 }
 
-/// Every way to put a piece together from two others, those of the piece with the best score first.
+/// Every way to put a piece together from two others: those of the piece with the best score first, then those with the
+/// longest left part, then those with the longest right part, as transformers' `generate_merges` sorts them.
 fn merges(pieces: &[Piece]) -> Vec<[&str; 2]> {
     let parts = |piece: &&Piece| matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined);
     let known: HashSet<&str> = pieces
@@ -167,19 +168,26 @@ fn merges(pieces: &[Piece]) -> Vec<[&str; 2]> {
         .filter(parts)
         .map(|piece| piece.text.as_str())
         .collect();
-    let mut wholes: Vec<&Piece> = pieces.iter().filter(parts).collect();
-    // Stable: pieces of one score stay in the order of their ids.
-    wholes.sort_by(|left, right| right.score.total_cmp(&left.score));
-    wholes
-        .into_iter()
+    let mut merges: Vec<_> = pieces
+        .iter()
+        .filter(parts)
         .flat_map(|piece| {
             let text = piece.text.as_str();
             let cuts = text.char_indices().skip(1);
-            cuts.map(|(at, _)| text.split_at(at))
+            cuts.map(|(at, _)| (piece.score, text.split_at(at)))
         })
-        .filter(|(left, right)| known.contains(left) && known.contains(right))
-        .map(|(left, right)| [left, right])
-        .collect()
+        .filter(|(_, (left, right))| known.contains(left) && known.contains(right))
+        .map(|(score, (left, right))| {
+            let lengths = [left, right].map(|part| part.chars().count());
+            (score, lengths, [left, right])
+        })
+        .collect();
+    // Stable: what is equal stays in the order of the ids.
+    merges.sort_by(|one, other| {
+        let by_score = other.0.total_cmp(&one.0);
+        by_score.then_with(|| other.1.cmp(&one.1))
+    });
+    merges.into_iter().map(|(_, _, merge)| merge).collect()
 }
 
 fn unigram(model: &Model) -> Value {
@@ -256,7 +264,7 @@ mod tests {
         ];
         assert_eq!(
             merges(&pieces),
-            [["a", "ab"], ["aa", "b"], ["a", "b"], ["a", "a"]]
+            [["aa", "b"], ["a", "ab"], ["a", "b"], ["a", "a"]]
         );
     }
 }

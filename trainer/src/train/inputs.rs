@@ -161,6 +161,17 @@ fn check_quantization(job: &Job, stored: BaseQuantization) -> Result<(), Failure
             stored.code, stored.double_quantization
         )));
     }
+    if job
+        .spec
+        .output
+        .as_ref()
+        .is_some_and(|output| output.merged_model)
+    {
+        return Err(Failure::invalid(format!(
+            "spec.output.mergedModel is true, but the base {uri} is saved in 4 bits, into which nothing is merged: set it to \
+             false, and merge into the base as it was before"
+        )));
+    }
     Ok(())
 }
 

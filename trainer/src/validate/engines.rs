@@ -66,13 +66,14 @@ fn check_engine(engine: ServingEngine, field: &str, lora: &Lora, faults: &mut Ve
     }
     if engine == ServingEngine::SgLang {
         if lora.use_rslora {
-            let alpha = lora.alpha as f64 * (lora.rank as f64).sqrt();
+            let alpha = (lora.alpha as f64 * (lora.rank as f64).sqrt()).round();
+            let cure = match alpha <= 65536.0 {
+                true => format!(" and alpha to {alpha}, which is about alpha x sqrt(rank)"),
+                false => String::new(),
+            };
             refuse(
                 "useRslora",
-                format!(
-                    "is true, but {name} scales by alpha / rank: set it to false and alpha to {}, which is alpha x sqrt(rank)",
-                    alpha.round()
-                ),
+                format!("is true, but {name} scales by alpha / rank: set it to false{cure}"),
             );
         }
         for (setting, pattern) in [

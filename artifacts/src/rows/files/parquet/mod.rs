@@ -273,7 +273,11 @@ impl Columns {
                 while let Some(place) = self.cursors[element.first()].peek()?
                     && place.repetition == *next
                 {
-                    list.push(self.value(element, *next, *element_level)?);
+                    let value = self.value(element, *next, *element_level)?;
+                    // A row that is too long is refused at its end; until then it takes no more memory.
+                    if self.taken <= MAX_LINE as u64 {
+                        list.push(value);
+                    }
                 }
                 Ok(Json::List(list))
             }
