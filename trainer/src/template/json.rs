@@ -44,7 +44,7 @@ fn written(value: &Value, formatter: impl Formatter) -> Result<String, String> {
 }
 
 /// A number as Python writes it: an exponent below 1e-4 and from 1e16 on, with a sign and at least two digits.
-fn python_float(value: f64) -> String {
+pub(super) fn python_float(value: f64) -> String {
     let scientific = format!("{value:e}");
     let Some((digits, exponent)) = scientific.split_once('e') else {
         return scientific;

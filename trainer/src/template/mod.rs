@@ -4,6 +4,7 @@
 //! long.
 
 mod json;
+mod print;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -72,6 +73,9 @@ impl ChatTemplate {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", json::tojson);
+        environment.set_formatter(print::print);
+        environment.add_filter("string", print::string);
+        environment.add_test("iterable", is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         for (name, token) in special_tokens {
@@ -244,6 +248,11 @@ fn take_marks(text: &str) -> Marked {
         }
     }
     marked
+}
+
+/// As Python has it: texts can be gone through and nothing cannot, the other way round than minijinja has it.
+fn is_iterable(value: &Value) -> bool {
+    value.as_str().is_some() || !value.is_none() && value.try_iter().is_ok()
 }
 
 fn raise_exception(message: String) -> Result<Value, JinjaError> {

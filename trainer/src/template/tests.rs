@@ -25,6 +25,40 @@ fn a_template_that_refuses_a_conversation_says_so_in_its_own_words() {
 }
 
 #[test]
+fn what_is_iterable_is_what_python_iterates_over() {
+    let source =
+        "{% for value in [none, 'a', [], {}, 1, missing] %}{{ value is iterable }} {% endfor %}";
+    assert_eq!(
+        render(source, &[]).unwrap(),
+        "False True True True False True "
+    );
+}
+
+/// The expected texts are those of Jinja 3.1.
+#[test]
+fn values_are_printed_as_python_prints_them() {
+    for (source, expected) in [
+        ("{{ true }} {{ none }} {{ missing }}|", "True None |"),
+        (
+            "{{ 1 }} {{ 2.0 }} {{ 1e16 }} {{ 1.5 | string }}",
+            "1 2.0 1e+16 1.5",
+        ),
+        (
+            "{{ [1, 'a', {'b': false, 'c': [none]}] }}",
+            "[1, 'a', {'b': False, 'c': [None]}]",
+        ),
+        (
+            r#"{{ ["it's", 'a "b"', 'both \' and "', 'x\ny', 'ü'] }}"#,
+            r#"["it's", 'a "b"', 'both \' and "', 'x\ny', 'ü']"#,
+        ),
+        ("{{ {'a': true} | string }}", "{'a': True}"),
+        ("{{ 'plain' }}", "plain"),
+    ] {
+        assert_eq!(render(source, &[]).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
 fn a_broken_template_is_named_with_its_line() {
     let error = render("a\n{% if %}", &[]).unwrap_err().to_string();
     assert!(error.contains("cannot be parsed"), "{error}");
