@@ -201,8 +201,9 @@ def rope_factors(config, scaling):
     return np.array(factors, dtype=np.float32)
 
 
-# Models of `sentence_piece.py` that a GGUF file can hold, since it keeps no map of characters.
-SENTENCE_PIECE = ["llama", "gemma", "bpe-unknown"]
+# Models of `sentence_piece.py` that a GGUF file can hold, since it keeps no map of characters. `llama` has two spaces as a piece of the
+# user's, which SentencePiece never finds and llama.cpp merges: its ids are not compared.
+SENTENCE_PIECE = ["llama", "llama-legacy", "gemma", "bpe-unknown"]
 
 
 def write_tokenizers(out):
