@@ -37,7 +37,7 @@ k apply --filename examples/support/job.yaml
 last=""
 while :; do
     line=$(k get finetunejob support --no-headers)
-    [ "$line" = "$last" ] || { [ -n "$last" ] || k get finetunejob support | head -1; echo "$line"; }
+    [ "$line" = "$last" ] || { [ -n "$last" ] || k get finetunejob support | sed -n 1p; echo "$line"; }
     last="$line"
     phase=$(k get finetunejob support --output 'jsonpath={.status.phase}')
     case "$phase" in
