@@ -1,17 +1,23 @@
-//! Downloads kept between runs, by URI and by what the store says of the content. `file://` is used where it lies.
+//! Downloads kept between runs, by URI, by the server that is asked, and by what it says of the content. Files of this
+//! machine are used where they lie.
 //!
 //! Several processes may share a cache: each entry is made under a lock, in a folder of its own, and renamed when it is
 //! whole. A file that is in the cache is never written again.
 
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use crate::credentials::Credentials;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::publish::blocking;
 use crate::store::{Entry, Store, sync_folder};
+
+/// What only this process calls itself; in containers, process numbers are all alike.
+static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
 
 /// A folder of downloads.
 #[derive(Clone, Debug)]
@@ -44,17 +50,25 @@ impl Cache {
     /// A local copy of one object, with its own name.
     pub async fn file(&self, uri: &str, credentials: &Credentials) -> Result<PathBuf> {
         let (store, name) = Store::open_object(uri, credentials)?;
-        if let Some(path) = store.local_path(&name) {
-            return if path.is_file() {
-                Ok(path)
-            } else {
-                Err(Error::ObjectNotFound {
-                    uri: uri.to_owned(),
-                })
-            };
+        self.object(&store, &name).await
+    }
+
+    /// A local copy of the object `name` of a store, with its own name.
+    pub async fn object(&self, store: &Store, name: &str) -> Result<PathBuf> {
+        if let Some(path) = store.local_path(name) {
+            if !path.is_file() {
+                return Err(Error::ObjectNotFound {
+                    uri: store.uri_of(name),
+                });
+            }
+            if store.is_claim() {
+                // Refuses a link that leads out of it.
+                store.entry(name).await?;
+            }
+            return Ok(path);
         }
-        let entries = [store.entry(&name).await?];
-        let folder = self.fill(&store, &entries).await?;
+        let entries = [entry_of(store, name).await?];
+        let folder = self.fill(store, &entries).await?;
         Ok(folder.join(name))
     }
 
@@ -79,8 +93,7 @@ impl Cache {
 
     /// Makes the entry of these objects, or finds it.
     async fn fill(&self, store: &Store, entries: &[Entry]) -> Result<PathBuf> {
-        let key = digest::of_bytes(format!("{} {}", store.uri(), identity(entries)).as_bytes());
-        let key = key.replacen(':', "-", 1);
+        let key = key_of(store, entries);
         let ready = self.folder.join(&key);
         if ready.is_dir() {
             return Ok(ready);
@@ -104,8 +117,12 @@ impl Cache {
                 bytes = entry.size,
                 "downloading"
             );
+            let expected = entry
+                .etag
+                .as_deref()
+                .filter(|etag| store.is_hub() && digest::is_digest(etag));
             store
-                .download_sized(&entry.path, &dest, None, Some(entry.size), &|_, _| {})
+                .download_sized(&entry.path, &dest, expected, Some(entry.size), &|_, _| {})
                 .await?;
         }
         std::fs::rename(&partial, &ready)
@@ -113,6 +130,32 @@ impl Cache {
         sync_folder(&self.folder)?;
         Ok(ready)
     }
+}
+
+/// The name of the entry of these objects. Of what a server gives no version, nothing is found again by another process.
+fn key_of(store: &Store, entries: &[Entry]) -> String {
+    let unversioned = entries.iter().any(|entry| entry.etag.is_none());
+    let process = unversioned.then_some(*PROCESS);
+    let text = format!("{}\n{}\n{process:?}", store.source(), identity(entries));
+    digest::of_bytes(text.as_bytes()).replacen(':', "-", 1)
+}
+
+/// What the store says of one object. The Hub says a hash of its content in a listing only, and the revision, which may be a
+/// branch, where the file itself is asked for.
+async fn entry_of(store: &Store, name: &str) -> Result<Entry> {
+    if store.is_hub() {
+        match store.list("").await {
+            Ok(listed) => {
+                if let Some(entry) = listed.into_iter().find(|entry| entry.path == name) {
+                    return Ok(entry);
+                }
+            }
+            // A mirror may have files and no listings.
+            Err(Error::ObjectNotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    store.entry(name).await
 }
 
 /// Waits for a lock between processes; closing the file frees it.

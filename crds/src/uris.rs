@@ -16,10 +16,11 @@ macro_rules! bucket {
     };
 }
 
-/// The volume of a claim or a repository of the Hub, and what lies in them.
+/// The volume of a claim or a repository of the Hub, and what lies in them. A claim has the name of a Kubernetes object: at most
+/// 253 characters, which a pattern cannot count within labels, so dots are free here and stand between labels for the trainer.
 macro_rules! claim_or_hub {
     () => {
-        r"pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/.*|hf://[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_].*"
+        r"pvc://[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?(/.*)?|hf://[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_].*"
     };
 }
 
@@ -28,7 +29,7 @@ pub(crate) const OUTPUT: &str = concat!("^", bucket!(), "(/.*)?$");
 /// The folder of a published version.
 pub(crate) const VERSION: &str = concat!("^", bucket!(), "/.*/$");
 /// A base: a folder or one file.
-pub(crate) const BASE: &str = concat!(
+pub const BASE: &str = concat!(
     "^(",
     bucket!(),
     "/.+|",
@@ -36,7 +37,7 @@ pub(crate) const BASE: &str = concat!(
     "|https://[^/@]+/.*[^/])$"
 );
 /// Rows: a folder or one file.
-pub(crate) const ROWS: &str = concat!(
+pub const ROWS: &str = concat!(
     "^(",
     bucket!(),
     "/.*|",
@@ -44,7 +45,7 @@ pub(crate) const ROWS: &str = concat!(
     "|https://[^/@]+/.*[^/])$"
 );
 /// The folder of an adapter.
-pub(crate) const ADAPTER: &str = concat!("^(", bucket!(), "/.+|", claim_or_hub!(), ")$");
+pub const ADAPTER: &str = concat!("^(", bucket!(), "/.+|", claim_or_hub!(), ")$");
 
 /// The schemes as a message lists them: `s3://, gs:// or az://`.
 pub fn list(schemes: &[&str]) -> String {

@@ -9,6 +9,8 @@
 mod bench;
 
 use bench::{Bench, Ended, rows};
+use finetune_artifacts::uri::Location;
+use finetune_crds::uris;
 use serde_json::{Value, json};
 use wiremock::matchers::{header_exists, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -116,6 +118,70 @@ fn rows_on_a_claim_are_read_where_it_is_mounted_and_nowhere_else() {
     let mut command = absent.command("prepare");
     command.env("FINETUNE_CLAIMS", root);
     Ended::from(command.output().unwrap()).refused(&["PersistentVolumeClaim `other`"]);
+}
+
+/// Each file beside the rows would be a fault if it were read.
+#[test]
+fn of_a_folder_only_data_is_read_and_no_link_that_leads_out_of_a_claim() {
+    let claims = tempfile::tempdir().unwrap();
+    let volume = claims.path().join("my-data");
+    for (path, content) in [
+        ("a.jsonl", text().as_str()),
+        ("_SUCCESS", "no row"),
+        (".gitattributes", "no row"),
+        ("_delta_log/0.json", "no row"),
+        ("part/.cache/b.jsonl", "no row"),
+        ("lost+found/1", "no row"),
+    ] {
+        let path = volume.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let root = claims.path().to_str().unwrap();
+    let report = prepared(&job("pvc://my-data"), &[("FINETUNE_CLAIMS", root)]);
+    assert_eq!(report["dataset"]["rows"], 40, "{report}");
+
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::os::unix::fs::symlink(secret.path(), volume.join("part/b.jsonl")).unwrap();
+    for uri in ["pvc://my-data", "pvc://my-data/part/b.jsonl"] {
+        let bench = job(uri);
+        let mut command = bench.command("prepare");
+        command.env("FINETUNE_CLAIMS", root);
+        Ended::from(command.output().unwrap()).refused(&[
+            "pvc://my-data/part/b.jsonl",
+            "leads out of the claim: copy the file there",
+        ]);
+    }
+}
+
+#[test]
+fn a_claim_that_the_cluster_lets_through_is_one_that_is_read_here() {
+    let longest = "a".repeat(253);
+    let admitted = |uri: &str| {
+        [uris::BASE, uris::ROWS, uris::ADAPTER]
+            .map(|pattern| regex::Regex::new(pattern).unwrap().is_match(uri))
+    };
+    for uri in [
+        "pvc://team-data".to_owned(),
+        "pvc://team.data/".to_owned(),
+        "pvc://team-data/a/b.gguf".to_owned(),
+        format!("pvc://{longest}"),
+        format!("pvc://{longest}/a/"),
+    ] {
+        assert_eq!(admitted(&uri), [true; 3], "{uri}");
+        Location::parse(&uri).unwrap();
+    }
+    for uri in [
+        "pvc://".to_owned(),
+        "pvc:///a".to_owned(),
+        "pvc://../a".to_owned(),
+        "pvc://-a/b".to_owned(),
+        format!("pvc://{longest}a"),
+        format!("pvc://{longest}a/b"),
+    ] {
+        assert_eq!(admitted(&uri), [false; 3], "{uri}");
+        Location::parse(&uri).unwrap_err();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! From the client's errors to ours: whose turn it is, and what to do.
 //!
-//! Decided by status and by the error codes of S3, Google and Azure, all in XML. The client keeps both in private types, so they are read from what it
-//! prints; a test for each status shows that a new version of the client still prints them.
+//! Decided by status and by the error codes of S3, Google and Azure, all in XML. The client keeps both in private types, so
+//! they are read from what it prints; a test for each status shows that a new version of the client still prints them.
 
 use std::error::Error as StdError;
 use std::io::ErrorKind;
@@ -11,7 +11,8 @@ use object_store::client::HttpError;
 use crate::error::Error;
 use crate::uri::{Location, Provider};
 
-use super::{Store, claims};
+use super::Store;
+use super::claims::{self, LeadsOut};
 
 /// The codes of a 400 that speak of the keys.
 const KEY_FAULTS: [&str; 9] = [
@@ -46,6 +47,13 @@ impl Store {
                 uri,
                 cause: root(cause),
             };
+        }
+        if let (Location::Claim { claim, .. }, Some(LeadsOut(link))) = (&self.location, find(error))
+        {
+            return Error::invalid(
+                format!("pvc://{claim}/{}", link.display()),
+                "leads out of the claim: copy the file there",
+            );
         }
         if let Some(folder) = claims::local_folder(&self.location) {
             return match find::<std::io::Error>(error).map(std::io::Error::kind) {
@@ -207,7 +215,7 @@ fn status(text: &str) -> Option<u16> {
     rest.get(..3)?.parse().ok()
 }
 
-/// The code in S3's XML error.
+/// The code in a store's XML error: S3, Google and Azure write it alike, and so does our reader of the Hub.
 fn code(body: &str) -> Option<&str> {
     let (_, rest) = body.split_once("<Code>")?;
     rest.split_once("</Code>").map(|(code, _)| code)

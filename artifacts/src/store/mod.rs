@@ -22,7 +22,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
-use crate::uri::Location;
+use crate::uri::{Location, Provider};
 
 pub use transfer::Downloaded;
 
@@ -119,6 +119,38 @@ impl Store {
     /// The URI of `path` below the folder.
     pub fn uri_of(&self, path: &str) -> String {
         format!("{}{path}", self.uri())
+    }
+
+    /// Whose objects these are: the location, a URL's query included, and all settings that say which server answers for it,
+    /// but no key. Two stores that agree in it have the same objects. For digests; it may hold a signature.
+    pub(crate) fn source(&self) -> String {
+        let address = match &self.location {
+            Location::Https { url, .. } => url.to_string(),
+            _ => self.uri(),
+        };
+        let prefix = match &self.location {
+            Location::Bucket { provider, .. } => match provider {
+                Provider::S3 => "AWS_",
+                Provider::Google => "GOOGLE_",
+                Provider::Azure => "AZURE_",
+            },
+            Location::Hub { .. } => "HF_",
+            Location::File { .. } | Location::Claim { .. } | Location::Https { .. } => {
+                return address;
+            }
+        };
+        let server = open::server(&self.credentials, prefix);
+        format!("{address} {server:?}")
+    }
+
+    /// Whether it is a repository of the Hub.
+    pub(crate) const fn is_hub(&self) -> bool {
+        matches!(self.location, Location::Hub { .. })
+    }
+
+    /// Whether it is the volume of a claim, or a folder of it.
+    pub(crate) const fn is_claim(&self) -> bool {
+        matches!(self.location, Location::Claim { .. })
     }
 
     /// The path of an object in the local file system, where the store is a folder of it.

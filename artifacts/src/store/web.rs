@@ -13,7 +13,7 @@ use object_store::{
     CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use url::Url;
 
@@ -66,11 +66,19 @@ impl WebStore {
         }
     }
 
-    /// The name of the content of `path`. Files of a commit never change; their etag may, with the host that sends them.
+    /// The name of the content of `path`. Files of a commit never change; their etag may, with the host that sends them. A URL
+    /// without an etag is known by the time of its last change, if its server says that.
     fn etag(&self, response: &Response) -> Option<String> {
         match &self.source {
             Source::Hub(repository) => Some(repository.revision().to_owned()),
-            Source::Url(_) => Some(response.headers().get(ETAG)?.to_str().ok()?.to_owned()),
+            Source::Url(_) => {
+                let said = |name| response.headers().get(name)?.to_str().ok();
+                match (said(ETAG), said(LAST_MODIFIED)) {
+                    (Some(etag), _) => Some(etag.to_owned()),
+                    (None, Some(time)) => Some(format!("modified {time}")),
+                    (None, None) => None,
+                }
+            }
         }
     }
 

@@ -8,9 +8,13 @@
 )]
 
 mod azure;
+mod cache_entries;
+mod claims;
 mod contents;
 mod emulators;
 mod google;
+mod identity;
+mod process;
 mod promises;
 mod refusals;
 mod shared_cache;

@@ -66,11 +66,63 @@ fn a_named_secret_that_lacks_a_key_is_an_error_before_any_request(
 #[test]
 fn a_secret_without_a_key_may_say_that_the_pods_own_identity_is_meant() {
     let root = tempfile::tempdir().unwrap();
-    let settings = azure::settings(
-        "https://store.example",
-        ("AZURE_CREDENTIAL_TYPE", "managed_identity"),
-    );
+    let settings = azure::settings("", ("AZURE_CREDENTIAL_TYPE", "managed_identity"));
     Store::open("az://models/a/", &secret(root.path(), &settings)).unwrap();
+}
+
+#[rstest]
+#[case(
+    "AZURE_STORAGE_ENDPOINT",
+    "https://store.example",
+    "AZURE_STORAGE_ENDPOINT in Secret `team-store`: stands beside AZURE_CREDENTIAL_TYPE `managed_identity`"
+)]
+#[case(
+    "AZURE_ENDPOINT",
+    "https://store.example",
+    "AZURE_STORAGE_ENDPOINT in Secret `team-store`: stands beside"
+)]
+#[case(
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "store.example/team",
+    "AZURE_STORAGE_ACCOUNT_NAME in Secret `team-store`: is `store.example/team`"
+)]
+fn a_secret_cannot_have_the_pods_token_shown_to_another_host(
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] said: &str,
+) {
+    let root = tempfile::tempdir().unwrap();
+    let settings = azure::settings("", ("AZURE_CREDENTIAL_TYPE", "managed_identity"));
+    let mut settings = without(settings, name);
+    settings.push((name.to_owned(), value.to_owned()));
+    let error = Store::open("az://models/a/", &secret(root.path(), &settings)).unwrap_err();
+    assert_eq!(error.reason(), OutcomeReason::InvalidInput, "{error}");
+    assert!(error.to_string().contains(said), "{error}");
+}
+
+#[test]
+fn half_a_service_principal_is_an_error_that_names_the_other_half() {
+    let parts = ["AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"];
+    let secret_of = |names: &[&str]| {
+        let root = tempfile::tempdir().unwrap();
+        let mut settings = azure::settings("", ("AZURE_ALLOW_HTTP", "false"));
+        settings.extend(
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), "value".to_owned())),
+        );
+        secret(root.path(), &settings)
+    };
+    for (given, missing) in [
+        (&parts[2..], "lacks AZURE_CLIENT_ID and AZURE_TENANT_ID,"),
+        (&parts[1..], "lacks AZURE_CLIENT_ID,"),
+        (&parts[..2], "lacks AZURE_STORAGE_ACCOUNT_KEY"),
+    ] {
+        let error = Store::open("az://models/a/", &secret_of(given)).unwrap_err();
+        assert_eq!(error.reason(), OutcomeReason::Credentials, "{error}");
+        assert!(error.to_string().contains(missing), "{error}");
+    }
+    Store::open("az://models/a/", &secret_of(&parts)).unwrap();
 }
 
 #[rstest]

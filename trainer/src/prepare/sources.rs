@@ -8,6 +8,7 @@ use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::manifest::{Manifest, ManifestFile};
 use finetune_artifacts::rows::{Row, RowFormat, RowReader, Rows};
 use finetune_artifacts::store::Store;
+use finetune_artifacts::uri::Location;
 use finetune_artifacts::{Error as StoreError, digest};
 use finetune_crds::fine_tune_job::{Columns, Dataset, Replay, Source};
 
@@ -51,11 +52,25 @@ impl Oddities {
 
 /// A file of the data, on this machine.
 struct LocalFile {
-    /// Its URI, which messages show.
+    /// Its URI without a query, which messages show.
     uri: String,
     path: PathBuf,
     /// Its name in the manifest over which the data's digest is computed.
     name: String,
+}
+
+impl LocalFile {
+    /// A file that a source names by itself.
+    fn single(location: &Location, prefix: &str, path: PathBuf) -> Self {
+        // The query of a URL may hold a signature, which nobody else should see and which changes without the data.
+        let shown = location.to_string();
+        let name = shown.rsplit('/').next().unwrap_or(&shown);
+        Self {
+            path,
+            name: format!("{prefix}/{name}"),
+            uri: shown,
+        }
+    }
 }
 
 /// Reads all rows; malformed ones of all training files are reported together, then those of the validation files.
@@ -145,26 +160,30 @@ async fn fetch(
     cache: &Cache,
 ) -> Result<Vec<LocalFile>, Error> {
     let uri = &source.uri;
-    if !uri.ends_with('/') {
+    let location = Location::parse(uri)?;
+    if !location.is_folder() {
         let path = cache.file(uri, credentials).await?;
-        let name = uri.rsplit('/').next().unwrap_or(uri);
-        return Ok(vec![LocalFile {
-            uri: uri.clone(),
-            path,
-            name: format!("{prefix}/{name}"),
-        }]);
+        return Ok(vec![LocalFile::single(&location, prefix, path)]);
     }
+    let shown = location.to_string();
     let mut entries = Store::open(uri, credentials)?.list("").await?;
+    entries.retain(|entry| is_data(&entry.path));
     entries.sort_by(|left, right| left.path.cmp(&right.path));
-    let folder = cache.directory(uri, credentials, |_| true).await?;
+    let folder = cache.directory(uri, credentials, is_data).await?;
     Ok(entries
         .into_iter()
         .map(|entry| LocalFile {
-            uri: format!("{uri}{}", entry.path),
+            uri: format!("{shown}{}", entry.path),
             path: folder.join(&entry.path),
             name: format!("{prefix}/{}", entry.path),
         })
         .collect())
+}
+
+/// Whether a file below a folder of data is a part of it. Other systems leave files and folders behind, such as `_SUCCESS`,
+/// `_delta_log` and `.gitattributes`.
+fn is_data(path: &str) -> bool {
+    !path.split('/').any(|part| part.starts_with(['.', '_']))
 }
 
 fn rows(files: &[LocalFile], reader: RowReader, columns: &Columns) -> Result<Rows, Error> {
@@ -191,4 +210,39 @@ fn digest_of(files: &[LocalFile]) -> Result<String, Error> {
         .collect::<Result<Vec<_>, StoreError>>()?;
     list.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(Manifest { files: list }.digest())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_neither_shown_nor_a_part_of_the_datas_name() {
+        let file = |uri: &str| {
+            LocalFile::single(
+                &Location::parse(uri).unwrap(),
+                "train/0",
+                PathBuf::from("a"),
+            )
+        };
+        let signed = file("https://host/team/a.csv?signature=hidden&path=/b");
+        assert_eq!(signed.uri, "https://host/team/a.csv");
+        assert_eq!(signed.name, "train/0/a.csv");
+        assert_eq!(file("s3://data/team/a.csv").name, "train/0/a.csv");
+    }
+
+    #[test]
+    fn what_other_systems_leave_in_a_folder_is_no_data() {
+        for path in ["a.jsonl", "2026/a_b.c.jsonl"] {
+            assert!(is_data(path), "{path}");
+        }
+        for path in [
+            "_SUCCESS",
+            ".a.jsonl",
+            "_delta_log/0.json",
+            "a/.cache/b.jsonl",
+        ] {
+            assert!(!is_data(path), "{path}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::{check_endpoint, patience, retries, settings, unusable};
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 
-const KEY: &str = "GOOGLE_SERVICE_ACCOUNT_KEY";
+pub(super) const KEY: &str = "GOOGLE_SERVICE_ACCOUNT_KEY";
 const ENDPOINT: &str = "GOOGLE_BASE_URL";
 const ALLOW_HTTP: &str = "GOOGLE_ALLOW_HTTP";
 
@@ -68,6 +68,13 @@ pub(super) fn client(
         .with_bucket_name(bucket)
         .build()
         .map_err(|error| unusable(credentials, uri, &error))
+}
+
+/// Where a key points to, if it says so.
+pub(super) fn base_url_of(json: &str) -> Option<String> {
+    serde_json::from_str::<ServiceAccountKey>(json)
+        .ok()?
+        .gcs_base_url
 }
 
 /// That the key is one, and where it points to. The client's own message would quote what it cannot read.

@@ -19,7 +19,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 use crate::uri::{Location, Provider};
 
-use super::claims;
+use super::claims::{self, ClaimStore};
 use super::hub::Repository;
 use super::web::{Source, WebStore};
 
@@ -30,7 +30,11 @@ pub(super) fn open(
 ) -> Result<(Arc<dyn ObjectStore>, Key)> {
     match location {
         Location::File { path, .. } => local(path),
-        Location::Claim { claim, path, .. } => local(&claims::folder_of(claim)?.join(path)),
+        Location::Claim { claim, path, .. } => {
+            let volume = claims::folder_of(claim)?;
+            let key = absolute_key(&volume.join(path))?;
+            Ok((Arc::new(ClaimStore::new(volume)), key))
+        }
         Location::Bucket {
             provider,
             bucket,
@@ -64,9 +68,13 @@ pub(super) fn open(
 }
 
 fn local(path: &Path) -> Result<(Arc<dyn ObjectStore>, Key)> {
-    let key = Key::from_absolute_path(path)
-        .map_err(|error| Error::invalid(format!("path `{}`", path.display()), error.to_string()))?;
+    let key = absolute_key(path)?;
     Ok((Arc::new(LocalFileSystem::new().with_fsync(true)), key))
+}
+
+fn absolute_key(path: &Path) -> Result<Key> {
+    Key::from_absolute_path(path)
+        .map_err(|error| Error::invalid(format!("path `{}`", path.display()), error.to_string()))
 }
 
 fn parse_key(location: &Location, key: &str) -> Result<Key> {
@@ -105,6 +113,38 @@ fn settings<K: std::str::FromStr>(credentials: &Credentials, prefix: &str) -> Ve
             Some((name.to_ascii_lowercase().parse().ok()?, value.to_owned()))
         })
         .collect()
+}
+
+/// The settings of a provider that say which server answers: its address, region and account, what stands between, and whether
+/// its certificate counts. By all names that a client knows, in upper case as it reads them, sorted.
+pub(super) fn server(credentials: &Credentials, prefix: &str) -> Vec<(String, String)> {
+    const PARTS: [&str; 6] = [
+        "ENDPOINT",
+        "BASE_URL",
+        "REGION",
+        "ACCOUNT_NAME",
+        "PROXY",
+        "CERTIFICATE",
+    ];
+    let mut found: Vec<_> = credentials
+        .iter()
+        .map(|(name, value)| (name.to_ascii_uppercase(), value))
+        .filter(|(name, value)| {
+            name.starts_with(prefix)
+                && !value.is_empty()
+                && PARTS.iter().any(|part| name.contains(part))
+        })
+        .map(|(name, value)| (name, value.trim_end_matches('/').to_owned()))
+        .collect();
+    // Within a key, tools point it at another store.
+    let inside = credentials.get(google::KEY).and_then(google::base_url_of);
+    found.extend(
+        inside
+            .filter(|_| google::KEY.starts_with(prefix))
+            .map(|url| (google::KEY.to_owned(), url)),
+    );
+    found.sort();
+    found
 }
 
 /// Refuses an endpoint over plain HTTP, unless `allow` is `true` beside it. `name` is the setting that holds it.
