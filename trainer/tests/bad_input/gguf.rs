@@ -23,13 +23,16 @@ fn broken_metadata_are_refused_by_key() {
     refuse_all("gguf/q4_1.gguf", METADATA);
 }
 
+/// What breaks the file in a folder.
+type Change<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn broken_sentence_piece_metadata_are_refused_by_key_and_piece() {
     let fixture =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tokenizer-llama.gguf");
     let whole = std::fs::read(fixture).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &dyn Fn(&Path)); 6] = [
+    let cases: [(&[&str], Change<'_>); 6] = [
         (&["tokenizer.ggml.scores", "it is absent"], &|folder| {
             rename(folder, "tokenizer.ggml.scores", "tokenizer.ggml.scorez");
         }),
