@@ -10,6 +10,7 @@ import io
 import json
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer
 
 import chat
@@ -100,7 +101,12 @@ def train(settings, scratch):
         minloglevel=2,
         **({"character_coverage": 0.99} | settings),
     )
-    return made.getvalue()
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(made.getvalue())
+    # The path of a file that is gone: the map that was made of it is in the model.
+    model.normalizer_spec.ClearField("normalization_rule_tsv")
+    model.denormalizer_spec.ClearField("normalization_rule_tsv")
+    return model.SerializeToString(deterministic=True)
 
 
 def write_models(out):
