@@ -3,10 +3,12 @@ for templates that mark what the assistant says, the mask, must be the same; wha
 
     python tests/parity/published_templates.py TRAINER BASE
 
-TRAINER is the binary, BASE the folder of a base with a byte-level tokenizer. The templates stay where pip has put them.
+TRAINER is the binary, BASE the folder of a base with a byte-level tokenizer. The trainer finds its libtorch by TRAINER_LIBRARY_PATH, since the
+reference has another one. The templates stay where pip has put them.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -64,7 +66,8 @@ def ours(trainer, folder, base, row, marks):
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     command = [trainer, "prepare", "--file", folder / "job.yaml", "--work", work, "--cache", folder / "cache"]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"LD_LIBRARY_PATH": os.environ.get("TRAINER_LIBRARY_PATH", "")}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     if ended.returncode:
         return None, ended.stderr.strip().splitlines()[-1]
     tensors = load_file(work / "scratch/prepared/tokens.safetensors")
