@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use finetune_artifacts::sentence_piece::{Algorithm, Model, Piece, PieceKind};
 use serde_json::{Value, json};
 
@@ -110,7 +112,7 @@ fn normalizer(model: &Model, prefix: Prefix) -> Value {
     let mut steps = Vec::new();
     if !model.charsmap.is_empty() {
         steps.push(
-            json!({ "type": "Precompiled", "precompiled_charsmap": base64(&model.charsmap) }),
+            json!({ "type": "Precompiled", "precompiled_charsmap": BASE64.encode(&model.charsmap) }),
         );
     }
     if model.remove_extra_whitespaces {
@@ -209,42 +211,9 @@ fn unigram(model: &Model) -> Value {
     })
 }
 
-/// The bytes as base64 (RFC 4648) with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for part in bytes.chunks(3) {
-        let mut three = [0; 3];
-        three[..part.len()].copy_from_slice(part);
-        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        for digit in 0..4 {
-            let value = (bits >> (18 - 6 * digit)) & 63;
-            text.push(match digit <= part.len() {
-                true => char::from(DIGITS[value as usize]),
-                false => '=',
-            });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("\u{3f}\u{bf}", "P8K/"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn merges_go_by_score_and_leave_out_pieces_that_are_no_text() {
