@@ -174,14 +174,18 @@ fn share_gpt_rows_are_conversations_with_the_roles_of_messages() {
 const CALL: &str = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":ARGUMENTS}}]},{"role":"tool","tool_call_id":"1","name":"f","content":"7"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"z":1,"a":2}}}]}"#;
 
 #[test]
-fn tools_and_calls_keep_the_order_of_their_keys_and_arguments_become_an_object() {
+fn tools_and_calls_keep_the_order_of_their_keys_and_arguments_their_form() {
     let given = conversation(&CALL.replace("ARGUMENTS", r#"{"z":1,"a":[2.0,null]}"#));
-    let as_text = conversation(&CALL.replace("ARGUMENTS", r#""{\"z\":1,\"a\":[2.0,null]}""#));
-    assert_eq!(given, as_text);
+    let as_text = conversation(&CALL.replace("ARGUMENTS", r#""{\"z\": 1,\"a\":[2.0,null]}""#));
     assert_eq!(given.messages[1].content, None);
     assert_eq!(
         given.messages[1].fields[TOOL_CALLS].to_text(),
         r#"[{"id":"1","type":"function","function":{"name":"f","arguments":{"z":1,"a":[2.0,null]}}}]"#
+    );
+    assert_eq!(
+        as_text.messages[1].fields[TOOL_CALLS].to_text(),
+        r#"[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"z\": 1,\"a\":[2.0,null]}"}}]"#,
+        "a text stays the text, to the space"
     );
     assert_eq!(
         given.tools[0].to_text(),
@@ -194,6 +198,15 @@ fn tools_and_calls_keep_the_order_of_their_keys_and_arguments_become_an_object()
     assert_eq!(
         quoted.tools, given.tools,
         "a table has lists as JSON in a text"
+    );
+}
+
+#[test]
+fn fields_of_a_call_that_are_null_are_absent_and_those_of_its_arguments_are_not() {
+    let call = r#"{"messages":[{"role":"assistant","tool_calls":[{"id":null,"function":{"strict":null,"name":"f","arguments":{"a":null}}}]}]}"#;
+    assert_eq!(
+        conversation(call).messages[0].fields[TOOL_CALLS].to_text(),
+        r#"[{"function":{"name":"f","arguments":{"a":null}}}]"#
     );
 }
 
@@ -376,7 +389,17 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 #[case(
     Format::Messages,
     r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"x"}}]}]}"#,
-    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is text, expected an object"
+    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is text and no JSON (expected value), expected an object"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}]}"#,
+    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is text that holds a list, expected an object"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":null}}]}]}"#,
+    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is absent, expected an object"
 )]
 #[case(
     Format::Messages,

@@ -114,7 +114,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
 }
 
 /// What serde_json says, without its own place, which counts within the row.
-fn reason(error: &serde_json::Error) -> String {
+pub(super) fn reason(error: &serde_json::Error) -> String {
     let reason = error.to_string();
     reason
         .split(" at line ")

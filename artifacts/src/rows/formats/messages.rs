@@ -5,6 +5,7 @@
 use super::RowFormat;
 use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
+use crate::rows::files::reason;
 use crate::rows::json::{Json, Object};
 use crate::rows::record::{Record, shortened, text};
 
@@ -219,7 +220,8 @@ pub(super) fn weight(name: &str, fields: &Object, assistant: bool) -> Result<boo
     }
 }
 
-/// The calls of a message. Arguments that stand as JSON in a text become the object: templates print them themselves.
+/// The calls of a message, with arguments in the form that the row gives them, an object or one as JSON in a text: templates
+/// print the two differently.
 fn tool_calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
     let invalid = |what: String| Problem::new(FaultClass::InvalidToolCalls, what);
     let Json::List(list) = value else {
@@ -231,43 +233,54 @@ fn tool_calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
     list.iter()
         .enumerate()
         .map(|(index, call)| {
-            let at = format!("{name}.tool_calls[{index}]");
-            let mut call = call.clone();
-            let function = match &mut call {
-                Json::Object(fields) => fields.get_mut("function"),
-                _ => None,
-            };
-            let Some(Json::Object(function)) = function else {
-                return Err(invalid(format!(
-                    "`{at}` has no object `function`, expected {{\"type\": \"function\", \"function\": {{\"name\": …, \
-                     \"arguments\": …}}}}"
-                )));
-            };
-            if function.get("name").and_then(Json::as_text).is_none_or(str::is_empty) {
-                return Err(invalid(format!(
-                    "`{at}.function.name` is absent or no text, expected the function's name"
-                )));
-            }
-            let arguments = function.get_mut("arguments");
-            let Some(arguments) = arguments else {
-                return Err(invalid(format!(
-                    "`{at}.function.arguments` is absent, expected an object"
-                )));
-            };
-            if let Json::Text(text) = arguments
-                && let Ok(object) = serde_json::from_str::<Json>(text)
-            {
-                *arguments = object;
-            }
-            if arguments.as_object().is_none() {
-                return Err(invalid(format!(
-                    "`{at}.function.arguments` is {}, expected an object, or one as JSON in a text",
-                    arguments.kind()
-                )));
-            }
-            Ok(call)
+            tool_call(&format!("{name}.tool_calls[{index}]"), call).map_err(invalid)
         })
         .collect()
+}
+
+/// A call, without the fields of it that are null: those are absent.
+fn tool_call(at: &str, call: &Json) -> Result<Json, String> {
+    let mut call = call.clone();
+    if let Json::Object(fields) = &mut call {
+        fields.retain(|_, value| *value != Json::Null);
+    }
+    let function = match &mut call {
+        Json::Object(fields) => fields.get_mut("function"),
+        _ => None,
+    };
+    let Some(Json::Object(function)) = function else {
+        return Err(format!(
+            "`{at}` has no object `function`, expected {{\"type\": \"function\", \"function\": {{\"name\": …, \
+             \"arguments\": …}}}}"
+        ));
+    };
+    function.retain(|_, value| *value != Json::Null);
+    if function
+        .get("name")
+        .and_then(Json::as_text)
+        .is_none_or(str::is_empty)
+    {
+        return Err(format!(
+            "`{at}.function.name` is absent or no text, expected the function's name"
+        ));
+    }
+    let Some(arguments) = function.get("arguments") else {
+        return Err(format!(
+            "`{at}.function.arguments` is absent, expected an object"
+        ));
+    };
+    let what = match arguments {
+        Json::Object(_) => return Ok(call),
+        Json::Text(text) => match serde_json::from_str::<Json>(text) {
+            Ok(Json::Object(_)) => return Ok(call),
+            Ok(other) => format!("text that holds {}", other.kind()),
+            Err(error) => format!("text and no JSON ({})", reason(&error)),
+        },
+        other => other.kind().to_owned(),
+    };
+    Err(format!(
+        "`{at}.function.arguments` is {what}, expected an object, or one as JSON in a text"
+    ))
 }
 
 /// The descriptions of functions beside a conversation.
