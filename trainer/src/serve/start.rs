@@ -68,7 +68,7 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         Metrics::new()?,
     )?;
     let now = || clock::now().as_second();
-    for (name, uri) in &options.adapters {
+    for (name, uri) in options.adapters.iter().flat_map(|named| &named.0) {
         let folder = fetch_adapter(name, uri, &credentials, &cache).await?;
         let message = |error: super::api::ApiError| Error::Adapter {
             name: name.clone(),
