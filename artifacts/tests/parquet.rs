@@ -62,6 +62,17 @@ fn the_rows_of_a_file_are_those_of_the_same_data_in_json(
 }
 
 #[test]
+fn a_column_that_nothing_reads_is_told_of() {
+    let rows = read("alpaca-lz4.parquet", RowReader::new(Format::Auto)).unwrap();
+    assert_eq!(
+        rows.unread.warning().unwrap(),
+        "nothing reads the column `created`, which up to 3 rows have"
+    );
+    let rows = read("text-plain.parquet", RowReader::new(Format::Auto)).unwrap();
+    assert_eq!(rows.unread.warning(), None);
+}
+
+#[test]
 fn a_file_in_memory_and_one_on_disk_give_the_same_rows() {
     let name = "messages-zstd.parquet";
     let bytes = std::fs::read(fixtures().join("parquet").join(name)).unwrap();

@@ -7,6 +7,11 @@ use rstest::rstest;
 
 use super::*;
 
+mod absence;
+mod foreign_files;
+mod turns;
+mod unread_columns;
+
 fn read_file(name: &str, format: Format, text: impl AsRef<[u8]>) -> Result<Rows, Faults> {
     let mut reader = RowReader::new(format);
     reader.read(name, text.as_ref()).unwrap();
@@ -49,6 +54,7 @@ const MESSAGES: &str =
 )]
 #[case(r#"{"text":"t"}"#, RowFormat::Text)]
 #[case(r#"{"text":"t","messages":null}"#, RowFormat::Text)]
+#[case(r#"{"text":"t","messages":[]}"#, RowFormat::Text)]
 #[case(r#"{"instruction":"i","output":"o"}"#, RowFormat::Alpaca)]
 #[case(
     r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#,
@@ -141,6 +147,7 @@ fn an_alpaca_row_may_lack_its_input() {
     for input in ["", r#","input":"""#, r#","input":null"#] {
         let row = format!(r#"{{"instruction":"i","output":"o"{input}}}"#);
         let expected = RowContent::Alpaca {
+            before: Vec::new(),
             instruction: "i".into(),
             input: String::new(),
             output: "o".into(),
@@ -243,7 +250,7 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 #[case(Format::Auto, "{}", "the row has the columns (none)")]
 #[case(
     Format::Auto,
-    r#"{"text":"a","messages":[]}"#,
+    r#"{"text":"a","messages":[{}]}"#,
     "ambiguous_format: the row has the columns of Messages and of Text: set dataset.format"
 )]
 #[case(
@@ -273,7 +280,7 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Alpaca,
-    r#"{"instruction":"a","output":"b","input":[]}"#,
+    r#"{"instruction":"a","output":"b","input":["c"]}"#,
     "data_type: `input` is a list"
 )]
 #[case(
@@ -368,12 +375,12 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":[{"role":"assistant","content":"a","function_call":{}}]}"#,
+    r#"{"messages":[{"role":"assistant","content":"a","function_call":{"name":"f"}}]}"#,
     "which nothing reads: write it as `tool_calls`"
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":[{"role":"user","content":"a","tool_calls":[]}]}"#,
+    r#"{"messages":[{"role":"user","content":"a","tool_calls":[{}]}]}"#,
     "message_unrecognized_key: `messages[0]` has the field `tool_calls`, which a message of user cannot have"
 )]
 #[case(
@@ -413,8 +420,8 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::ShareGPT,
-    r#"{"conversations":[{"from":"function_call","value":"{}"}]}"#,
-    "unrecognized_role: `conversations[0].from` is `function_call`, expected system, human"
+    r#"{"conversations":[{"from":"bing","value":"{}"}]}"#,
+    "unrecognized_role: `conversations[0].from` is `bing`, expected system, human"
 )]
 #[case(
     Format::ShareGPT,
