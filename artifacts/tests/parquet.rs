@@ -61,15 +61,19 @@ fn the_rows_of_a_file_are_those_of_the_same_data_in_json(
     assert_eq!(numbers, (1..=wanted.rows.len()).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_column_that_nothing_reads_is_told_of() {
-    let rows = read("alpaca-lz4.parquet", RowReader::new(Format::Auto)).unwrap();
-    assert_eq!(
-        rows.unread.warning().unwrap(),
-        "nothing reads the column `created`, which up to 3 rows have"
-    );
-    let rows = read("text-plain.parquet", RowReader::new(Format::Auto)).unwrap();
-    assert_eq!(rows.unread.warning(), None);
+#[rstest]
+#[case::values(
+    "pairs-gzip.parquet",
+    Some("nothing reads the column `id`, which up to 300 rows have")
+)]
+#[case::nulls_alone("alpaca-lz4.parquet", None)]
+#[case::no_other_column("text-plain.parquet", None)]
+fn a_column_that_nothing_reads_and_that_has_values_is_told_of(
+    #[case] name: &str,
+    #[case] expected: Option<&str>,
+) {
+    let rows = read(name, RowReader::new(Format::Auto)).unwrap();
+    assert_eq!(rows.unread.warning().as_deref(), expected);
 }
 
 #[test]

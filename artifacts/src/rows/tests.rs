@@ -295,7 +295,7 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":{}}"#,
+    r#"{"messages":{"a":1}}"#,
     "data_type: `messages` is an object, expected a list"
 )]
 #[case(
