@@ -243,6 +243,31 @@ fn the_golden_file_tells_the_adapter_from_the_base() {
 }
 
 #[test]
+fn a_run_of_a_single_step_learns() {
+    let bench = Bench::new(1);
+    bench.run("train").succeeded();
+    let [version] = bench.versions().try_into().unwrap();
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(version.join("golden.json")).unwrap()).unwrap();
+    for sample in golden["samples"].as_array().unwrap() {
+        assert_ne!(sample["base"], sample["adapter"]);
+    }
+    let row: Value = serde_json::from_str(bench.read("metrics.jsonl").trim()).unwrap();
+    assert!(row["learningRate"].as_f64() > Some(0.0), "{row}");
+}
+
+#[test]
+fn the_binary_finds_its_libraries_without_a_variable_that_names_them() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_trainer"))
+        .env_clear()
+        .arg("--version")
+        .output()
+        .unwrap();
+    let ended = bench::Ended::from(output).succeeded();
+    assert!(ended.stdout.starts_with("trainer "), "{}", ended.stdout);
+}
+
+#[test]
 fn progress_and_metrics_are_served_while_it_trains() {
     let bench = Bench::new(100_000);
     let mut trainer = bench

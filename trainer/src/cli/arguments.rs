@@ -56,9 +56,14 @@ impl JobArguments {
         }
     }
 
+    /// Reads the manifest.
+    pub(super) fn read(&self) -> Result<Job, Failure> {
+        Ok(Job::read(&self.file)?)
+    }
+
     /// Reads the manifest and opens its places, for a command that computes.
     pub(super) fn open(&self) -> Result<(Job, Workplace), Failure> {
-        let job = Job::read(&self.file)?;
+        let job = self.read()?;
         self.set_threads();
         let place = Workplace::open(&job, &self.places())?;
         Ok((job, place))
