@@ -39,6 +39,11 @@ pub(super) struct JobArguments {
     #[arg(long, value_name = "DIR", env = "FINETUNE_CREDENTIALS")]
     pub credentials: Option<PathBuf>,
 
+    /// The digest of the spec that `--file` must hold; a manifest with another one is refused. Where it is given, the manifest is a
+    /// cluster's: a field in it that this trainer does not know is a warning, not an error.
+    #[arg(long, value_name = "SHA256:HEX", env = "FINETUNE_SPEC_DIGEST")]
+    pub spec_digest: Option<String>,
+
     /// Threads to compute with. Default: the CPUs that this process may use.
     #[arg(long, value_name = "COUNT", env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,
@@ -58,7 +63,7 @@ impl JobArguments {
 
     /// Reads the manifest.
     pub(super) fn read(&self) -> Result<Job, Failure> {
-        Ok(Job::read(&self.file)?)
+        Ok(Job::read(&self.file, self.spec_digest.as_deref())?)
     }
 
     /// Reads the manifest and opens its places, for a command that computes.
