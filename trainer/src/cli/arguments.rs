@@ -8,6 +8,8 @@ use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::workplace::{Places, Workplace};
 
+use super::values;
+
 /// Which job, and where its files lie.
 #[derive(Args, Debug)]
 pub(super) struct JobArguments {
@@ -45,7 +47,7 @@ pub(super) struct JobArguments {
     pub spec_digest: Option<String>,
 
     /// Threads to compute with. Default: the CPUs that this process may use.
-    #[arg(long, value_name = "COUNT", env = "FINETUNE_THREADS")]
+    #[arg(long, value_name = "COUNT", value_parser = values::threads, allow_negative_numbers = true, env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,
 }
 

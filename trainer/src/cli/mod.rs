@@ -11,6 +11,7 @@ mod merge;
 mod prepare;
 mod serve;
 mod train;
+mod values;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -15,7 +15,7 @@ use crate::train::{self, Run, told_to_stop};
 use crate::workplace::Workplace;
 
 use super::arguments::JobArguments;
-use super::end;
+use super::{end, values};
 
 /// Train, and publish the result.
 ///
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     job: JobArguments,
 
     /// Serve /progress (JSON), /metrics (Prometheus) and /livez at this address, such as 0.0.0.0:8480.
-    #[arg(long, value_name = "ADDRESS", env = "FINETUNE_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", value_parser = values::address, env = "FINETUNE_LISTEN")]
     listen: Option<SocketAddr>,
 
     /// A file that gets the outcome as JSON, however the run ends.
