@@ -73,26 +73,88 @@ pub enum Error {
         /// All of them, each with its line.
         faults: Vec<(Option<usize>, Fault)>,
     },
+    /// The spec is not the one that the command line names.
+    #[error(
+        "{}: spec has the digest {found}, but --spec-digest is {expected}: {}",
+        path.display(),
+        why_other(unknown)
+    )]
+    OtherSpec {
+        /// The file.
+        path: PathBuf,
+        /// The digest of its spec.
+        found: String,
+        /// That of the spec that was meant.
+        expected: String,
+        /// Its fields that are not known here.
+        unknown: Vec<String>,
+    },
+}
+
+/// Refuses a cluster's manifest whose spec is not the one that was meant, and names the fields of it that are not known here.
+fn hold_to(path: &Path, expected: &str, found: &str, unknown: Vec<String>) -> Result<(), Error> {
+    if found != expected {
+        return Err(Error::OtherSpec {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+            unknown,
+        });
+    }
+    if !unknown.is_empty() {
+        tracing::warn!(
+            "{}: this trainer ({}) does not know {} and passes over what they say: its image is older than the operator; give both the same version",
+            path.display(),
+            env!("CARGO_PKG_VERSION"),
+            unknown.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Why a spec may have another digest than was meant.
+fn why_other(unknown: &[String]) -> String {
+    if unknown.is_empty() {
+        return "somebody has changed the manifest since; delete it, and the operator writes it again".to_owned();
+    }
+    format!(
+        "this trainer ({}) does not know {}, on which the training depends; use a trainer image of the operator's version",
+        env!("CARGO_PKG_VERSION"),
+        unknown.join(", ")
+    )
 }
 
 impl Job {
-    /// Reads and checks the manifest at `path`.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads and checks the manifest at `path`. Where `spec_digest` is given, the manifest is a cluster's and its spec must have
+    /// this digest; a field that is not known here is then a warning, for the operator may be newer than this trainer.
+    pub fn read(path: &Path, spec_digest: Option<&str>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, path)
+        Self::parse_as(&text, path, spec_digest)
     }
 
-    /// The same for a text; `path` is for messages only.
+    /// The same for the text of a manifest that was written by hand; `path` is for messages only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        Self::parse_as(text, path, None)
+    }
+
+    fn parse_as(text: &str, path: &Path, expected_digest: Option<&str>) -> Result<Self, Error> {
         let Document { line, value: raw } = documents::job(text, path)?;
         let refused = |faults| refused(path, text, line, faults);
         let mut faults = faults_of_frame(&raw);
         let mut spec = raw.get("spec").cloned().unwrap_or_default();
+        let mut unknown = Vec::new();
         if spec.is_object() {
-            faults.extend(schema::conform_spec(&mut spec));
+            let found = schema::conform_spec(&mut spec);
+            let is_known = |fault: &Fault| fault.message != schema::UNKNOWN;
+            let (wrong, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_known);
+            faults.extend(wrong);
+            unknown = others;
+        }
+        if expected_digest.is_none() {
+            faults.append(&mut unknown);
         }
         if !faults.is_empty() {
             return Err(refused(faults));
@@ -100,6 +162,11 @@ impl Job {
         // What the schema lets pass and the types do not would be a fault of the schema's.
         let spec: FineTuneJobSpec = serde_json::from_value(spec)
             .map_err(|error| refused(vec![Fault::new("spec", format!("is refused: {error}"))]))?;
+        let spec_digest = spec.digest();
+        if let Some(expected) = expected_digest {
+            let unknown = unknown.into_iter().map(|fault| fault.field).collect();
+            hold_to(path, expected, &spec_digest, unknown)?;
+        }
         let text_of = |field: &str| raw["metadata"][field].as_str().map(str::to_owned);
         let name = text_of("name").unwrap_or_default();
         let faults = validate(&name, &spec);
@@ -107,7 +174,6 @@ impl Job {
             return Err(refused(faults));
         }
         let namespace = text_of("namespace").unwrap_or_else(|| "default".to_owned());
-        let spec_digest = spec.digest();
         let uid = text_of("uid").unwrap_or_else(|| derived_uid(&namespace, &name, &spec_digest));
         Ok(Self {
             name,

@@ -280,3 +280,57 @@ fn a_field_that_is_null_is_absent() {
         Job::parse(GOOD, Path::new("job.yaml")).unwrap().spec
     );
 }
+
+#[test]
+fn an_unknown_field_of_a_clusters_manifest_is_passed_over_and_by_hand_refused() {
+    let path = Path::new("job.yaml");
+    let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+    let newer = format!("{GOOD}  suspend: false\n");
+    let job = Job::parse_as(&newer, path, Some(&digest)).unwrap();
+    assert_eq!(job.spec_digest, digest);
+    assert!(refusal(&newer).contains("spec.suspend"));
+}
+
+#[test]
+fn a_manifest_of_another_digest_is_refused_with_both() {
+    let path = Path::new("job.yaml");
+    let meant = format!("sha256:{}", "0".repeat(64));
+    let found = Job::parse(GOOD, path).unwrap().spec_digest;
+    let message = Job::parse_as(GOOD, path, Some(&meant))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains(&meant) && message.contains(&found),
+        "{message}"
+    );
+    let newer = format!("{GOOD}  novelty: 3\n");
+    let message = Job::parse_as(&newer, path, Some(&meant))
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("does not know spec.novelty"), "{message}");
+}
+
+#[test]
+fn what_is_wrong_with_a_clusters_manifest_is_refused_too() {
+    let path = Path::new("job.yaml");
+    let text = GOOD.replace("rank: 4", "rank: 0");
+    let mut spec = Job::parse(GOOD, path).unwrap().spec;
+    spec.method.lora.as_mut().unwrap().rank = 0;
+    let error = Job::parse_as(&text, path, Some(&spec.digest())).unwrap_err();
+    assert!(
+        error.to_string().contains("spec.method.lora.rank"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_wrong_type_in_a_clusters_manifest_is_refused_too() {
+    let path = Path::new("job.yaml");
+    let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+    let text = format!("{}  novelty: 3\n", GOOD.replace("rank: 4", "rank: \"4\""));
+    let error = Job::parse_as(&text, path, Some(&digest)).unwrap_err();
+    assert!(
+        error.to_string().contains("spec.method.lora.rank"),
+        "{error}"
+    );
+}
