@@ -28,6 +28,7 @@ fn empty(stage: Stage, attempt: u32, reason: OutcomeReason, message: String) -> 
         message,
         uid: String::new(),
         spec_digest: String::new(),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         attempt,
         adapter: None,
         model: None,
@@ -36,6 +37,7 @@ fn empty(stage: Stage, attempt: u32, reason: OutcomeReason, message: String) -> 
         base_model: None,
         plan: None,
         progress: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -24,7 +24,8 @@ use crate::shared::SecretReference;
         (!has(self.columns.input) || self.format == 'Alpaca') && \
         (!has(self.columns.output) || self.format == 'Alpaca') && \
         (!has(self.columns.conversations) || self.format == 'ShareGPT') && \
-        (!has(self.columns.system) || self.format == 'ShareGPT'))")
+        (!has(self.columns.system) || self.format in ['Alpaca', 'ShareGPT']) && \
+        (!has(self.columns.history) || self.format == 'Alpaca'))")
         .message("dataset.columns names a column that dataset.format does not have: remove it, or set the format that has it"),
 )]
 pub struct Dataset {
@@ -168,10 +169,14 @@ pub struct Columns {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub conversations: Option<String>,
-    /// ShareGPT: a system turn before the conversation.
+    /// ShareGPT, Alpaca: a system turn before the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub system: Option<String>,
+    /// Alpaca: earlier questions and answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub history: Option<String>,
 }
 
 impl Columns {
@@ -197,6 +202,7 @@ impl Columns {
             ("output", &self.output),
             ("conversations", &self.conversations),
             ("system", &self.system),
+            ("history", &self.history),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value.as_deref()?)))

@@ -205,6 +205,7 @@ pub(super) fn outcome(stage: Stage, reason: OutcomeReason) -> Outcome {
         },
         uid: UID.to_owned(),
         spec_digest: String::new(),
+        version: None,
         attempt: 1,
         adapter: (good && stage == Stage::Train).then(|| Published {
             uri: format!(
@@ -234,6 +235,7 @@ pub(super) fn outcome(stage: Stage, reason: OutcomeReason) -> Outcome {
             ..PlanStatus::default()
         }),
         progress: (good && stage == Stage::Train).then(|| progress(RunPhase::Publishing, 100)),
+        warnings: Vec::new(),
     }
 }
 

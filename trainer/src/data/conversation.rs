@@ -206,8 +206,16 @@ fn probe(message: &Message) -> Message {
             if let Json::Object(call) = call
                 && let Some(Json::Object(function)) = call.get_mut("function")
             {
-                let other = Object::from([(PROBE.to_string(), Json::Text(PROBE.to_string()))]);
-                function.insert("arguments".to_owned(), Json::Object(other));
+                let other = Json::Object(Object::from([(
+                    PROBE.to_string(),
+                    Json::Text(PROBE.to_string()),
+                )]));
+                // In the form that the row has, because templates ask for it.
+                let other = match function.get("arguments") {
+                    Some(Json::Text(_)) => Json::Text(other.to_text()),
+                    _ => other,
+                };
+                function.insert("arguments".to_owned(), other);
             }
         }
         if probed.content.as_deref().unwrap_or_default().is_empty() {

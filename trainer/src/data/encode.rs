@@ -89,10 +89,11 @@ impl<'model> Encoder<'model> {
             RowContent::Text(text) => self.text(text)?,
             RowContent::Document(text) => return self.document(text),
             RowContent::Alpaca {
+                before,
                 instruction,
                 input,
                 output,
-            } => self.task(instruction, input, output)?,
+            } => self.task(before, instruction, input, output)?,
         };
         Ok(vec![self.finished(tokens, loss)])
     }
@@ -101,22 +102,30 @@ impl<'model> Encoder<'model> {
     /// prompt that the Alpaca data was made with.
     fn task(
         &self,
+        before: &[Message],
         instruction: &str,
         input: &str,
         output: &str,
     ) -> Result<(Vec<u32>, Vec<bool>), String> {
-        if self.tokenizer.template().is_err() {
+        if let Err(error) = self.tokenizer.template() {
+            if !before.is_empty() {
+                return Err(format!(
+                    "the row has turns before its instruction (`system`, `history`), which need a chat template: {error}"
+                ));
+            }
             return self.pair(&alpaca_prompt(instruction, input), output);
         }
         let question = match input {
             "" => instruction.to_owned(),
             input => format!("{instruction}\n\n{input}"),
         };
+        let mut messages = before.to_vec();
+        messages.extend([
+            Message::new("user", question),
+            Message::new("assistant", output),
+        ]);
         self.conversation(&Conversation {
-            messages: vec![
-                Message::new("user", question),
-                Message::new("assistant", output),
-            ],
+            messages,
             tools: Vec::new(),
         })
     }

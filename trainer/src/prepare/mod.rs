@@ -341,5 +341,6 @@ fn report(
             .map_err(|error| Error::Prepared(error.to_string()))?,
     };
     report.warnings = report.faults_to_watch(spec);
+    report.warnings.extend(sources.oddities.unread.warning());
     Ok(report)
 }

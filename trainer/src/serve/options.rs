@@ -13,9 +13,9 @@ pub struct Options {
     /// The base's name in requests [default: the last part of its URI]
     #[arg(long, value_name = "NAME", env = "FINETUNE_SERVE_MODEL_NAME")]
     pub served_model_name: Option<String>,
-    /// An adapter to load at the start, and its name in requests; may be given several times
-    #[arg(long = "adapter", value_name = "NAME=URI", value_parser = named, value_delimiter = ',', env = "FINETUNE_ADAPTERS")]
-    pub adapters: Vec<(String, String)>,
+    /// An adapter to load at the start, and its name in requests; may be given several times, in the variable one a line
+    #[arg(long = "adapter", value_name = "NAME=URI", value_parser = named, env = "FINETUNE_ADAPTERS")]
+    pub adapters: Vec<NamedAdapters>,
     /// The address to listen on; 0.0.0.0 for all
     #[arg(long, default_value = "127.0.0.1", env = "FINETUNE_LISTEN_HOST")]
     pub host: String,
@@ -90,11 +90,53 @@ pub enum ComputeType {
     Bfloat16,
 }
 
-fn named(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, uri)) if !name.is_empty() && !uri.is_empty() => {
-            Ok((name.to_owned(), uri.to_owned()))
+/// Adapters with their names: the one of a flag, or all of the environment variable.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedAdapters(pub Vec<(String, String)>);
+
+/// Only a line break separates: a path may hold anything else, commas and `=` too.
+fn named(text: &str) -> Result<NamedAdapters, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let adapters: Result<Vec<_>, String> = lines
+        .map(|line| match line.split_once('=') {
+            Some((name, uri)) if !name.is_empty() && !uri.is_empty() => {
+                Ok((name.to_owned(), uri.to_owned()))
+            }
+            _ => Err(format!("`{line}`, expected NAME=URI")),
+        })
+        .collect();
+    match adapters? {
+        none if none.is_empty() => Err("it is empty, expected NAME=URI".to_owned()),
+        adapters => Ok(NamedAdapters(adapters)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_an_adapter_may_hold_commas_spaces_and_equals_signs() {
+        for uri in [
+            "file:///one,two/adapter/",
+            "file:///run=3/a b/",
+            "s3://bucket/a,b=c,d/",
+        ] {
+            let expected = NamedAdapters(vec![("a".to_owned(), uri.to_owned())]);
+            assert_eq!(named(&format!("a={uri}")), Ok(expected));
         }
-        _ => Err(format!("`{text}`, expected NAME=URI")),
+    }
+
+    #[test]
+    fn the_variable_has_one_adapter_a_line() {
+        let NamedAdapters(adapters) = named("a=file:///x,y/\n\n  b=s3://z/\n").unwrap();
+        let adapters: Vec<(&str, &str)> = adapters
+            .iter()
+            .map(|(name, uri)| (name.as_str(), uri.as_str()))
+            .collect();
+        assert_eq!(adapters, [("a", "file:///x,y/"), ("b", "s3://z/")]);
+        for text in ["", "\n", "a", "=file:///x/", "a=", "a=file:///x/\nb"] {
+            assert!(named(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a result: recorded first, then handed to its Adapter, once.
 
-use finetune_crds::contract::{Outcome, OutcomeReason, Stage};
+use finetune_crds::contract::{Outcome, OutcomeReason, Published, Stage};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
 
@@ -124,29 +124,70 @@ fn a_whole_model_needs_no_adapter() {
 
 #[test]
 fn a_merged_model_and_a_gguf_are_recorded_beside_their_adapter() {
-    let job = prepared_job();
-    let both = outcome(Stage::Train, OutcomeReason::Succeeded);
-    let merged = finetune_crds::contract::Published {
-        uri: "s3://adapters/team-a/support/model/".to_owned(),
-        digest: digest('d'),
+    let mut job = prepared_job();
+    if let Some(output) = &mut job.spec.output {
+        (output.merged_model, output.gguf_adapter) = (true, true);
+    }
+    // Digests alone, as a termination message has them.
+    let published = |digest| Published {
+        uri: String::new(),
+        digest,
     };
-    let gguf = "s3://adapters/team-a/support/sha256-c/adapter.gguf";
     let both = Outcome {
-        model: Some(merged.clone()),
-        gguf_adapter: Some(gguf.to_owned()),
-        ..both
+        adapter: Some(published(digest('a'))),
+        model: Some(published(digest('d'))),
+        ..outcome(Stage::Train, OutcomeReason::Succeeded)
     };
-    let adapter = both.adapter.clone().unwrap();
     let plan = plan_for(
         &job,
         &train_seen(complete(), vec![ended(Stage::Train, 0, Some(both))]),
     );
     let result = plan.status.result.clone().unwrap();
-    assert_eq!(result.adapter_digest, Some(adapter.digest.clone()));
-    assert_eq!(result.uri, adapter.uri);
-    assert_eq!(result.model_digest, Some(merged.digest));
-    assert_eq!(result.merged_model_uri, Some(merged.uri));
-    assert_eq!(result.gguf_adapter_uri.as_deref(), Some(gguf));
+    let folder = |digest: String| digest.replace(':', "-");
+    let (adapter, model) = (folder(digest('a')), folder(digest('d')));
+    assert_eq!(result.adapter_digest, Some(digest('a')));
+    assert_eq!(
+        result.uri,
+        format!("s3://adapters/team-a/support/{adapter}/")
+    );
+    assert_eq!(result.model_digest, Some(digest('d')));
+    assert_eq!(
+        result.merged_model_uri,
+        Some(format!("s3://adapters/team-a/support/model/{model}/"))
+    );
+    assert_eq!(
+        result.gguf_adapter_uri,
+        Some(format!(
+            "s3://adapters/team-a/support/{adapter}/adapter.gguf"
+        ))
+    );
     let next = plan_for(&stored(job, &plan), &Seen::default());
-    assert_eq!(next.publish.unwrap().source.digest, adapter.digest);
+    assert_eq!(next.publish.unwrap().source.digest, digest('a'));
+}
+
+#[test]
+fn where_a_result_lies_is_not_believed_but_known() {
+    let job = prepared_job();
+    let lie = Outcome {
+        adapter: Some(Published {
+            uri: "s3://elsewhere/poisoned/".to_owned(),
+            digest: digest('a'),
+        }),
+        gguf_adapter: Some("s3://elsewhere/adapter.gguf".to_owned()),
+        ..outcome(Stage::Train, OutcomeReason::Succeeded)
+    };
+    let plan = plan_for(
+        &job,
+        &train_seen(complete(), vec![ended(Stage::Train, 0, Some(lie))]),
+    );
+    let result = plan.status.result.clone().unwrap();
+    assert!(
+        result.uri.starts_with("s3://adapters/team-a/support/"),
+        "{}",
+        result.uri
+    );
+    assert_eq!(result.gguf_adapter_uri, None);
+    let next = plan_for(&stored(job, &plan), &Seen::default());
+    let source = next.publish.unwrap().source;
+    assert_eq!(source.uri, result.uri);
 }

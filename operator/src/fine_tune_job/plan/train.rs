@@ -1,6 +1,6 @@
 //! The stage that trains. Pure.
 
-use finetune_crds::contract::{Outcome, OutcomeReason, RunPhase, Stage};
+use finetune_crds::contract::{Outcome, OutcomeReason, Published, RunPhase, Stage, layout};
 use finetune_crds::fine_tune_job::{JobPhase, ResultStatus};
 use finetune_crds::names::condition;
 use jiff::Timestamp;
@@ -181,9 +181,27 @@ fn running(draft: &mut Draft, seen: &Seen) {
 }
 
 /// Takes over what came out. It is handed to the Adapter once this is stored.
+///
+/// The trainer says digests. Where they lie is not its word but follows from the manifest.
 fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
-    let published = outcome.adapter.as_ref().or(outcome.model.as_ref());
-    let Some(published) = published else {
+    let digest = |published: &Option<Published>| {
+        let published = published.as_ref();
+        published.map(|published| published.digest.clone())
+    };
+    let (adapter_digest, model_digest) = (digest(&outcome.adapter), digest(&outcome.model));
+    let output = job.spec.output.as_ref();
+    let output_uri = output.and_then(|output| output.uri.as_deref());
+    let output_uri = output_uri.unwrap_or_default();
+    let adapter = job.adapter.as_ref().zip(adapter_digest.as_ref());
+    let adapter_uri = adapter.map(|(name, digest)| {
+        let folder = layout::adapter_folder(output_uri, &job.namespace, name);
+        layout::published_folder(&folder, digest)
+    });
+    let model_uri = model_digest.as_ref().map(|digest| {
+        let folder = layout::model_folder(output_uri, &job.namespace, &job.name);
+        layout::published_folder(&folder, digest)
+    });
+    let Some(uri) = adapter_uri.as_ref().or(model_uri.as_ref()) else {
         draft.failed(
             "NoResult",
             "the trainer says that it succeeded but names neither an adapter nor a model",
@@ -195,6 +213,9 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
         draft.progress(progress);
     }
     draft.progress_is_complete();
+    if let Some(plan) = &outcome.plan {
+        draft.status.plan = Some(plan.clone());
+    }
     if let Some(digest) = outcome
         .base_model
         .as_ref()
@@ -202,20 +223,15 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
     {
         draft.status.base_model.get_or_insert_default().digest = Some(digest);
     }
+    let wants_gguf = output.is_some_and(|output| output.gguf_adapter);
+    let gguf_folder = adapter_uri.as_ref().filter(|_| wants_gguf);
     draft.status.result = Some(ResultStatus {
-        adapter_digest: outcome
-            .adapter
-            .as_ref()
-            .map(|adapter| adapter.digest.clone()),
-        model_digest: outcome.model.as_ref().map(|model| model.digest.clone()),
-        uri: published.uri.clone(),
-        merged_model_uri: outcome
-            .adapter
-            .as_ref()
-            .and(outcome.model.as_ref())
-            .map(|model| model.uri.clone()),
-        gguf_adapter_uri: outcome.gguf_adapter.clone(),
-        adapter_name: outcome.adapter.as_ref().and(job.adapter.clone()),
+        adapter_digest,
+        model_digest,
+        uri: uri.clone(),
+        merged_model_uri: adapter_uri.as_ref().and(model_uri.clone()),
+        gguf_adapter_uri: gguf_folder.map(|folder| format!("{folder}{}", layout::ADAPTER_GGUF)),
+        adapter_name: adapter_uri.as_ref().and(job.adapter.clone()),
         job_uri: job.job_uri.clone(),
     });
     draft.forget(condition::PODS_RUNNING);
