@@ -208,15 +208,21 @@ impl<'model> Encoder<'model> {
         Ok((encoded.ids, loss))
     }
 
-    /// Where training of a turn ends: after the special token that ends the turn. What the template prints after that is
-    /// not the model's to say. Without one, all that is printed ends the turn.
+    /// Where training of a turn ends: after the token that ends the turn, whatever special tokens stand before it, such as one
+    /// that closes a call. What the template prints after that is not the model's to say. Without one, all that is printed
+    /// ends the turn.
     fn end_of_turn(&self, encoded: &Encoded, turn: &Turn) -> usize {
-        let special = encoded.ids.iter().zip(&encoded.ranges).find(|(id, range)| {
-            range.start >= turn.content_end
-                && range.start < turn.span.end
-                && self.tokenizer.is_special(**id)
-        });
-        special.map_or(turn.end, |(_, range)| range.end)
+        let after = |wanted: &dyn Fn(u32) -> bool| {
+            let mut tokens = encoded.ids.iter().zip(&encoded.ranges);
+            let found = tokens.find(|(id, range)| {
+                range.start >= turn.content_end && range.start < turn.span.end && wanted(**id)
+            });
+            found.map(|(_, range)| range.end)
+        };
+        let ends = self.tokenizer.turn_end().map(|end| &end.any);
+        after(&|id| ends.is_some_and(|ends| ends.contains(&id)))
+            .or_else(|| after(&|id| self.tokenizer.is_special(id)))
+            .unwrap_or(turn.end)
     }
 
     fn finished(&self, mut tokens: Vec<u32>, mut loss: Vec<bool>) -> EncodedRow {

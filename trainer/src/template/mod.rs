@@ -5,6 +5,8 @@
 
 mod json;
 mod print;
+mod probe;
+mod turn_end;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,6 +17,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
 use regex::Regex;
+
+pub use turn_end::{TurnEnd, turn_end};
 
 /// Instructions that a template may take for one conversation; ordinary ones take some thousands.
 const FUEL: u64 = 50_000_000;

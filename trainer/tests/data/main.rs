@@ -16,6 +16,7 @@ mod peft;
 mod prepare;
 mod sentence_piece;
 mod templates;
+mod turn_end;
 
 use std::path::{Path, PathBuf};
 
