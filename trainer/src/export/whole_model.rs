@@ -114,7 +114,10 @@ fn write_companions(folder: &Path, files: &BaseModelFiles) -> Result<(), Failure
     }
     let tokenizer = files.tokenizer();
     let ends = tokenizer.turn_end().map_or(&[][..], |end| &end.answer);
-    if ends.iter().any(|id| !tokenizer.named_stop_ids().contains(id)) {
+    if ends
+        .iter()
+        .any(|id| !tokenizer.named_stop_ids().contains(id))
+    {
         let source = companions.get(GENERATION).or(companions.get(CONFIG));
         let generation = with_ends(source.map_or(&[], Vec::as_slice), ends);
         companions.insert(GENERATION.to_owned(), generation);
@@ -130,7 +133,9 @@ fn write_companions(folder: &Path, files: &BaseModelFiles) -> Result<(), Failure
 fn with_ends(source: &[u8], ends: &[u32]) -> Vec<u8> {
     let mut keys: Map<String, Value> = serde_json::from_slice(source).unwrap_or_default();
     if keys.contains_key("architectures") {
-        keys.retain(|key, _| ["bos_token_id", "eos_token_id", "pad_token_id"].contains(&key.as_str()));
+        keys.retain(|key, _| {
+            ["bos_token_id", "eos_token_id", "pad_token_id"].contains(&key.as_str())
+        });
     }
     let mut all = match keys.remove("eos_token_id") {
         Some(Value::Array(list)) => list,
@@ -255,7 +260,10 @@ mod tests {
         }
         let config = base.path().join("tokenizer_config.json");
         let text = std::fs::read_to_string(&config).unwrap();
-        let text = text.replace("\"eos_token\": \"<|im_end|>\"", "\"eos_token\": \"<|endoftext|>\"");
+        let text = text.replace(
+            "\"eos_token\": \"<|im_end|>\"",
+            "\"eos_token\": \"<|endoftext|>\"",
+        );
         std::fs::write(config, text).unwrap();
         let _ = std::fs::remove_file(base.path().join(GENERATION));
         let files = BaseModelFiles::open(base.path()).unwrap();

@@ -64,5 +64,9 @@ pub(super) fn tool() -> Json {
 
 fn object(pairs: Vec<(&str, Json)>) -> Json {
     let pairs = pairs.into_iter();
-    Json::Object(pairs.map(|(name, value)| (name.to_owned(), value)).collect())
+    Json::Object(
+        pairs
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
 }

@@ -8,7 +8,7 @@ use finetune_artifacts::rows::Message;
 use finetune_artifacts::rows::json::Json;
 
 use super::probe::{Arguments, calling, tool};
-use super::{ChatTemplate, PROBE};
+use super::{ChatTemplate, PROBE, Time};
 use crate::tokenize::Tokenizer;
 
 /// The tokens that end a turn of the assistant.
@@ -68,7 +68,9 @@ fn after_calls(template: &ChatTemplate, tokenizer: &Tokenizer, known: &[u32]) ->
 fn rendered(template: &ChatTemplate, turns: &[Message], tools: &[Json]) -> Option<String> {
     let mut messages = vec![Message::new("user", "What is there?")];
     messages.extend_from_slice(turns);
-    let rendered = template.render_any(&messages, tools, false).ok()?;
+    let rendered = template
+        .render_any(&messages, tools, false, Time::Clock)
+        .ok()?;
     Some(rendered.text)
 }
 

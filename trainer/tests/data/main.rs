@@ -15,6 +15,7 @@ mod loss_mask;
 mod peft;
 mod prepare;
 mod sentence_piece;
+mod template_notes;
 mod templates;
 mod turn_end;
 

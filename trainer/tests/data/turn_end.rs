@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use finetune_artifacts::rows::RowReader;
-use finetune_crds::fine_tune_job::{Format, LossOn};
+use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
 use rstest::rstest;
 use serde_json::{Value, json};
 use trainer::data::{Encoder, Settings};
@@ -24,9 +24,12 @@ fn tokenizer(template: &str, added: &[&str], special: bool, eos: &str) -> Result
         let path = fixtures().join("tiny-llama").join(name);
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)
     };
-    let write = |name: &str, value: &Value| std::fs::write(folder.path().join(name), value.to_string());
+    let write =
+        |name: &str, value: &Value| std::fs::write(folder.path().join(name), value.to_string());
     let mut json = read("tokenizer.json")?;
-    let vocabulary = json["model"]["vocab"].as_object().context("no vocabulary")?;
+    let vocabulary = json["model"]["vocab"]
+        .as_object()
+        .context("no vocabulary")?;
     let tokens = json["added_tokens"].as_array().context("no tokens")?;
     let ids = tokens.iter().filter_map(|token| token["id"].as_u64());
     let next = vocabulary
@@ -59,6 +62,8 @@ fn learnt(tokenizer: &Tokenizer, row: &Value) -> Result<Vec<String>> {
         loss_on: LossOn::Assistant,
         max_length: 10_000,
         append_end_of_sequence: true,
+        chat_template: ChatTemplateUse::Auto,
+        day: jiff::civil::Date::constant(2026, 1, 2),
     };
     let encoded = Encoder::new(tokenizer, settings)
         .encode(&row)
@@ -94,14 +99,20 @@ fn a_call_closed_by_a_special_token_is_learnt_to_the_end_of_the_turn(
         { "role": "assistant", "content": "Let me look.", "tool_calls": [call("chair"), call("stool")] },
     ] });
     let printed = |article: &str| {
-        format!("<|call|>{{\"name\": \"stock\", \"arguments\": {{\"article\": \"{article}\"}}}}<|/call|>")
+        format!(
+            "<|call|>{{\"name\": \"stock\", \"arguments\": {{\"article\": \"{article}\"}}}}<|/call|>"
+        )
     };
     assert_eq!(
         learnt(&tokenizer, &row)?,
         [
             format!("{}<|im_end|>", printed("lamp")),
             "Seven.<|im_end|>".to_owned(),
-            format!("Let me look.{}{}<|im_end|>", printed("chair"), printed("stool")),
+            format!(
+                "Let me look.{}{}<|im_end|>",
+                printed("chair"),
+                printed("stool")
+            ),
         ]
     );
     Ok(())
@@ -110,7 +121,12 @@ fn a_call_closed_by_a_special_token_is_learnt_to_the_end_of_the_turn(
 #[test]
 fn the_end_of_a_turn_ends_answers_though_the_model_names_another_end() -> Result<()> {
     let tokenizer = tokenizer(CALLS, &["<|call|>", "<|/call|>"], true, "<|endoftext|>")?;
-    let id = |token: &str| tokenizer.inner().token_to_id(token).context("no such token");
+    let id = |token: &str| {
+        tokenizer
+            .inner()
+            .token_to_id(token)
+            .context("no such token")
+    };
     let (end, eos) = (id("<|im_end|>")?, id("<|endoftext|>")?);
     assert_eq!(tokenizer.named_stop_ids(), [eos]);
     let mut both = [end, eos];
@@ -145,7 +161,9 @@ fn where_a_turn_ends_is_found_from_the_template(
 ) -> Result<()> {
     let tokenizer = tokenizer(template, &["<|call|>", "<|/call|>"], true, "<|endoftext|>")?;
     let ids = |tokens: &[&str]| {
-        let ids = tokens.iter().filter_map(|token| tokenizer.inner().token_to_id(token));
+        let ids = tokens
+            .iter()
+            .filter_map(|token| tokenizer.inner().token_to_id(token));
         let mut ids: Vec<u32> = ids.collect();
         ids.sort_unstable();
         ids
@@ -173,10 +191,17 @@ fn each_familys_turns_end_is_found(#[case] family: &str, #[case] end: &str) -> R
         "<|im_end|>" | "</s>" => &[],
         _ => &[end],
     };
-    let eos = if end == "</s>" { "<|im_end|>" } else { "<|endoftext|>" };
+    let eos = if end == "</s>" {
+        "<|im_end|>"
+    } else {
+        "<|endoftext|>"
+    };
     let tokenizer = tokenizer(&template, added, true, eos)?;
     let wanted = if end == "</s>" { eos } else { end };
-    let id = tokenizer.inner().token_to_id(wanted).context("no such token")?;
+    let id = tokenizer
+        .inner()
+        .token_to_id(wanted)
+        .context("no such token")?;
     assert_eq!(tokenizer.turn_end().context("none found")?.any, [id]);
     Ok(())
 }
