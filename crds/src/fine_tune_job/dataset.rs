@@ -49,6 +49,11 @@ pub struct Dataset {
     /// and ShareGPT, all tokens for Text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_on: Option<LossOn>,
+    /// Whether rows of PromptCompletion, Alpaca and Preference that are plain texts go through the base's chat template, the
+    /// prompt as the user's turn and what is learnt as the assistant's. `Auto`: where the base has one, so that the model is
+    /// trained as it is asked when it is served. `Never`: the texts are put together as they stand.
+    #[serde(default, skip_serializing_if = "ChatTemplateUse::is_auto")]
+    pub chat_template: ChatTemplateUse,
     /// Longer rows are cut on the right, counted and reported. Documents are cut into rows of this length.
     #[serde(default = "default_max_sequence_length")]
     #[schemars(range(min = 2, max = 1_048_576))]
@@ -227,6 +232,27 @@ pub enum Format {
     ShareGPT,
     /// `{"prompt": …, "chosen": …, "rejected": …}`, each a text or a list of messages: for objective `dpo`.
     Preference,
+}
+
+/// Whether prompts and answers that are plain texts go through the base's chat template.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ChatTemplateUse {
+    /// Where the base has one.
+    #[default]
+    Auto,
+    /// The texts are put together as they stand.
+    Never,
+}
+
+impl ChatTemplateUse {
+    /// Whether it is the default, which a spec leaves out.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde calls"
+    )]
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// Which tokens carry loss. `Completion`: the completion; of Messages and ShareGPT the last turn of the assistant. `Assistant`: every

@@ -16,7 +16,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use dataset::{Columns, Dataset, Format, LossOn, Replay, Source, Validation};
+pub use dataset::{ChatTemplateUse, Columns, Dataset, Format, LossOn, Replay, Source, Validation};
 pub use method::{Full, Lora, Method, Qlora, Quantization, QuantizationType};
 pub use objective::{Dpo, Objective, Sft};
 pub use placement::{Placement, Resources, Toleration, TolerationOperator};

@@ -15,7 +15,9 @@ mod loss_mask;
 mod peft;
 mod prepare;
 mod sentence_piece;
+mod template_notes;
 mod templates;
+mod turn_end;
 
 use std::path::{Path, PathBuf};
 

@@ -17,6 +17,7 @@ use crate::{fixtures, smollm2};
 struct Work {
     folder: tempfile::TempDir,
     base: BaseModelFiles,
+    today: jiff::civil::Date,
 }
 
 impl Work {
@@ -24,6 +25,7 @@ impl Work {
         Ok(Self {
             folder: tempfile::tempdir()?,
             base: BaseModelFiles::open(&fixtures().join("tiny-llama"))?,
+            today: jiff::civil::date(2026, 1, 2),
         })
     }
 
@@ -51,6 +53,7 @@ impl Work {
             cache: &Cache::new(&self.path().join("cache")),
             passing: &passing,
             local: self.path(),
+            today: self.today,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -518,6 +521,7 @@ fn the_example_is_ready_for_its_base() -> Result<()> {
     let work = Work {
         folder: tempfile::tempdir()?,
         base: BaseModelFiles::open(&path)?,
+        today: jiff::civil::date(2026, 1, 2),
     };
     let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/support/train.jsonl");
     let prepared = work.prepare(json!({
