@@ -16,6 +16,8 @@ mod peft;
 mod prepare;
 mod sentence_piece;
 mod templates;
+#[path = "../tolerance/mod.rs"]
+mod tolerance;
 
 use std::path::{Path, PathBuf};
 
