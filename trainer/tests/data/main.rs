@@ -17,6 +17,8 @@ mod prepare;
 mod sentence_piece;
 mod template_notes;
 mod templates;
+#[path = "../tolerance/mod.rs"]
+mod tolerance;
 mod turn_end;
 
 use std::path::{Path, PathBuf};

@@ -14,3 +14,5 @@ mod process;
 mod requests;
 mod scores;
 mod streaming;
+#[path = "../tolerance/mod.rs"]
+mod tolerance;
