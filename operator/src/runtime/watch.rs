@@ -46,7 +46,7 @@ where
                 return whole;
             }
             Err(error) => {
-                tracing::warn!(%error, "the API server does not say yet whether it streams lists")
+                tracing::warn!(%error, "the API server does not say yet whether it streams lists");
             }
         }
         tokio::time::sleep(AGAIN).await;
