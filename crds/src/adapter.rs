@@ -131,9 +131,9 @@ pub struct AdapterStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Where it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "AdapterPhase::is_unsaid")]
     pub phase: Option<AdapterPhase>,
-    /// Ready, Verified, Loaded, Conflict, BaseModelChecked, Reconciling, Stalled.
+    /// Ready, Verified, Loaded, Conflict, BaseModelChecked, Reconciling, Stalled; Malformed where the operator cannot read it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -174,9 +174,23 @@ pub enum AdapterPhase {
     Failed,
     /// Being deleted.
     Terminating,
+    /// A word of another version of the operator. Read only: never written, and no part of the schema.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 impl AdapterPhase {
+    /// Whether there is nothing to be written.
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands the field over so"
+    )]
+    fn is_unsaid(phase: &Option<Self>) -> bool {
+        matches!(phase, None | Some(Self::Unknown))
+    }
+
     /// The word that the column shows.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -187,6 +201,7 @@ impl AdapterPhase {
             Self::Degraded => "Degraded",
             Self::Failed => "Failed",
             Self::Terminating => "Terminating",
+            Self::Unknown => "Unknown",
         }
     }
 }
@@ -233,4 +248,20 @@ pub struct ServingStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub failing: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_of_a_later_version_is_read_and_never_written() {
+        let stored = serde_json::json!({ "phase": "Canary" });
+        let status: AdapterStatus = serde_json::from_value(stored).unwrap();
+        assert_eq!(status.phase, Some(AdapterPhase::Unknown));
+        assert_eq!(
+            serde_json::to_value(&status).unwrap(),
+            serde_json::json!({})
+        );
+    }
 }

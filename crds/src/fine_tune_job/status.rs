@@ -12,9 +12,10 @@ pub struct FineTuneJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Where the job is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "JobPhase::is_unsaid")]
     pub phase: Option<JobPhase>,
-    /// DatasetValid, PodsRunning, ProgressReported, Published, Complete, Failed, Stalled, Reconciling.
+    /// DatasetValid, PodsRunning, ProgressReported, Published, Complete, Failed, Stalled, Reconciling; Malformed where the
+    /// operator cannot read the object.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -62,9 +63,35 @@ pub enum JobPhase {
     Succeeded,
     /// Ended badly.
     Failed,
+    /// A word of another version of the operator. Read only: never written, and no part of the schema.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 impl JobPhase {
+    /// Every phase that a job can enter.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Preparing,
+        Self::Queued,
+        Self::Training,
+        Self::Evaluating,
+        Self::Publishing,
+        Self::Succeeded,
+        Self::Failed,
+    ];
+
+    /// Whether there is nothing to be written.
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands the field over so"
+    )]
+    fn is_unsaid(phase: &Option<Self>) -> bool {
+        matches!(phase, None | Some(Self::Unknown))
+    }
+
     /// Whether the job has ended.
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
@@ -81,7 +108,25 @@ impl JobPhase {
             Self::Publishing => "Publishing",
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_of_a_later_version_is_read_and_never_written() {
+        let stored = serde_json::json!({ "phase": "Suspended" });
+        let status: FineTuneJobStatus = serde_json::from_value(stored).unwrap();
+        assert_eq!(status.phase, Some(JobPhase::Unknown));
+        assert!(!JobPhase::Unknown.is_finished());
+        assert_eq!(
+            serde_json::to_value(&status).unwrap(),
+            serde_json::json!({})
+        );
     }
 }
 

@@ -19,12 +19,12 @@ mod step;
 mod store;
 mod weights;
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use finetune_artifacts::network;
 use finetune_crds::names::{path, port};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -46,11 +46,11 @@ pub struct Arguments {
     /// The host of the engine, which listens on the port that the desired adapters name.
     #[arg(long, env = "FINETUNE_ENGINE_HOST", default_value = "127.0.0.1")]
     pub engine_host: String,
-    /// Where the proxy listens.
-    #[arg(long, env = "FINETUNE_PROXY_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], port::AGENT_PROXY)))]
+    /// Where the proxy listens; [::] is every address, of IPv4 too.
+    #[arg(long, env = "FINETUNE_PROXY_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port::AGENT_PROXY)))]
     pub proxy_listen: SocketAddr,
     /// Where `/state`, `/readyz`, `/livez` and `/metrics` listen.
-    #[arg(long, env = "FINETUNE_STATE_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], port::AGENT_STATE)))]
+    #[arg(long, env = "FINETUNE_STATE_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port::AGENT_STATE)))]
     pub state_listen: SocketAddr,
     /// How long a version that no alias points to is kept for requests that it still answers.
     #[arg(long, env = "FINETUNE_DRAIN_SECONDS", default_value_t = 600)]
@@ -124,7 +124,7 @@ async fn serve(
     router: axum::Router,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let listener = TcpListener::bind(address)
+    let listener = network::listen(address)
         .await
         .map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, "listening");

@@ -11,6 +11,7 @@ use finetune_crds::{Adapter, FineTuneJob};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
 use kube::api::ListParams;
+use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 
 use super::plan::{PROGRESS_INTERVAL, cause, config_map, stage_job};
@@ -35,11 +36,14 @@ pub async fn observe(
     let (Some(namespace), name) = (watched.namespace(), watched.name_any()) else {
         return Ok(None);
     };
-    let fine_tune_jobs: Api<FineTuneJob> = Api::namespaced(ctx.client.clone(), &namespace);
+    let fine_tune_jobs: Api<DeserializeGuard<FineTuneJob>> =
+        Api::namespaced(ctx.client.clone(), &namespace);
+    // One that does not parse any more comes by the watch, and is told of there.
     let job = fine_tune_jobs
         .get_opt(&name)
         .await
-        .map_err(Error::cluster("read the FineTuneJob"))?;
+        .map_err(Error::cluster("read the FineTuneJob"))?
+        .and_then(|guard| guard.0.ok());
     let Some(job) = job.filter(|job| job.metadata.deletion_timestamp.is_none()) else {
         return Ok(None);
     };
@@ -143,7 +147,7 @@ async fn pod_refusal(ctx: &Context, namespace: &str, seen: &Seen) -> Result<Opti
 /// The Adapter that is to get the result.
 async fn adapter(
     ctx: &Context,
-    fine_tune_jobs: &Api<FineTuneJob>,
+    fine_tune_jobs: &Api<DeserializeGuard<FineTuneJob>>,
     job: &FineTuneJob,
 ) -> Result<AdapterSeen, Error> {
     let (Some(namespace), job_name) = (job.namespace(), job.name_any()) else {
@@ -152,13 +156,15 @@ async fn adapter(
     let Some(name) = job.spec.adapter_name(&job_name) else {
         return Ok(AdapterSeen::Absent);
     };
-    let adapters: Api<Adapter> = Api::namespaced(ctx.client.clone(), &namespace);
+    let adapters: Api<DeserializeGuard<Adapter>> = Api::namespaced(ctx.client.clone(), &namespace);
     let adapter = adapters
         .get_opt(name)
         .await
         .map_err(Error::cluster("read the Adapter that gets the result"))?;
-    let Some(adapter) = adapter else {
-        return Ok(AdapterSeen::Absent);
+    let adapter = match adapter {
+        Some(DeserializeGuard(Ok(adapter))) => adapter,
+        Some(DeserializeGuard(Err(invalid))) => return Ok(AdapterSeen::Malformed(invalid.error)),
+        None => return Ok(AdapterSeen::Absent),
     };
     let provenance = adapter.spec.provenance.as_ref();
     let mut from_younger_job = false;
@@ -166,7 +172,7 @@ async fn adapter(
         provenance.filter(|provenance| Some(&provenance.uid) != job.metadata.uid.as_ref())
     {
         let other = fine_tune_jobs
-            .get_opt(&provenance.fine_tune_job)
+            .get_metadata_opt(&provenance.fine_tune_job)
             .await
             .map_err(Error::cluster(
                 "read the FineTuneJob that the Adapter's version comes from",

@@ -179,6 +179,8 @@ pub enum AdapterSeen {
     /// There is none, or nobody looked.
     #[default]
     Absent,
+    /// There is one, which does not parse, and why.
+    Malformed(String),
     /// There is one.
     Present {
         /// Its UID.

@@ -203,6 +203,23 @@ async fn an_adapter_gets_only_the_fields_that_are_the_jobs() {
 }
 
 #[tokio::test]
+async fn an_adapter_that_does_not_parse_is_a_condition_of_the_job_and_not_an_error() {
+    let (context, record) = server(&trained_job(), |asked| {
+        let there = json!({
+            "apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter",
+            "metadata": { "name": "support", "namespace": "team-a", "uid": "adapter-uid" },
+            "spec": { "serving": [ { "deploymentName": "engine", "engine": { "type": "Later", "port": 8000 } } ] }
+        });
+        (asked.path == ADAPTER_PATH).then_some((200, there))
+    });
+    look(trained_job(), &context).await.unwrap();
+    let status = status_written(&record);
+    assert_eq!(status["phase"], "Publishing");
+    assert!(status.to_string().contains("AdapterMalformed"), "{status}");
+    assert!(!record.lines().contains(&format!("PATCH {ADAPTER_PATH}")));
+}
+
+#[tokio::test]
 async fn an_adapter_that_cannot_be_written_leaves_the_job_publishing() {
     let (context, record) = server(&trained_job(), |asked| {
         (asked.method == "PATCH" && asked.path == ADAPTER_PATH)

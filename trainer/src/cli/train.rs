@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     job: JobArguments,
 
-    /// Serve /progress (JSON), /metrics (Prometheus) and /livez at this address, such as 0.0.0.0:8480.
+    /// Serve /progress (JSON), /metrics (Prometheus) and /livez at this address, such as [::]:8480.
     #[arg(long, value_name = "ADDRESS", value_parser = values::address, env = "FINETUNE_LISTEN")]
     listen: Option<SocketAddr>,
 

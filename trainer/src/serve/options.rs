@@ -16,7 +16,7 @@ pub struct Options {
     /// An adapter to load at the start, and its name in requests; may be given several times, in the variable one a line
     #[arg(long = "adapter", value_name = "NAME=URI", value_parser = named, env = "FINETUNE_ADAPTERS")]
     pub adapters: Vec<NamedAdapters>,
-    /// The address to listen on; 0.0.0.0 for all
+    /// The address to listen on; :: for all, of IPv4 too
     #[arg(long, default_value = "127.0.0.1", env = "FINETUNE_LISTEN_HOST")]
     pub host: String,
     /// The port to listen on; 0 lets the system choose

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
+use finetune_artifacts::network;
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -96,7 +96,7 @@ async fn listen(options: &Options, server: Arc<Server>) -> Result<Running, Error
         port: options.port,
         source,
     };
-    let listener = TcpListener::bind((options.host.as_str(), options.port))
+    let listener = network::listen_on(&options.host, options.port)
         .await
         .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

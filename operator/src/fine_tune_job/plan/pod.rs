@@ -2,6 +2,7 @@
 //! Secret only by the name that its namespace's user wrote.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use finetune_crds::contract::Stage;
 use finetune_crds::fine_tune_job::{Resources, TolerationOperator};
@@ -123,7 +124,7 @@ fn arguments(job: &Validated, stage: Stage) -> Vec<String> {
     }
     arguments.extend(["--credentials", path::CREDENTIALS]);
     arguments.extend(["--termination-message", TERMINATION_LOG]);
-    let listen = format!("0.0.0.0:{}", port::TRAINER);
+    let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port::TRAINER)).to_string();
     if stage == Stage::Train {
         arguments.extend(["--listen", &listen]);
     }

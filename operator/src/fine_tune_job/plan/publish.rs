@@ -3,6 +3,8 @@
 //! The condition Published ends it for good: a job that has published never writes its Adapter again, so it cannot undo
 //! a newer version or bring back an Adapter that its user deleted.
 
+use std::time::Duration;
+
 use finetune_crds::adapter::{AdapterSource, Provenance};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
@@ -12,6 +14,9 @@ use super::super::seen::{AdapterSeen, Seen};
 use super::super::status::Draft;
 use super::super::validate::Validated;
 use super::{PROGRESS_INTERVAL, Plan};
+
+/// How long an Adapter that cannot be read is left before it is looked at again.
+const MALFORMED_CHECK: Duration = Duration::from_mins(1);
 
 /// The fields of an Adapter that the job's controller owns.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,6 +82,17 @@ pub(super) fn plan(job: &Validated, seen: &Seen, mut draft: Draft) -> Plan {
     };
     let publish = match &seen.adapter {
         AdapterSeen::Absent => Some(publication(None)),
+        AdapterSeen::Malformed(error) => {
+            let message = format!(
+                "the Adapter {name} cannot be read ({error}) and keeps what it has; correct or delete it, then it gets the result"
+            );
+            draft.condition(condition::PUBLISHED, "False", "AdapterMalformed", &message);
+            return Plan {
+                status: draft.status,
+                next_check: Some(MALFORMED_CHECK),
+                ..Plan::default()
+            };
+        }
         AdapterSeen::Present { deleting: true, .. } => {
             let message =
                 format!("the Adapter {name} is being deleted; a new one is made once it is gone");

@@ -90,6 +90,18 @@ fn an_older_job_never_undoes_a_newer_version() {
 }
 
 #[test]
+fn an_adapter_that_cannot_be_read_is_named_and_the_job_waits_for_it() {
+    let plan = publish_onto(AdapterSeen::Malformed("missing field `port`".into()));
+    assert!(plan.publish.is_none());
+    assert_eq!(
+        reason_of(&plan, condition::PUBLISHED),
+        Some(("False", "AdapterMalformed"))
+    );
+    assert_eq!(plan.status.phase, Some(JobPhase::Publishing));
+    assert!(plan.next_check.is_some());
+}
+
+#[test]
 fn an_adapter_deleted_after_publication_stays_deleted() {
     let job = trained_job();
     let published = plan_for(&job, &Seen::default());

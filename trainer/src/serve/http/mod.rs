@@ -23,6 +23,15 @@ const MAX_BODY: usize = 16 << 20;
 /// The most alternatives with log-probabilities.
 const MAX_ALTERNATIVES: usize = 20;
 
+/// The routes whose answers are counted from the start.
+const COUNTED: [&str; 5] = [
+    "/v1/models",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/v1/completions",
+    "/v1/chat/completions",
+];
+
 /// What the handlers share.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -41,6 +50,9 @@ pub(super) struct Server {
 
 /// All routes.
 pub(super) fn router(server: Arc<Server>) -> Router {
+    for route in COUNTED {
+        server.engine.metrics.expect(route);
+    }
     Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
