@@ -159,18 +159,17 @@ fn answer(
         seed: request.seed,
     });
     let mut text = IncrementalText::new(tokenizer, prompt).map_err(Failure::internal)?;
-    let mut cache = base.new_cache((prompt.len() + most) as i64)?;
-    let mut forward = |tokens: &[u32]| {
-        let tokens: Vec<i64> = tokens.iter().map(|token| i64::from(*token)).collect();
-        base.forward_cached(lora, &tokens, &mut cache, LogitRows::Last)
-    };
+    let mut cache = base.new_cache(0);
+    let mut tokens: Vec<i64> = prompt.iter().map(|token| i64::from(*token)).collect();
     let _no_gradients = tch::no_grad_guard();
-    let mut logits = None;
-    for chunk in prompt.chunks(CHUNK) {
-        logits = Some(forward(chunk)?);
-    }
     for _ in 0..most {
-        let Some(row) = logits.take() else { break };
+        // As a rule all tokens but the last are in the cache.
+        let computed = cache.prepare(tokens.len() as i64);
+        let mut logits = None;
+        for chunk in tokens[computed as usize..].chunks(CHUNK) {
+            logits = Some(base.forward_cached(lora, chunk, &mut cache, LogitRows::Last)?);
+        }
+        let Some(row) = logits else { break };
         let row: Vec<f32> = Vec::try_from(row.f_reshape([-1])?)?;
         let token = sampler.choose(&row);
         if tokenizer.stop_ids().contains(&token) {
@@ -180,7 +179,7 @@ fn answer(
         if write(&piece).is_err() {
             return Ok(());
         }
-        logits = Some(forward(&[token])?);
+        tokens.push(i64::from(token));
     }
     let rest = text.finish(tokenizer).map_err(Failure::internal)?;
     // A reader that is gone misses nothing.

@@ -3,6 +3,7 @@
 //! Parameters are fp32 whatever the type of the base. Knows nothing of files: `adapter_config.json` is read and written
 //! elsewhere.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use finetune_crds::fine_tune_job::Lora as Settings;
@@ -15,6 +16,7 @@ use super::scheme::{self, AdaptedModule, Scheme};
 use crate::model::{ModelConfig, Projection};
 use crate::ops::low_rank::{LowRank, Magnitude};
 use crate::ops::random::{Draw, Dropout};
+use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
 use crate::optimizer::Parameters;
 
@@ -174,15 +176,20 @@ impl Lora {
             let magnitude = match target.module.dora {
                 true => {
                     let (value, gradient) = next()?;
-                    Some(Magnitude { value, gradient })
+                    Some(Magnitude {
+                        value,
+                        gradient: Gradient::new(gradient),
+                        revision: parameters.revision().clone(),
+                        known: RefCell::default(),
+                    })
                 }
                 false => None,
             };
             layers[target.layer as usize][target.projection as usize] = Some(LowRank {
                 a,
                 b,
-                gradient_a,
-                gradient_b,
+                gradient_a: Gradient::new(gradient_a),
+                gradient_b: Gradient::new(gradient_b),
                 scaling: target.module.scaling,
                 magnitude,
                 dropout: None,

@@ -15,7 +15,6 @@ use crate::method::{Lora, full};
 use crate::ops::cross_entropy::{self, LossSum};
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::random::{self, Draw};
-use crate::ops::rope::Rotation;
 use crate::ops::{Error, Result, embedding, logits, rms_norm};
 use crate::optimizer::Parameters;
 
@@ -272,7 +271,7 @@ impl Base {
         let mut scratch = self.scratch.borrow_mut();
         let positions = Positions::Cached {
             start: cache.length(),
-            room: cache.capacity(),
+            known: cache.known(),
         };
         let mut pass = self.pass(tokens, positions, &mut scratch)?;
         let mut x = self.embed(tokens)?;
@@ -311,7 +310,7 @@ impl Base {
         x: &Tensor,
     ) -> Result<Tensor> {
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, Positions::Rows, &mut scratch)?;
+        let mut pass = self.pass(tokens, Positions::Rows { lengths: None }, &mut scratch)?;
         Ok(layer.forward(x, adapters, None, &mut pass)?.0)
     }
 
@@ -333,9 +332,8 @@ impl Base {
         Ok(rms_norm::forward(x, &self.final_norm.value, self.config.norm())?.0)
     }
 
-    /// A pass over tokens (B, T). Where frequencies depend on the length of the sequence, one length counts for all its tokens:
-    /// that of the rows, as in transformers, that of the longest document where rows are packed, or what the cache has room
-    /// for; keys in a cache are never turned again.
+    /// A pass over tokens (B, T). Where frequencies depend on the length of the sequence, that of each token's own document
+    /// counts: what transformers computes of the document alone. With a cache it is the number of tokens so far.
     fn pass<'a>(
         &'a self,
         tokens: &Tensor,
@@ -354,15 +352,8 @@ impl Base {
                 config.vocabulary_size - 1
             )));
         }
-        let whole = match positions {
-            Positions::Rows => length,
-            Positions::Documents(documents) => {
-                documents.iter().flatten().copied().max().unwrap_or(length)
-            }
-            Positions::Cached { room, .. } => room,
-        };
         let numbers = positions.numbers(length)?; // (T) or (B, T)
-        let rotation = |rope| Rotation::new(rope, &numbers, whole);
+        let rotation = |rope| positions.rotation(rope, &numbers, (batch, length));
         Ok(Pass {
             config,
             rotations: config
@@ -372,7 +363,7 @@ impl Base {
                 .collect::<Result<_>>()?,
             documents: match positions {
                 Positions::Documents(documents) => Some(documents),
-                Positions::Rows | Positions::Cached { .. } => None,
+                Positions::Rows { .. } | Positions::Cached { .. } => None,
             },
             draw: self.draw,
             scratch,

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::ops::cross_entropy::IGNORED;
+use crate::ops::rope::{Rope, Rotation};
 use crate::ops::{Error, Result};
 
 /// One row: tokens, and for each whether the model is trained to say it.
@@ -23,21 +24,26 @@ pub struct Batch {
     pub targets: Tensor,
     /// Where rows are packed: the lengths of the documents of each row. Absent where each row is one document.
     pub documents: Option<Vec<Vec<i64>>>,
+    /// Where rows that are one document each are padded: their lengths without the padding. Absent where all have T tokens.
+    pub lengths: Option<Vec<i64>>,
 }
 
 /// Which positions the tokens of a pass have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Positions<'a> {
     /// Each row is one document, from 0.
-    Rows,
+    Rows {
+        /// Their lengths without padding; absent: that of the rows.
+        lengths: Option<&'a [i64]>,
+    },
     /// Each row is some documents of these lengths, each from 0.
     Documents(&'a [Vec<i64>]),
-    /// They go on at `start` of a sequence for which a cache has `room`.
+    /// They go on at `start` of a sequence of which so far `known` tokens are known.
     Cached {
         /// The position of the first.
         start: i64,
-        /// The longest that the sequence can become.
-        room: i64,
+        /// The length of the sequence, these tokens included.
+        known: i64,
     },
 }
 
@@ -54,11 +60,45 @@ impl Positions<'_> {
                 let shape = [documents.len() as i64, length];
                 return Ok(Tensor::f_from_slice(&numbers)?.f_view(shape)?);
             }
-            Self::Rows => 0,
+            Self::Rows { .. } => 0,
             Self::Cached { start, .. } => *start,
         };
         let options = (Kind::Int64, Device::Cpu);
         Ok(Tensor::f_arange_start(start, start + length, options)?)
+    }
+
+    /// How the tokens of (B, T) are turned where that depends on the length of the sequence: each by that of its own document,
+    /// so that neither padding nor what lies beside it in a pass counts.
+    pub(super) fn rotation(
+        &self,
+        rope: &Rope,
+        numbers: &Tensor,
+        (batch, length): (i64, i64),
+    ) -> Result<Rotation> {
+        let mut of_tokens = Vec::new();
+        match self {
+            Self::Cached { known, .. } => return Rotation::new(rope, numbers, *known),
+            Self::Rows { lengths: None } => return Rotation::new(rope, numbers, length),
+            Self::Rows {
+                lengths: Some(lengths),
+            } => {
+                for of_row in *lengths {
+                    of_tokens.extend(std::iter::repeat_n(*of_row, length as usize));
+                }
+            }
+            Self::Documents(documents) => {
+                for (lengths, row) in documents.iter().zip(1..) {
+                    let each = lengths.iter();
+                    of_tokens.extend(each.flat_map(|of| std::iter::repeat_n(*of, *of as usize)));
+                    // Padding is turned as anything that is there anyway.
+                    of_tokens.resize(
+                        row * length as usize,
+                        lengths.last().copied().unwrap_or_default(),
+                    );
+                }
+            }
+        }
+        Rotation::of_sequences(rope, numbers, &of_tokens, (batch, length))
     }
 }
 
@@ -67,7 +107,9 @@ impl Batch {
     pub(super) fn positions(&self) -> Positions<'_> {
         match &self.documents {
             Some(documents) => Positions::Documents(documents),
-            None => Positions::Rows,
+            None => Positions::Rows {
+                lengths: self.lengths.as_deref(),
+            },
         }
     }
 
@@ -116,10 +158,13 @@ impl Batch {
             lengths.filter(|length| *length > 0).collect()
         };
         let is_packed = rows.iter().any(|documents| documents.len() > 1);
+        let of_rows: Vec<i64> = rows.iter().map(|row| length_of(row) as i64).collect();
+        let is_padded = of_rows.iter().any(|of_row| *of_row != length as i64);
         Ok(Self {
             tokens: Tensor::f_from_slice(&tokens)?.f_view(shape)?,
             targets: Tensor::f_from_slice(&targets)?.f_view(shape)?,
             documents: is_packed.then(|| rows.iter().map(lengths).collect()),
+            lengths: (is_padded && !is_packed).then_some(of_rows),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The shape of a model, and the names of its weights.
 
+use tch::Kind;
+
 use super::Projection;
 use super::wiring::{QueryKeyNorms, Windows, Wiring};
 use crate::ops::rope::{Rope, Scaling};
@@ -212,6 +214,11 @@ impl ModelConfig {
             .iter()
             .map(|(_, shape)| shape.iter().product::<i64>())
             .sum()
+    }
+
+    /// The bytes that the keys and values of a token take in all layers, of numbers in `kind`.
+    pub fn key_value_bytes(&self, kind: Kind) -> i64 {
+        2 * self.layers * self.key_value_heads * self.head_dim * kind.elt_size_in_bytes() as i64
     }
 
     /// The name of the embedding matrix (V, H).

@@ -16,13 +16,18 @@ pub enum LogitRows {
     Last,
 }
 
+const ROWS: Positions<'_> = Positions::Rows { lengths: None };
+
 impl Base {
-    /// An empty cache for one sequence of at most `capacity` tokens.
-    pub fn new_cache(&self, capacity: i64) -> Result<KeyValueCache> {
-        KeyValueCache::new(self.config(), capacity, self.compute())
+    /// An empty cache for one sequence, of which `length` tokens are known so far: [`KeyValueCache::prepare`] tells of more.
+    pub fn new_cache(&self, length: i64) -> KeyValueCache {
+        let mut cache = KeyValueCache::new(self.config(), self.compute());
+        cache.prepare(length);
+        cache
     }
 
-    /// The logits (T or 1, V) in fp32 after the next tokens of the sequence in the cache, which then holds these too.
+    /// The logits (T or 1, V) in fp32 after the next tokens of the sequence in the cache, which then holds these too. They are
+    /// among those that the cache was told of.
     pub fn forward_cached(
         &self,
         adapter: Option<&Lora>,
@@ -39,7 +44,7 @@ impl Base {
 
     /// The log-probability, in nats, of each token but the first given those before it.
     pub fn log_probabilities(&self, adapter: Option<&Lora>, tokens: &[i64]) -> Result<Vec<f64>> {
-        let hidden = self.hidden(adapter, &as_batch(tokens)?, Positions::Rows, &mut |_| {})?; // (T, H)
+        let hidden = self.hidden(adapter, &as_batch(tokens)?, ROWS, &mut |_| {})?; // (T, H)
         self.picked(&hidden, tokens)
     }
 
@@ -57,7 +62,7 @@ impl Base {
     /// The logits (B, T, V) in fp32 of tokens (B, T).
     pub fn logits(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Tensor> {
         let (batch, length) = tokens.size2()?;
-        let hidden = self.hidden(adapter, tokens, Positions::Rows, &mut |_| {})?;
+        let hidden = self.hidden(adapter, tokens, ROWS, &mut |_| {})?;
         Ok(self.logits_of(&hidden)?.f_view([batch, length, -1])?)
     }
 
@@ -67,7 +72,7 @@ impl Base {
         let (batch, length) = tokens.size2()?;
         let mut states = Vec::new();
         let mut observe = |x: &Tensor| states.push(x.shallow_clone());
-        let last = self.hidden(adapter, tokens, Positions::Rows, &mut observe)?;
+        let last = self.hidden(adapter, tokens, ROWS, &mut observe)?;
         states.push(last);
         states
             .iter()

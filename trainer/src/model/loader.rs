@@ -10,6 +10,7 @@ use super::wiring::BranchNorms;
 use super::{ModelConfig, Projection, WeightSource};
 use crate::method::four_bit::FourBitMatrix;
 use crate::ops::linear::{Dense, Linear, Weight};
+use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
 use crate::optimizer::Parameters;
 
@@ -77,10 +78,8 @@ impl<'a> Loader<'a> {
             true => Some(self.dense(&format!("{module}.bias"), &[output], Kind::Float)?),
             false => None,
         };
-        Ok(Linear {
-            weight: self.matrix(&format!("{module}.weight"), &[output, input])?,
-            bias,
-        })
+        let weight = self.matrix(&format!("{module}.weight"), &[output, input])?;
+        Ok(Linear::new(weight, bias))
     }
 
     fn norms(&self, config: &ModelConfig, layer: i64, names: BranchNorms) -> Result<Norms> {
@@ -160,7 +159,7 @@ impl<'a> Loader<'a> {
         value.f_copy_(&tensor)?;
         Ok(Dense {
             value,
-            gradient: Some(parameters.gradient(parameter)?),
+            gradient: Some(Gradient::new(parameters.gradient(parameter)?)),
         })
     }
 

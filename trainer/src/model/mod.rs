@@ -19,7 +19,7 @@ mod wiring;
 
 pub use base::{Base, EmbeddingNoise, LoadOptions, Storage};
 pub use batch::{Batch, Row};
-pub use cache::KeyValueCache;
+pub use cache::{BLOCK, KeyValueCache, blocks_of};
 pub use config::{Biases, ModelConfig};
 pub use inference::LogitRows;
 pub use layer_by_layer::{TextScores, score_layer_by_layer};

@@ -1,14 +1,16 @@
 //! The loss: -log p(target), summed, over chunks of rows so that the (M, V) logits never exist together.
 //!
-//! The gradient for the hidden rows is made along with the loss, chunk by chunk, while the logits are at hand, and written over
-//! them. Rows without a target cost nothing. The softmax is in fp32 whatever the type of the activations.
+//! The gradient for the hidden rows is made along with the loss, chunk by chunk, while the logits are at hand. Rows without a
+//! target cost nothing. Logits and softmax are in fp32 whatever the type of the activations: rounded to bfloat16, the likeliest
+//! tokens tie and log-probabilities are off by half a step, which near 16 is 1/16.
 
 use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::kernel::{self, Kernel, exp};
-use super::linear::add_product;
-use super::memory::{Element, slice_mut};
+use super::memory::{self, Element, slice_mut};
+use super::trained::Gradient;
+use super::widening_product::times_transposed;
 use super::{Error, Result, logits};
 
 /// The target of a row that carries no loss.
@@ -38,37 +40,40 @@ pub fn loss(
     let rows = Rows::with_targets(hidden, targets, settings)?;
     let mut sum = LossSum::of(rows.count);
     for (hidden, targets) in rows.chunks(head)? {
-        let (mut logits, _) = capped(hidden.f_mm(&head.f_tr()?)?, settings)?; // (m, V)
-        losses(&mut logits, &targets, None, &mut sum)?;
+        let (mut logits, _) = capped(times_transposed(&hidden, head)?, settings)?; // (m, V)
+        losses(&mut logits, &targets, &mut sum)?;
     }
     Ok(sum)
 }
 
-/// The same loss, unscaled, and the gradient of `scale` x loss for hidden (M, H); `head_gradient` (V, H) in fp32 is added
-/// to, if the output matrix is trained.
+/// The same loss, unscaled, and the gradient of `scale` x loss for hidden (M, H); that for the output matrix, `head_gradient`
+/// (V, H), is added to, if it is trained.
 pub fn loss_and_gradient(
     hidden: &Tensor,
     head: &Tensor,
-    head_gradient: Option<&Tensor>,
+    head_gradient: Option<&Gradient>,
     targets: &Tensor,
     settings: logits::Settings,
     scale: f64,
 ) -> Result<(LossSum, Tensor)> {
+    let kind = hidden.f_kind()?;
     let rows = Rows::with_targets(hidden, targets, settings)?;
     let d_hidden = hidden.f_zeros_like()?;
     let mut d_rows = Vec::new();
     let mut sum = LossSum::of(rows.count);
     for (hidden, targets) in rows.chunks(head)? {
-        let (mut logits, tanh) = capped(hidden.f_mm(&head.f_tr()?)?, settings)?; // (m, V)
-        losses(&mut logits, &targets, Some(scale), &mut sum)?;
+        let (logits, tanh) = capped(times_transposed(&hidden, head)?, settings)?; // (m, V)
         let d_logits = match tanh {
-            None => logits,
-            // tanh' = 1 - tanh²
-            Some(tanh) => logits.f_sub(&tanh.f_square()?.f_mul_(&logits)?)?,
+            None => losses_and_gradient(logits, kind, &targets, scale, &mut sum)?,
+            Some(tanh) => {
+                let d = losses_and_gradient(logits, Kind::Float, &targets, scale, &mut sum)?;
+                // tanh' = 1 - tanh²
+                d.f_sub(&tanh.f_square()?.f_mul_(&d)?)?.f_to_kind(kind)?
+            }
         };
         d_rows.push(d_logits.f_mm(head)?); // (m, H)
         if let Some(head_gradient) = head_gradient {
-            add_product(head_gradient, &d_logits.f_tr()?, &hidden)?;
+            head_gradient.add_product(&d_logits.f_tr()?, &hidden)?;
         }
     }
     if d_rows.is_empty() {
@@ -116,27 +121,62 @@ impl LossSum {
     }
 }
 
-/// Adds the losses of some rows of logits (m, V) to `sum`. With a scale, the logits are overwritten by the gradient of scale
-/// x loss.
-fn losses(
-    logits: &mut Tensor,
+/// Adds the losses of some rows of logits (m, V), fp32, to `sum`. What is left in the logits has no meaning.
+fn losses(logits: &mut Tensor, targets: &Tensor, sum: &mut LossSum) -> Result<()> {
+    losses_into::<f32>(logits, targets, Gradients::None, sum)
+}
+
+/// The same, and the gradient of scale x loss for the logits, in `kind`.
+fn losses_and_gradient(
+    mut logits: Tensor,
+    kind: Kind,
     targets: &Tensor,
-    scale: Option<f64>,
+    scale: f64,
     sum: &mut LossSum,
-) -> Result<()> {
-    match logits.f_kind()? {
-        Kind::BFloat16 => losses_in::<bf16>(logits, targets, scale, sum),
-        Kind::Float => losses_in::<f32>(logits, targets, scale, sum),
+) -> Result<Tensor> {
+    let scale = scale as f32;
+    match kind {
+        Kind::Float => {
+            losses_into::<f32>(&mut logits, targets, Gradients::OverLogits(scale), sum)?;
+            Ok(logits)
+        }
+        Kind::BFloat16 => {
+            let mut gradient = memory::empty::<bf16>(&logits.size())?;
+            let into = Gradients::Into(scale, slice_mut(&mut gradient)?);
+            losses_into::<bf16>(&mut logits, targets, into, sum)?;
+            Ok(gradient)
+        }
         other => Err(Error::Libtorch(format!(
-            "logits of {other:?}, expected Float or BFloat16"
+            "a gradient of {other:?}, expected Float or BFloat16"
         ))),
     }
 }
 
-fn losses_in<T: Element>(
+/// Where gradients of scale x loss go.
+enum Gradients<'a, T> {
+    None,
+    OverLogits(f32),
+    Into(f32, &'a mut [T]),
+}
+
+impl<'a, T> Gradients<'a, T> {
+    /// The first `length`, and the rest.
+    fn split(self, length: usize) -> (Self, Self) {
+        match self {
+            Self::None => (Self::None, Self::None),
+            Self::OverLogits(scale) => (Self::OverLogits(scale), Self::OverLogits(scale)),
+            Self::Into(scale, all) => {
+                let (first, rest) = all.split_at_mut(length);
+                (Self::Into(scale, first), Self::Into(scale, rest))
+            }
+        }
+    }
+}
+
+fn losses_into<T: Element>(
     logits: &mut Tensor,
     targets: &Tensor,
-    scale: Option<f64>,
+    mut gradients: Gradients<'_, T>,
     sum: &mut LossSum,
 ) -> Result<()> {
     let (rows, vocabulary) = logits.size2()?;
@@ -153,89 +193,107 @@ fn losses_in<T: Element>(
     }
     let mut losses = vec![(0.0, false); rows];
     let length = kernel::rows_per_thread(rows, vocabulary);
-    let parts = slice_mut::<T>(logits)?
+    let parts = slice_mut::<f32>(logits)?
         .chunks_mut(length * vocabulary)
         .zip(targets.chunks(length))
         .zip(losses.chunks_mut(length));
-    let scale = scale.map(|scale| scale as f32);
-    kernel::run_all(
-        parts
-            .map(|((logits, targets), losses)| Losses {
-                logits,
-                targets,
-                losses,
-                scale,
-            })
-            .collect(),
-    );
+    let mut kernels = Vec::new();
+    for ((logits, targets), losses) in parts {
+        let own;
+        (own, gradients) = gradients.split(logits.len());
+        kernels.push(Losses {
+            logits,
+            targets,
+            losses,
+            gradients: own,
+        });
+    }
+    kernel::run_all(kernels);
     sum.loss += losses.iter().map(|(loss, _)| loss).sum::<f64>();
     sum.correct += losses.iter().filter(|(_, correct)| *correct).count() as i64;
     Ok(())
 }
 
 struct Losses<'a, T> {
-    logits: &'a mut [T],
+    logits: &'a mut [f32],
     targets: &'a [i64],
     /// Of each row the loss, and whether the target has the greatest logit; of equal ones the first counts.
     losses: &'a mut [(f64, bool)],
-    scale: Option<f32>,
+    gradients: Gradients<'a, T>,
 }
 
 impl<T: Element> Kernel for Losses<'_, T> {
     #[inline(always)]
-    fn run(self) {
-        const LANES: usize = 16;
+    fn run(mut self) {
         let vocabulary = self.logits.len() / self.targets.len();
-        let mut powers = vec![0.0_f32; vocabulary];
         let rows = self
             .logits
             .chunks_exact_mut(vocabulary)
             .zip(self.targets)
-            .zip(self.losses);
-        for ((logits, &target), loss) in rows {
-            let mut largest = [f32::NEG_INFINITY; LANES];
-            let (chunks, rest) = logits.as_chunks::<LANES>();
-            for chunk in chunks {
-                for lane in 0..LANES {
-                    largest[lane] = largest[lane].max(chunk[lane].widen());
+            .zip(self.losses)
+            .enumerate();
+        for (row, ((logits, &target), loss)) in rows {
+            let target = target as usize;
+            let (sum, of_row) = loss_of(logits, target);
+            *loss = of_row;
+            // softmax - one-hot
+            match &mut self.gradients {
+                Gradients::None => {}
+                Gradients::OverLogits(scale) => {
+                    let factor = (f64::from(*scale) / sum) as f32;
+                    for power in logits.iter_mut() {
+                        *power *= factor;
+                    }
+                    logits[target] -= *scale;
                 }
-            }
-            let rest = rest.iter().map(|logit| logit.widen());
-            let largest = largest
-                .into_iter()
-                .chain(rest)
-                .fold(f32::NEG_INFINITY, f32::max);
-            for (power, logit) in powers.iter_mut().zip(&*logits) {
-                *power = exp(logit.widen() - largest);
-            }
-            let mut sums = [0.0_f32; LANES];
-            let (chunks, rest) = powers.as_chunks::<LANES>();
-            for chunk in chunks {
-                for lane in 0..LANES {
-                    sums[lane] += chunk[lane];
+                Gradients::Into(scale, gradients) => {
+                    let factor = (f64::from(*scale) / sum) as f32;
+                    let gradients = &mut gradients[row * vocabulary..][..vocabulary];
+                    for (gradient, power) in gradients.iter_mut().zip(&*logits) {
+                        *gradient = T::round(power * factor);
+                    }
+                    gradients[target] = T::round(logits[target] * factor - *scale);
                 }
-            }
-            let sum = sums
-                .iter()
-                .chain(rest)
-                .map(|&part| f64::from(part))
-                .sum::<f64>();
-            let picked = logits[target as usize].widen();
-            let first = |logits: &[T]| logits.iter().all(|logit| logit.widen() < largest);
-            *loss = (
-                sum.ln() + f64::from(largest) - f64::from(picked),
-                picked >= largest && first(&logits[..target as usize]),
-            );
-            if let Some(scale) = self.scale {
-                // softmax - one-hot
-                let factor = (f64::from(scale) / sum) as f32;
-                for (logit, power) in logits.iter_mut().zip(&powers) {
-                    *logit = T::round(power * factor);
-                }
-                logits[target as usize] = T::round(powers[target as usize] * factor - scale);
             }
         }
     }
+}
+
+/// Writes e^(logit - largest) over the logits of a row; returns their sum, and the row's loss with whether the target has the
+/// greatest logit.
+#[inline(always)]
+fn loss_of(logits: &mut [f32], target: usize) -> (f64, (f64, bool)) {
+    const LANES: usize = 16;
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            largest[lane] = largest[lane].max(chunk[lane]);
+        }
+    }
+    let largest = largest
+        .into_iter()
+        .chain(rest.iter().copied())
+        .fold(f32::NEG_INFINITY, f32::max);
+    let picked = logits[target];
+    let is_first = logits[..target].iter().all(|logit| *logit < largest);
+    for logit in logits.iter_mut() {
+        *logit = exp(*logit - largest);
+    }
+    let mut sums = [0.0_f32; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += chunk[lane];
+        }
+    }
+    let sum = sums
+        .iter()
+        .chain(rest)
+        .map(|&part| f64::from(part))
+        .sum::<f64>();
+    let loss = sum.ln() + f64::from(largest) - f64::from(picked);
+    (sum, (loss, picked >= largest && is_first))
 }
 
 /// The rows that carry loss.
@@ -300,10 +358,11 @@ mod tests {
 
         let (hidden_value, head_value) = (hidden.detach(), head.detach());
         let d_head = Tensor::zeros([20, 8], (Kind::Float, Device::Cpu));
+        let gradient = Gradient::new(d_head.shallow_clone());
         let (sum, d_hidden) = loss_and_gradient(
             &hidden_value,
             &head_value,
-            Some(&d_head),
+            Some(&gradient),
             &targets,
             settings,
             0.25,
@@ -338,5 +397,71 @@ mod tests {
             let (same, _) = loss_and_gradient(&hidden, &head, None, &targets, plain, 1.0).unwrap();
             assert_eq!(same, sum);
         }
+    }
+
+    /// Hidden rows, a head and targets as large as real ones: logits reach 16, where bfloat16 has steps of 1/8.
+    fn of_a_real_size(rows: i64) -> (Tensor, Tensor, Tensor) {
+        tch::manual_seed(1);
+        let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let hidden = random([rows, 64]).to_kind(Kind::BFloat16);
+        let head = (random([500, 64]) * 0.7).to_kind(Kind::BFloat16);
+        let targets = Tensor::randint(500, [rows], (Kind::Int64, Device::Cpu));
+        (hidden, head, targets)
+    }
+
+    #[test]
+    fn logits_that_differ_by_less_than_a_step_of_bfloat16_are_told_apart() {
+        // Logits 16 and 16 + 1/32 are both 16 in bfloat16, whose next number is 16 + 1/8; the target is the second.
+        let hidden = Tensor::from_slice2(&[[4.0_f32, 0.125]]).to_kind(Kind::BFloat16);
+        let head = Tensor::from_slice2(&[[4.0_f32, 0.0], [4.0, 0.25]]).to_kind(Kind::BFloat16);
+        for (target, correct) in [(0_i64, 0), (1, 1)] {
+            let targets = Tensor::from_slice(&[target]);
+            let plain = logits::Settings::PLAIN;
+            let sum = loss(&hidden, &head, &targets, plain).unwrap();
+            assert_eq!(sum.correct, correct, "target {target}");
+            let (same, _) = loss_and_gradient(&hidden, &head, None, &targets, plain, 1.0).unwrap();
+            assert_eq!(same, sum);
+            let exact = (1.0 + (1.0_f64 / 32.0 * if target == 1 { -1.0 } else { 1.0 }).exp()).ln();
+            assert!((sum.loss - exact).abs() < 1e-6, "{} {exact}", sum.loss);
+        }
+    }
+
+    /// What DPO compares: the sums of 200 tokens' log-probabilities.
+    #[test]
+    fn the_log_probability_of_an_answer_carries_no_noise_of_rounded_logits() {
+        let (hidden, head, targets) = of_a_real_size(200);
+        let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+        let of = |logits: &Tensor| {
+            let sum = tch::Reduction::Sum;
+            let loss =
+                double(logits).cross_entropy_loss(&targets, None::<Tensor>, sum, IGNORED, 0.0);
+            loss.double_value(&[])
+        };
+        let exact = of(&double(&hidden).mm(&double(&head).tr()));
+        let rounded = of(&hidden.mm(&head.tr()));
+        assert!((rounded - exact).abs() > 0.01, "rounding would not be seen");
+        let found = loss(&hidden, &head, &targets, logits::Settings::PLAIN).unwrap();
+        assert!((found.loss - exact).abs() < 1e-3, "{} {exact}", found.loss);
+    }
+
+    #[rstest]
+    #[case(logits::Settings::PLAIN)]
+    #[case(logits::Settings { multiplier: None, soft_cap: Some(9.0) })]
+    fn a_gradient_in_bfloat16_is_that_of_fp32_but_for_its_rounding(
+        #[case] settings: logits::Settings,
+    ) {
+        let (hidden, head, targets) = of_a_real_size(40);
+        let of = |kind: Kind| {
+            let (hidden, head) = (hidden.to_kind(kind), head.to_kind(kind));
+            let (sum, d_hidden) =
+                loss_and_gradient(&hidden, &head, None, &targets, settings, 0.1).unwrap();
+            assert_eq!(d_hidden.kind(), kind);
+            (sum, d_hidden.to_kind(Kind::Double))
+        };
+        let ((sum, d_hidden), (exact_sum, exact)) = (of(Kind::BFloat16), of(Kind::Float));
+        assert!((sum.loss / exact_sum.loss - 1.0).abs() < 1e-5);
+        assert_eq!(sum.correct, exact_sum.correct);
+        let off = (d_hidden - &exact).norm().double_value(&[]);
+        assert!(off < 0.01 * exact.norm().double_value(&[]), "{off}");
     }
 }

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Result;
+use super::trained::Gradient;
 
 /// Rows of `table` (V, H) for tokens (B, T), as (B·T, H) in `kind`, times a factor that is rounded to that type (as Gemma's is).
 pub fn forward(
@@ -24,7 +25,7 @@ pub fn forward(
 pub fn backward(
     dy: &Tensor,
     tokens: &Tensor,
-    gradient: &Tensor,
+    gradient: &Gradient,
     multiplier: Option<f64>,
 ) -> Result<()> {
     let rows = gradient.size()[0];
@@ -38,6 +39,5 @@ pub fn backward(
     }
     // Not index_add: with repeated tokens its order of summation is not promised.
     let sum = Tensor::f_embedding_dense_backward(&dy, &tokens.f_reshape([-1])?, rows, -1, false)?;
-    let _ = gradient.shallow_clone().f_add_(&sum)?;
-    Ok(())
+    gradient.add(&sum)
 }

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Result;
 use super::low_rank::{LowRank, Saved};
+use super::trained::{Gradient, WeightId};
 use crate::method::four_bit::FourBitMatrix;
 
 /// A dense matrix or vector and, where it is trained, its gradient.
@@ -13,8 +14,8 @@ use crate::method::four_bit::FourBitMatrix;
 pub struct Dense {
     /// In the type of the activations or in fp32; where trained, a view of the flat fp32 parameters.
     pub value: Tensor,
-    /// In fp32, a view of the flat gradients; added to by every backward.
-    pub gradient: Option<Tensor>,
+    /// A view of the flat gradients; added to by every backward.
+    pub gradient: Option<Gradient>,
 }
 
 impl Dense {
@@ -52,7 +53,7 @@ impl Weight {
         }
     }
 
-    fn gradient(&self) -> Option<&Tensor> {
+    fn gradient(&self) -> Option<&Gradient> {
         match self {
             Self::Dense(dense) => dense.gradient.as_ref(),
             Self::FourBit(_) => None,
@@ -89,12 +90,23 @@ impl Scratch {
 #[derive(Debug)]
 pub struct Linear {
     /// W (out, in).
-    pub weight: Weight,
+    weight: Weight,
     /// b (out).
-    pub bias: Option<Dense>,
+    bias: Option<Dense>,
+    /// What adapters know W by.
+    id: WeightId,
 }
 
 impl Linear {
+    /// A layer of W (out, in) and b (out).
+    pub fn new(weight: Weight, bias: Option<Dense>) -> Self {
+        Self {
+            weight,
+            bias,
+            id: WeightId::new(),
+        }
+    }
+
     /// x (M, in) to y (M, out), and what the backward needs where there is an adapter.
     pub fn forward(
         &self,
@@ -105,7 +117,7 @@ impl Linear {
         let weight = self.weight.dense(scratch)?;
         let (mut y, saved) = match adapter {
             Some(adapter) => {
-                let (y, saved) = adapter.forward(x, &weight)?;
+                let (y, saved) = adapter.forward(x, &weight, self.id)?;
                 (y, Some(saved))
             }
             None => (x.f_mm(&weight.f_tr()?)?, None),
@@ -127,13 +139,10 @@ impl Linear {
         scratch: &mut Scratch,
     ) -> Result<Tensor> {
         if let Some(gradient) = self.weight.gradient() {
-            add_product(gradient, &dy.f_tr()?, x)?;
+            gradient.add_product(&dy.f_tr()?, x)?;
         }
         if let Some(gradient) = self.bias.as_ref().and_then(|bias| bias.gradient.as_ref()) {
-            let _ =
-                gradient
-                    .shallow_clone()
-                    .f_add_(&dy.f_sum_dim_intlist(0, false, Kind::Float)?)?;
+            gradient.add(&dy.f_sum_dim_intlist(0, false, Kind::Float)?)?;
         }
         let weight = self.weight.dense(scratch)?;
         match adapter {
@@ -154,15 +163,4 @@ pub(super) fn plus_product(sum: Option<Tensor>, left: &Tensor, right: &Tensor) -
         Some(mut sum) => sum.f_addmm_(left, right)?,
         None => left.f_mm(right)?,
     })
-}
-
-/// gradient (fp32) += left·right.
-pub(super) fn add_product(gradient: &Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
-    let mut gradient = gradient.shallow_clone();
-    let _ = if left.f_kind()? == Kind::Float {
-        gradient.f_addmm_(left, right)?
-    } else {
-        gradient.f_add_(&left.f_mm(right)?)?
-    };
-    Ok(())
 }

@@ -9,11 +9,10 @@ use tch::{Kind, Tensor};
 use super::Result;
 use super::kernel::{self, Kernel};
 use super::memory::{self, Element, slice, slice_mut};
+use super::widening_product::times_transposed;
 
-/// Up to so many hidden rows, reading the weights as they are is faster than widening them first.
+/// Up to so many hidden rows, reading the weights once is faster than a product that rearranges them first.
 const FEW: i64 = 4;
-/// Rows of the head that are widened at a time.
-const WIDENED: i64 = 4096;
 
 /// What a family does to logits before the softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,21 +44,10 @@ pub fn forward(hidden: &Tensor, head: &Tensor, settings: Settings) -> Result<Ten
 }
 
 fn product(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
-    if hidden.f_kind()? == Kind::Float {
-        return Ok(hidden.f_mm(&head.f_tr()?)?);
+    if hidden.f_kind()? == Kind::Float || hidden.size()[0] > FEW {
+        return times_transposed(hidden, head);
     }
-    let rows = hidden.size()[0];
-    let hidden = hidden.f_to_kind(Kind::Float)?.f_contiguous()?;
-    if rows <= FEW {
-        return few(&hidden, head);
-    }
-    let vocabulary = head.size()[0];
-    let mut parts = Vec::new();
-    for start in (0..vocabulary).step_by(WIDENED as usize) {
-        let part = head.f_narrow(0, start, WIDENED.min(vocabulary - start))?;
-        parts.push(hidden.f_mm(&part.f_to_kind(Kind::Float)?.f_tr()?)?); // (M, part)
-    }
-    Ok(Tensor::f_cat(&parts, 1)?)
+    few(&hidden.f_to_kind(Kind::Float)?.f_contiguous()?, head)
 }
 
 fn few(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {

@@ -6,13 +6,16 @@
 //! that sum, so in bf16 one shows once it is more than 2^-9 of itself off the norm of its row. The formulas of DoRA with and
 //! without dropout are those of PEFT's `DoraLinearLayer`.
 
+use std::cell::RefCell;
+
 use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::kernel::{self, Kernel};
-use super::linear::{add_product, plus_product};
+use super::linear::plus_product;
 use super::memory::{self, Element, slice, slice_mut};
 use super::random::Dropout;
+use super::trained::{Gradient, Revision, WeightId};
 use super::{Error, Result};
 
 /// A low-rank adapter of one linear layer, as views of the flat fp32 parameters and gradients.
@@ -23,9 +26,9 @@ pub struct LowRank {
     /// B (out, r).
     pub b: Tensor,
     /// The gradient of A, added to by every backward.
-    pub gradient_a: Tensor,
+    pub gradient_a: Gradient,
     /// The gradient of B, added to by every backward.
-    pub gradient_b: Tensor,
+    pub gradient_b: Gradient,
     /// s, PEFT's `scaling`.
     pub scaling: f64,
     /// DoRA's magnitudes.
@@ -40,7 +43,19 @@ pub struct Magnitude {
     /// m (out), in fp32, a view of the parameters.
     pub value: Tensor,
     /// Its gradient, added to by every backward.
-    pub gradient: Tensor,
+    pub gradient: Gradient,
+    /// When A and B were last written.
+    pub revision: Revision,
+    /// What was last computed of them.
+    pub known: RefCell<Option<KnownNorms>>,
+}
+
+/// The norms of the rows of W + s·B·A (out), fp32, and of which W and which revision of A and B they are.
+#[derive(Debug)]
+pub struct KnownNorms {
+    weight: WeightId,
+    revision: u64,
+    norms: Tensor,
 }
 
 /// What the backward of an adapted layer needs.
@@ -61,8 +76,13 @@ struct SavedDora {
 }
 
 impl LowRank {
-    /// x (M, in) and W (out, in) to y (M, out), without a bias.
-    pub(super) fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<(Tensor, Saved)> {
+    /// x (M, in) and W (out, in), a fixed one of this id, to y (M, out), without a bias.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        id: WeightId,
+    ) -> Result<(Tensor, Saved)> {
         let kind = x.f_kind()?;
         let kept = self.kept(x)?;
         let (a, b) = (Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?);
@@ -74,7 +94,7 @@ impl LowRank {
             let _ = y.f_addmm_(x, &weight.f_tr()?)?;
             return Ok((y, Saved { inner, dora: None }));
         };
-        let norms = self.norms(weight)?;
+        let norms = self.known_norms(magnitude, weight, id)?;
         let factor = magnitude.value.f_div(&norms)?; // (out)
         let (y, product) = if let Some(kept) = &kept {
             // Only what dropout left is rescaled: x·Wᵀ + (factor - 1)·kept·Wᵀ + factor·low.
@@ -115,12 +135,10 @@ impl LowRank {
         }; // (M, out)
         let (a, b) = (Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?);
         let d_inner = b.inner(&d_product, false)?.f_mul_scalar_(self.scaling)?; // (M, r)
-        add_product(&self.gradient_b, &d_product.f_tr()?, &saved.inner)?;
-        add_product(
-            &self.gradient_a,
-            &d_inner.f_tr()?,
-            kept.as_ref().unwrap_or(x),
-        )?;
+        self.gradient_b
+            .add_product(&d_product.f_tr()?, &saved.inner)?;
+        self.gradient_a
+            .add_product(&d_inner.f_tr()?, kept.as_ref().unwrap_or(x))?;
         let d_inner = a.outer(&d_inner)?;
         let Some(dropout) = &self.dropout else {
             let dx = plus_product(dx, &d_inner, &a.value)?;
@@ -158,10 +176,30 @@ impl LowRank {
             .transpose()
     }
 
+    /// The norms of the rows, computed once for each weight and each change of A and B: they cost a product with all of W.
+    fn known_norms(&self, magnitude: &Magnitude, weight: &Tensor, id: WeightId) -> Result<Tensor> {
+        let revision = magnitude.revision.current();
+        let mut known = magnitude.known.borrow_mut();
+        if let Some(known) = &*known
+            && (known.weight, known.revision) == (id, revision)
+        {
+            return Ok(known.norms.shallow_clone());
+        }
+        let norms = self.norms(weight)?;
+        *known = Some(KnownNorms {
+            weight: id,
+            revision,
+            norms: norms.shallow_clone(),
+        });
+        Ok(norms)
+    }
+
     /// The norms of the rows of W + s·B·A (out), fp32, for a weight (out, in) in the type of the activations.
     ///
     /// ‖w + s·bA‖² = ‖w‖² + 2·s·(wAᵀ)·b + s²·(bAAᵀ)·b: a sum of that size is never written out.
     pub(super) fn norms(&self, weight: &Tensor) -> Result<Tensor> {
+        #[cfg(test)]
+        COMPUTED.set(COMPUTED.get() + 1);
         let kind = weight.f_kind()?;
         let squares = match kind {
             Kind::BFloat16 => squares_of_rows::<bf16>(weight)?,
@@ -187,6 +225,12 @@ impl LowRank {
         // A row of zeros has norm 0, and its outputs are 0 whatever they are divided by.
         Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_sqrt()?)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often norms were computed on this thread.
+    static COMPUTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// A or B in the type of the activations. In bf16 as a sum of two, side by side along r: with one alone, a step that changes a
@@ -282,8 +326,7 @@ fn add_magnitude_gradient(magnitude: &Magnitude, saved: &SavedDora, dy: &Tensor)
         .f_mul(&saved.product)?
         .f_sum_dim_intlist(0, false, Kind::Float)?
         .f_div_(&saved.norms)?;
-    let _ = magnitude.gradient.shallow_clone().f_add_(&along)?;
-    Ok(())
+    magnitude.gradient.add(&along)
 }
 
 /// The sums of squares of the rows of a weight (out, in), (out) in fp32.
@@ -327,5 +370,80 @@ impl<T: Element> Kernel for Squares<'_, T> {
             let rest: f32 = rest.iter().map(|x| x.widen() * x.widen()).sum();
             *square = sums.iter().sum::<f32>() + rest;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::super::linear::{Dense, Linear, Scratch, Weight};
+    use super::*;
+
+    const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// A layer of W (6, 8) and an adapter on it of rank 2 with magnitudes, and what tells of changes of A and B.
+    fn layer_and_adapter() -> (Linear, LowRank, Revision) {
+        tch::manual_seed(3);
+        let dense = Dense {
+            value: Tensor::randn([6, 8], FLOAT),
+            gradient: None,
+        };
+        let gradient = |shape: &[i64]| Gradient::new(Tensor::zeros(shape, FLOAT));
+        let revision = Revision::default();
+        let adapter = LowRank {
+            a: Tensor::randn([2, 8], FLOAT),
+            b: Tensor::randn([6, 2], FLOAT),
+            gradient_a: gradient(&[2, 8]),
+            gradient_b: gradient(&[6, 2]),
+            scaling: 0.5,
+            magnitude: Some(Magnitude {
+                value: Tensor::rand([6], FLOAT),
+                gradient: gradient(&[6]),
+                revision: revision.clone(),
+                known: RefCell::default(),
+            }),
+            dropout: None,
+        };
+        (Linear::new(Weight::Dense(dense), None), adapter, revision)
+    }
+
+    #[test]
+    fn norms_of_rows_are_computed_once_for_each_weight_and_each_change_of_the_adapter() {
+        let (layer, mut adapter, revision) = layer_and_adapter();
+        let (other, ..) = layer_and_adapter();
+        let mut scratch = Scratch::new(Kind::Float);
+        let x = Tensor::randn([3, 8], FLOAT);
+        let start = COMPUTED.get();
+        let mut forward = |layer: &Linear, adapter: &LowRank| {
+            let (y, _) = layer.forward(&x, Some(adapter), &mut scratch).unwrap();
+            (y, COMPUTED.get() - start)
+        };
+        let (first, _) = forward(&layer, &adapter);
+        let (again, computed) = forward(&layer, &adapter);
+        assert!(again.equal(&first));
+        assert_eq!(computed, 1);
+
+        // Magnitudes act behind the norms.
+        let _ = adapter
+            .magnitude
+            .as_mut()
+            .unwrap()
+            .value
+            .f_mul_scalar_(2.0)
+            .unwrap();
+        let (doubled, computed) = forward(&layer, &adapter);
+        assert!((doubled - first * 2.0).abs().max().double_value(&[]) < 1e-5);
+        assert_eq!(computed, 1);
+
+        revision.advance();
+        let _ = adapter.a.f_mul_scalar_(3.0).unwrap();
+        let (changed, computed) = forward(&layer, &adapter);
+        assert_eq!(computed, 2);
+        *adapter.magnitude.as_ref().unwrap().known.borrow_mut() = None;
+        assert!(forward(&layer, &adapter).0.equal(&changed));
+
+        let computed = forward(&other, &adapter).1;
+        assert_eq!(computed, 4, "another weight has norms of its own");
     }
 }

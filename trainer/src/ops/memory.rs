@@ -1,8 +1,9 @@
 //! Rust slices over the memory of libtorch tensors, for loops that libtorch has no single operation for.
 //!
 //! The only place of the numeric core that turns libtorch's pointers into references. A slice lives as long as the borrow of its
-//! tensor; that no other tensor writes the same memory meanwhile is up to the caller, which runs operations one after the
-//! other.
+//! tensor. To be written, only memory is lent that nobody else can reach meanwhile: that of a tensor which an operation has just
+//! made, or has been given to write over, and the flat parameters, by `&mut`. Views of these are never lent so: a gradient is
+//! added to through libtorch (see `trained`).
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
@@ -62,7 +63,8 @@ pub(crate) fn slice<T: Element>(tensor: &Tensor) -> Result<&[T]> {
     Ok(slice)
 }
 
-/// The elements of a contiguous tensor on the CPU, to be written.
+/// The elements of a contiguous tensor on the CPU, to be written. The tensor must be the only way to its memory for as long as
+/// the slice lives; see the head of this file.
 pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T]> {
     let length = check(tensor, T::KIND)?;
     // SAFETY: as above; the exclusive borrow of the tensor is the caller's claim to its memory.

@@ -18,6 +18,8 @@ pub mod packed_attention;
 pub mod random;
 pub mod rms_norm;
 pub mod rope;
+pub mod trained;
+mod widening_product;
 
 pub use error::Error;
 pub(crate) use memory::{slice, slice_mut};

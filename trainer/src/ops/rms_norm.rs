@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::kernel::{self, Kernel};
 use super::memory::{self, Element, slice, slice_mut};
+use super::trained::Gradient;
 use super::{Error, Result};
 
 /// What kind of norm it is.
@@ -43,8 +44,8 @@ pub fn forward(x: &Tensor, weight: &Tensor, settings: Settings) -> Result<(Tenso
     }
 }
 
-/// The gradient for x (M, H) from that for y; `weight_gradient` (H) in fp32 is added to.
-pub fn backward(saved: &Saved, dy: &Tensor, weight_gradient: Option<&Tensor>) -> Result<Tensor> {
+/// The gradient for x (M, H) from that for y; that for the weight, `weight_gradient` (H), is added to.
+pub fn backward(saved: &Saved, dy: &Tensor, weight_gradient: Option<&Gradient>) -> Result<Tensor> {
     match dy.f_kind()? {
         Kind::BFloat16 => backward_in::<bf16>(saved, dy, weight_gradient),
         Kind::Float => backward_in::<f32>(saved, dy, weight_gradient),
@@ -80,18 +81,22 @@ fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(T
 fn backward_in<T: Element>(
     saved: &Saved,
     dy: &Tensor,
-    weight_gradient: Option<&Tensor>,
+    weight_gradient: Option<&Gradient>,
 ) -> Result<Tensor> {
     let mut dx = memory::empty::<T>(&dy.size())?;
-    let mut weight_gradient = weight_gradient.map(Tensor::shallow_clone);
+    let mut of_weight = weight_gradient
+        .map(|gradient| vec![0.0_f32; gradient.size().iter().product::<i64>() as usize]);
     kernel::run(Backward {
         x: slice::<T>(&saved.input)?,
         inverse: &saved.inverse,
         weight: slice(&saved.weight)?,
         dy: slice(dy)?,
         dx: slice_mut(&mut dx)?,
-        weight_gradient: weight_gradient.as_mut().map(slice_mut).transpose()?,
+        weight_gradient: of_weight.as_deref_mut(),
     });
+    if let (Some(gradient), Some(of_weight)) = (weight_gradient, of_weight) {
+        gradient.add(&Tensor::f_from_slice(&of_weight)?)?;
+    }
     Ok(dx)
 }
 
@@ -207,7 +212,8 @@ mod tests {
 
         let (y, saved) = forward(&x.detach(), &weight.detach(), settings).unwrap();
         let d_weight = Tensor::zeros([24], (Kind::Float, Device::Cpu));
-        let dx = backward(&saved, &dy, Some(&d_weight)).unwrap();
+        let gradient = Gradient::new(d_weight.shallow_clone());
+        let dx = backward(&saved, &dy, Some(&gradient)).unwrap();
         for (ours, expected) in [
             (y, expected.detach()),
             (dx, x.grad()),

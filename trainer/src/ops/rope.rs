@@ -120,6 +120,34 @@ impl Rope {
         })
     }
 
+    /// The length past which a sequence is turned by other frequencies from its first token on: with one more token, keys
+    /// that were turned before are of no use.
+    pub const fn switch_length(&self) -> Option<i64> {
+        match self.scaling {
+            Scaling::Long {
+                original_length, ..
+            } => Some(original_length),
+            Scaling::None
+            | Scaling::Linear { .. }
+            | Scaling::Dynamic { .. }
+            | Scaling::Llama3 { .. }
+            | Scaling::Yarn { .. } => None,
+        }
+    }
+
+    /// A length with the same frequencies as `length`, the same one for all such lengths.
+    const fn same_frequencies(&self, length: i64) -> i64 {
+        match self.scaling {
+            Scaling::Dynamic {
+                original_length, ..
+            } if length > original_length => length,
+            Scaling::Long {
+                original_length, ..
+            } if length > original_length => original_length + 1,
+            _ => 0,
+        }
+    }
+
     /// What cos and sin are multiplied by.
     pub const fn attention_factor(&self) -> f64 {
         match self.scaling {
@@ -210,11 +238,52 @@ pub struct Rotation {
 impl Rotation {
     /// The angles of `positions` (T) or (B, T), whole numbers, within a sequence of `length` tokens.
     pub fn new(rope: &Rope, positions: &Tensor, length: i64) -> Result<Self> {
-        let frequencies = Tensor::f_from_slice(&rope.frequencies(length)?)?; // (R/2)
+        Self::of_frequencies(
+            rope,
+            positions,
+            &Tensor::f_from_slice(&rope.frequencies(length)?)?, // (R/2)
+        )
+    }
+
+    /// The angles of `positions` (T) or (B, T) whose tokens belong to sequences of these `lengths`, one for each of the B·T
+    /// tokens. Each token is turned as if its sequence stood alone.
+    pub fn of_sequences(
+        rope: &Rope,
+        positions: &Tensor,
+        lengths: &[i64],
+        (batch, length): (i64, i64),
+    ) -> Result<Self> {
+        let mut distinct: Vec<i64> = lengths
+            .iter()
+            .map(|length| rope.same_frequencies(*length))
+            .collect();
+        let of_tokens = distinct.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if let [one] = distinct[..] {
+            return Self::new(rope, positions, one);
+        }
+        let mut table = Vec::new();
+        for length in &distinct {
+            table.extend(rope.frequencies(*length)?);
+        }
+        let rows: Vec<i64> = of_tokens
+            .iter()
+            .map(|length| distinct.partition_point(|other| other < length) as i64)
+            .collect();
+        let frequencies = Tensor::f_from_slice(&table)?
+            .f_view([distinct.len() as i64, -1])?
+            .f_index_select(0, &Tensor::f_from_slice(&rows)?)?
+            .f_view([batch, length, -1])?; // (B, T, R/2)
+        Self::of_frequencies(rope, positions, &frequencies)
+    }
+
+    /// Frequencies (R/2) or (B, T, R/2).
+    fn of_frequencies(rope: &Rope, positions: &Tensor, frequencies: &Tensor) -> Result<Self> {
         let angles = positions
             .f_to_kind(Kind::Float)?
             .f_unsqueeze(-1)?
-            .f_mul(&frequencies)?; // (T, R/2) or (B, T, R/2)
+            .f_mul(frequencies)?; // (T, R/2) or (B, T, R/2)
         let factor = rope.attention_factor();
         Ok(Self {
             cos: angles.f_cos()?.f_mul_scalar(factor)?,
@@ -324,5 +393,46 @@ mod tests {
         assert_eq!(long.frequencies(8).unwrap(), plain);
         let longer = long.frequencies(9).unwrap();
         assert!((longer[1] * 4.0 - plain[1]).abs() < 1e-7);
+    }
+
+    #[test]
+    fn tokens_of_sequences_of_several_lengths_are_turned_as_each_alone() {
+        let scalings = [
+            Scaling::Linear { factor: 2.0 },
+            Scaling::Dynamic {
+                factor: 2.0,
+                original_length: 4,
+            },
+            Scaling::Long {
+                short: vec![1.0, 1.5],
+                long: vec![2.0, 4.0],
+                original_length: 4,
+                attention_factor: 1.2,
+            },
+        ];
+        for scaling in scalings {
+            let rope = Rope {
+                theta: 100.0,
+                dimensions: 4,
+                scaling,
+            };
+            tch::manual_seed(1);
+            let x = Tensor::randn([2, 3, 7, 4], (Kind::Float, Device::Cpu)); // (B, heads, T, D)
+            // Of row 0 two sequences, 2 and 5 tokens; of row 1 one of 6, and padding.
+            let positions =
+                Tensor::from_slice2(&[[0_i64, 1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 0]]);
+            let lengths = [2, 2, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6];
+            let together = Rotation::of_sequences(&rope, &positions, &lengths, (2, 7)).unwrap();
+            let together = together.forward(&x).unwrap();
+            for (row, start, length) in [(0, 0, 2), (0, 2, 5), (1, 0, 6)] {
+                let part = |x: &Tensor| x.narrow(0, row, 1).narrow(2, start, length);
+                let positions = Tensor::arange(length, (Kind::Int64, Device::Cpu));
+                let alone = Rotation::new(&rope, &positions, length).unwrap();
+                assert!(
+                    part(&together).equal(&alone.forward(&part(&x)).unwrap()),
+                    "{rope:?}"
+                );
+            }
+        }
     }
 }

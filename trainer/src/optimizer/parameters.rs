@@ -5,6 +5,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::ops::trained::Revision;
 use crate::ops::{Error, Result, slice, slice_mut};
 
 /// One tensor within the buffers.
@@ -33,6 +34,7 @@ pub struct Parameters {
     list: Vec<Parameter>,
     values: Tensor,
     gradients: Tensor,
+    revision: Revision,
 }
 
 impl Parameters {
@@ -62,6 +64,7 @@ impl Parameters {
             list,
             values: zeros()?,
             gradients: zeros()?,
+            revision: Revision::default(),
         })
     }
 
@@ -82,6 +85,7 @@ impl Parameters {
 
     /// All values, flat, to be written: for resuming and for the optimiser.
     pub fn values_mut(&mut self) -> Result<&mut [f32]> {
+        self.revision.advance();
         slice_mut(&mut self.values)
     }
 
@@ -92,10 +96,16 @@ impl Parameters {
 
     /// Values and gradients, flat, to be written.
     pub fn both_mut(&mut self) -> Result<(&mut [f32], &mut [f32])> {
+        self.revision.advance();
         Ok((
             slice_mut(&mut self.values)?,
             slice_mut(&mut self.gradients)?,
         ))
+    }
+
+    /// What advances whenever values are lent to be written.
+    pub const fn revision(&self) -> &Revision {
+        &self.revision
     }
 
     /// Sets all gradients to zero: the start of a step.
@@ -104,7 +114,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// The value of a tensor, as a view.
+    /// The value of a tensor, as a view. Who writes to it lets [`Self::revision`] advance.
     pub fn value(&self, parameter: &Parameter) -> Result<Tensor> {
         view(&self.values, parameter)
     }

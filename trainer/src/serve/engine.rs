@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::adapters::{Adapters, Served};
 use super::api::ApiError;
 use super::generation::{Event, Generation};
+use super::key_value_memory::KeyValueMemory;
 use super::metrics::Metrics;
 use super::sampling::Sampling;
 use super::worker::{Command, Worker};
@@ -47,6 +48,27 @@ pub(super) struct Ask {
     pub(super) score_prompt: bool,
 }
 
+/// The most tokens of prompt and answer together, and why there are no more. As text it stands behind "expected at most".
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Context {
+    pub(super) tokens: usize,
+    /// Where it is the memory for keys and values that sets the limit: its bytes.
+    memory: Option<u64>,
+}
+
+impl std::fmt::Display for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.memory {
+            None => write!(f, "the model's {}", self.tokens),
+            Some(bytes) => write!(
+                f,
+                "the {} that the server's memory for keys and values ({bytes} bytes, --kv-cache-memory) has room for",
+                self.tokens
+            ),
+        }
+    }
+}
+
 /// The model as the HTTP side sees it.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -54,6 +76,7 @@ pub(super) struct Engine {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) limits: Limits,
     pub(super) metrics: Metrics,
+    memory: KeyValueMemory,
     adapters: Mutex<Adapters>,
     places: Arc<Semaphore>,
     commands: mpsc::Sender<Command>,
@@ -67,23 +90,33 @@ impl Engine {
         base: Base,
         tokenizer: Arc<Tokenizer>,
         limits: Limits,
+        memory: KeyValueMemory,
         metrics: Metrics,
     ) -> Result<Self, Error> {
         let config = base.config().clone();
         let (commands, receiver) = mpsc::channel();
         let (stop_tokens, of_worker) = (tokenizer.stop_ids().to_vec(), metrics.clone());
+        let memory_of_worker = memory.clone();
         let worker = std::thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || {
                 // OpenMP keeps this number for each thread that starts a computation.
                 tch::set_num_threads(limits.threads as i32);
-                Worker::new(base, stop_tokens, limits.running, of_worker).run(&receiver);
+                Worker::new(
+                    base,
+                    stop_tokens,
+                    limits.running,
+                    memory_of_worker,
+                    of_worker,
+                )
+                .run(&receiver);
             })?;
         Ok(Self {
             config,
             tokenizer,
             limits,
             metrics,
+            memory,
             adapters: Mutex::new(Adapters::new(name.to_owned(), limits.adapters)),
             places: Arc::new(Semaphore::new(limits.running + limits.waiting)),
             commands,
@@ -94,6 +127,15 @@ impl Engine {
     /// Whether the model can still compute.
     pub(super) fn is_alive(&self) -> bool {
         !self.worker.is_finished()
+    }
+
+    /// The most tokens of prompt and answer together, now.
+    pub(super) fn context(&self) -> Context {
+        let (model, memory) = (self.limits.context, self.memory.tokens());
+        Context {
+            tokens: model.min(memory),
+            memory: (memory < model).then(|| self.memory.bytes()),
+        }
     }
 
     /// Queues a prompt. What is too long, unknown or too much is refused here.

@@ -44,6 +44,9 @@ pub enum Error {
     /// A store or its credentials are at fault.
     #[error(transparent)]
     Store(#[from] finetune_artifacts::Error),
+    /// There is too little memory for keys and values, or nobody says how much there is.
+    #[error("--kv-cache-memory: {0}")]
+    KeyValueMemory(String),
     /// The address cannot be listened on.
     #[error("{host}:{port}: {source}; choose another --host or --port")]
     Listen {
@@ -73,7 +76,9 @@ impl Error {
                 source: crate::ops::Error::OutOfMemory(_),
                 ..
             } => OutcomeReason::OutOfMemory,
-            Self::Model { .. } | Self::Adapter { .. } => OutcomeReason::InvalidInput,
+            Self::KeyValueMemory(_) | Self::Model { .. } | Self::Adapter { .. } => {
+                OutcomeReason::InvalidInput
+            }
             Self::Listen { .. } | Self::System(_) | Self::Metrics(_) => OutcomeReason::Internal,
         }
     }

@@ -27,6 +27,12 @@ pub(super) struct Metrics {
     pub(super) running: IntGauge,
     /// Requests that wait for their turn.
     pub(super) waiting: IntGauge,
+    /// Bytes that keys and values take.
+    pub(super) key_value_bytes: IntGauge,
+    /// Bytes that they may take.
+    pub(super) key_value_limit: IntGauge,
+    /// Answers that went back to wait for memory.
+    pub(super) put_back: IntCounter,
     /// Adapters that are loaded.
     pub(super) adapters: IntGauge,
 }
@@ -69,9 +75,21 @@ impl Metrics {
                 "finetune_serve_waiting",
                 "Requests that wait for their turn.",
             )?,
+            key_value_bytes: IntGauge::new(
+                "finetune_serve_kv_cache_bytes",
+                "Bytes that the keys and values of running answers take.",
+            )?,
+            key_value_limit: IntGauge::new(
+                "finetune_serve_kv_cache_limit_bytes",
+                "Bytes that they may take.",
+            )?,
+            put_back: IntCounter::new(
+                "finetune_serve_put_back_total",
+                "Answers that went back to wait for memory and were computed again.",
+            )?,
             adapters: IntGauge::new("finetune_serve_adapters", "Adapters loaded.")?,
         };
-        let collectors: [Box<dyn prometheus::core::Collector>; 8] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.prompt_tokens.clone()),
             Box::new(metrics.generated_tokens.clone()),
@@ -79,6 +97,9 @@ impl Metrics {
             Box::new(metrics.token_seconds.clone()),
             Box::new(metrics.running.clone()),
             Box::new(metrics.waiting.clone()),
+            Box::new(metrics.key_value_bytes.clone()),
+            Box::new(metrics.key_value_limit.clone()),
+            Box::new(metrics.put_back.clone()),
             Box::new(metrics.adapters.clone()),
         ];
         for collector in collectors {

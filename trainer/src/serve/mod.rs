@@ -6,14 +6,18 @@
 mod adapter_files;
 mod adapters;
 mod api;
+mod byte_count;
 mod engine;
 mod error;
 mod generation;
 mod http;
+mod key_value_memory;
+mod memory_limit;
 mod metrics;
 mod options;
 mod reply;
 pub(crate) mod sampling;
+mod schedule;
 mod start;
 pub(crate) mod text;
 mod worker;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::byte_count;
+
 /// Serves a base model and its adapters over HTTP, as OpenAI's API and vLLM's adapter routes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -66,6 +68,11 @@ pub struct Options {
         env = "FINETUNE_MAX_WAITING"
     )]
     pub max_waiting: usize,
+    /// Memory for the keys and values of running answers, as 2Gi. An answer takes of it as it grows, by 64 tokens. Requests wait for
+    /// it; when it is short, the answer that came last goes back to wait, and is computed again up to where it was. A request
+    /// whose prompt and max_tokens cannot fit is refused [default: half of what base and adapters leave of the memory limit]
+    #[arg(long, value_name = "BYTES", value_parser = byte_count::parse, env = "FINETUNE_KV_CACHE_MEMORY")]
+    pub kv_cache_memory: Option<u64>,
     /// Threads of the computation [default: the CPUs that the process may use]
     #[arg(long, value_name = "N", env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,

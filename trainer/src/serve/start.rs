@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use super::Error;
 use super::engine::{Engine, Limits};
 use super::http::{Server, router};
+use super::key_value_memory::{Budget, KeyValueMemory};
+use super::memory_limit::memory_limit;
 use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
 use crate::base::{BaseModelFiles, Fetch};
@@ -47,10 +49,19 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
     tch::set_num_threads(threads as i32);
     let (files, base) = load_base(options, &credentials, &cache).await?;
     let made_for = files.config().max_position_embeddings as usize;
+    let memory = key_value_memory(options, &base)?;
+    let context = options
+        .max_model_len
+        .map_or(made_for, |most| most.min(made_for));
+    if memory.tokens() < context {
+        tracing::warn!(
+            "prompt and answer have room for {} tokens, not {context}: keys and values may take {} bytes (--kv-cache-memory)",
+            memory.tokens(),
+            memory.bytes()
+        );
+    }
     let limits = Limits {
-        context: options
-            .max_model_len
-            .map_or(made_for, |most| most.min(made_for)),
+        context,
         running: options.max_running,
         waiting: options.max_waiting,
         adapters: options.max_adapters,
@@ -66,6 +77,7 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         base,
         Arc::new(files.into_tokenizer()),
         limits,
+        memory,
         Metrics::new()?,
     )?;
     let now = || clock::now().as_second();
@@ -190,6 +202,23 @@ async fn load_base(
     })?;
     tracing::info!("loaded {uri} in {}", device::kind_name(compute));
     Ok((files, base))
+}
+
+/// The memory for keys and values: what the options say, or half of what the base leaves.
+fn key_value_memory(options: &Options, base: &Base) -> Result<KeyValueMemory, Error> {
+    let (config, kind) = (base.config(), base.compute());
+    let budget = match options.kv_cache_memory {
+        Some(bytes) => Budget::Fixed(bytes),
+        None => Budget::Rest {
+            memory: memory_limit().ok_or_else(|| {
+                let message =
+                    "the system does not say how much memory there is, expected a number of bytes";
+                Error::KeyValueMemory(message.to_owned())
+            })?,
+            base: config.parameters() as u64 * kind.elt_size_in_bytes() as u64,
+        },
+    };
+    KeyValueMemory::new(budget, config.key_value_bytes(kind) as u64)
 }
 
 /// The adapter's folder on this machine.

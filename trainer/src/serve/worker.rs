@@ -1,5 +1,6 @@
 //! The one thread that owns the model: it computes a piece of every running answer in turn, so that a long answer delays
-//! the others by one token, not by its length. A request that fails, fails alone.
+//! the others by one token, not by its length. A request that fails, fails alone. Answers take memory as they grow; when it is
+//! short, the one that came last goes back to wait, and is computed again up to where it was.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,14 +13,19 @@ use tch::{Kind, Tensor};
 use super::adapters::AdapterId;
 use super::api::ApiError;
 use super::generation::{Event, FinishReason, Generation, TokenScore};
+use super::key_value_memory::KeyValueMemory;
 use super::metrics::Metrics;
 use super::sampling::Sampler;
+use super::schedule::{self, Pending};
 use crate::method::Lora;
 use crate::model::{Base, KeyValueCache, LogitRows};
 use crate::ops;
 
-/// Tokens of a prompt that are computed in one go. More would be little faster and would let other answers wait longer.
+/// Tokens of prompts that are computed in a turn. More would be little faster and would let other answers wait longer.
 const CHUNK: usize = 256;
+
+/// Bytes that a number of an adapter takes: its value and its gradient, in fp32.
+const ADAPTER_NUMBER_BYTES: usize = 8;
 
 /// What the worker is asked to do. Requests keep their order: a request sent before an unload still has its adapter.
 #[derive(Debug)]
@@ -39,11 +45,15 @@ pub(super) enum Command {
 pub(super) struct Worker {
     base: Base,
     adapters: HashMap<AdapterId, Rc<Lora>>,
+    /// In the order in which they came, all after those that run.
     waiting: VecDeque<Answer>,
-    running: Vec<Answer>,
+    /// In the order in which they came.
+    running: VecDeque<Answer>,
     most_running: usize,
     stop_tokens: Vec<u32>,
+    memory: KeyValueMemory,
     metrics: Metrics,
+    turns: u64,
     halted: bool,
 }
 
@@ -53,16 +63,20 @@ impl Worker {
         base: Base,
         stop_tokens: Vec<u32>,
         most_running: usize,
+        memory: KeyValueMemory,
         metrics: Metrics,
     ) -> Self {
+        metrics.key_value_limit.set(memory.bytes() as i64);
         Self {
             base,
             adapters: HashMap::new(),
             waiting: VecDeque::new(),
-            running: Vec::new(),
+            running: VecDeque::new(),
             most_running,
             stop_tokens,
+            memory,
             metrics,
+            turns: 0,
             halted: false,
         }
     }
@@ -86,13 +100,9 @@ impl Worker {
 
     fn give_up(self) {
         for answer in self.running.into_iter().chain(self.waiting) {
-            // A client that is gone needs no answer.
-            let _ = answer
-                .generation
-                .events
-                .send(Event::Failed(ApiError::unavailable(
-                    "the server is stopping",
-                )));
+            answer.end(Event::Failed(ApiError::unavailable(
+                "the server is stopping",
+            )));
         }
     }
 
@@ -101,11 +111,11 @@ impl Worker {
             Command::Halt => self.halted = true,
             Command::Load(id, lora) => {
                 self.adapters.insert(id, Rc::new(*lora));
-                self.metrics.adapters.set(self.adapters.len() as i64);
+                self.adapters_changed();
             }
             Command::Unload(id) => {
                 self.adapters.remove(&id);
-                self.metrics.adapters.set(self.adapters.len() as i64);
+                self.adapters_changed();
             }
             Command::Generate(generation) => {
                 let adapter = generation.adapter.map(|id| self.adapters.get(&id).cloned());
@@ -117,34 +127,80 @@ impl Worker {
                     return;
                 }
                 self.waiting
-                    .push_back(Answer::new(*generation, adapter.flatten()));
+                    .push_back(Answer::new(*generation, adapter.flatten(), &self.base));
             }
         }
     }
 
-    /// One step of every running answer.
-    fn turn(&mut self) {
+    fn adapters_changed(&self) {
+        let numbers = |lora: &Rc<Lora>| lora.parameters().count() * ADAPTER_NUMBER_BYTES;
+        let bytes: usize = self.adapters.values().map(numbers).sum();
+        self.memory.adapters_take(bytes as u64);
+        self.metrics.key_value_limit.set(self.memory.bytes() as i64);
+        self.metrics.adapters.set(self.adapters.len() as i64);
+    }
+
+    /// Decides which answers run: those that came first, as many as the memory holds.
+    fn admit(&mut self) {
+        self.running.retain(Answer::is_wanted);
         self.waiting.retain(Answer::is_wanted);
-        while self.running.len() < self.most_running
-            && let Some(answer) = self.waiting.pop_front()
+        let count = loop {
+            let lengths = self.running.iter().chain(&self.waiting);
+            let lengths = lengths.map(|answer| answer.tokens.len());
+            let count = schedule::may_run(lengths, self.memory.blocks(), self.most_running);
+            if count > 0 || self.most_running == 0 {
+                break count;
+            }
+            // The first is alone then, so that waiting would not help it.
+            match self
+                .running
+                .pop_front()
+                .or_else(|| self.waiting.pop_front())
+            {
+                Some(answer) => answer.end(Event::Failed(out_of_memory(&self.memory))),
+                None => break 0,
+            }
+        };
+        while self.running.len() > count
+            && let Some(mut answer) = self.running.pop_back()
         {
-            self.running.push(answer);
+            self.metrics.put_back.inc();
+            answer.put_back(&self.base);
+            self.waiting.push_front(answer);
         }
-        self.metrics.running.set(self.running.len() as i64);
-        self.metrics.waiting.set(self.waiting.len() as i64);
+        while self.running.len() < count
+            && let Some(mut answer) = self.waiting.pop_front()
+        {
+            answer.served = self.turns;
+            self.running.push_back(answer);
+        }
+    }
+
+    /// A token of every answer that has its prompt computed, and a chunk of the prompts.
+    fn turn(&mut self) {
+        self.turns += 1;
+        self.admit();
+        self.show();
         let Self {
             base,
             running,
             stop_tokens,
             metrics,
+            turns,
             ..
         } = self;
+        let pending: Vec<Pending> = running.iter().map(Answer::pending).collect();
+        let mut shares = schedule::shares(&pending, CHUNK).into_iter();
         running.retain_mut(|answer| {
-            if !answer.is_wanted() {
-                return false;
+            let share = shares.next().unwrap_or(0);
+            if share == 0 {
+                return true;
             }
+            answer.served = *turns;
             // libtorch reports some faults by panics of its Rust binding; one request must not end the server.
-            let step = catch_unwind(AssertUnwindSafe(|| answer.step(base, stop_tokens, metrics)));
+            let step = catch_unwind(AssertUnwindSafe(|| {
+                answer.step(share, base, stop_tokens, metrics)
+            }));
             let event = match step {
                 Ok(Ok(None)) => return true,
                 Ok(Ok(Some(reason))) => Event::Finished(reason),
@@ -156,12 +212,27 @@ impl Worker {
                     "the model's computation failed; the server's log says more",
                 )),
             };
-            // A client that is gone needs no answer.
-            let _ = answer.generation.events.send(event);
+            answer.end(event);
             false
         });
-        self.metrics.running.set(self.running.len() as i64);
+        self.show();
     }
+
+    /// Sets the gauges of what runs, waits and takes memory.
+    fn show(&self) {
+        let bytes: i64 = self.running.iter().map(|answer| answer.cache.bytes()).sum();
+        self.metrics.key_value_bytes.set(bytes);
+        self.metrics.running.set(self.running.len() as i64);
+        self.metrics.waiting.set(self.waiting.len() as i64);
+    }
+}
+
+fn out_of_memory(memory: &KeyValueMemory) -> ApiError {
+    ApiError::unavailable(format!(
+        "adapters that were loaded since have left {} bytes for keys and values, which is too little for this answer; \
+         unload some, or raise --kv-cache-memory",
+        memory.bytes()
+    ))
 }
 
 /// An answer in progress.
@@ -170,28 +241,31 @@ struct Answer {
     generation: Generation,
     adapter: Option<Rc<Lora>>,
     sampler: Sampler,
-    cache: Option<KeyValueCache>,
-    /// Tokens of the prompt that are in the cache.
-    computed: usize,
+    /// Holds the first of `tokens`, never all.
+    cache: KeyValueCache,
+    /// The prompt, then the answer so far.
+    tokens: Vec<u32>,
     /// Scores of the prompt's tokens so far.
     prompt_scores: Vec<TokenScore>,
     generated: usize,
-    last: u32,
+    /// The turn in which it was last computed or, before that, began to run.
+    served: u64,
     last_at: Option<Instant>,
 }
 
 impl Answer {
-    fn new(generation: Generation, adapter: Option<Rc<Lora>>) -> Self {
+    fn new(mut generation: Generation, adapter: Option<Rc<Lora>>, base: &Base) -> Self {
         let sampler = Sampler::new(generation.sampling);
+        let tokens = std::mem::take(&mut generation.prompt);
         Self {
             generation,
             adapter,
             sampler,
-            cache: None,
-            computed: 0,
+            cache: base.new_cache(tokens.len() as i64),
+            tokens,
             prompt_scores: Vec::new(),
             generated: 0,
-            last: 0,
+            served: 0,
             last_at: None,
         }
     }
@@ -201,19 +275,44 @@ impl Answer {
         !self.generation.events.is_closed()
     }
 
-    /// The next part of the prompt, or the next token. Says why the answer is complete, if it is.
+    fn pending(&self) -> Pending {
+        Pending {
+            left: self.tokens.len() - self.computed(),
+            served: self.served,
+        }
+    }
+
+    /// The tokens that are in the cache.
+    const fn computed(&self) -> usize {
+        self.cache.length() as usize
+    }
+
+    /// Gives its memory back. It is computed from the start when its turn comes again.
+    fn put_back(&mut self, base: &Base) {
+        self.cache = base.new_cache(self.tokens.len() as i64);
+        self.prompt_scores.clear();
+    }
+
+    fn end(&self, event: Event) {
+        // A client that is gone needs no answer.
+        let _ = self.generation.events.send(event);
+    }
+
+    /// Computes the next `share` tokens and, where they are the last, chooses another one. Says why the answer is complete, if it
+    /// is.
     fn step(
         &mut self,
+        share: usize,
         base: &Base,
         stop_tokens: &[u32],
         metrics: &Metrics,
     ) -> Result<Option<FinishReason>, ops::Error> {
         let _no_gradients = tch::no_grad_guard();
-        let logits = if self.computed < self.generation.prompt.len() {
-            let row = self.prefill(base, metrics)?;
-            if self.computed < self.generation.prompt.len() {
-                return Ok(None);
-            }
+        let logits = self.compute(share, base, metrics)?;
+        if self.computed() < self.tokens.len() {
+            return Ok(None);
+        }
+        if self.generated == 0 {
             if self.generation.score_prompt {
                 let _ = self
                     .generation
@@ -223,44 +322,61 @@ impl Answer {
             if self.generation.max_new_tokens == 0 {
                 return Ok(Some(FinishReason::Length));
             }
-            row
-        } else {
-            self.forward(base, &[i64::from(self.last)], LogitRows::Last)?
-        };
-        self.emit(&logits, stop_tokens, metrics)
+        }
+        let finished = self.emit(&logits, stop_tokens, metrics)?;
+        if finished.is_none() {
+            // Where frequencies change at this length, all is to be computed again.
+            self.cache.prepare(self.tokens.len() as i64);
+        }
+        Ok(finished)
     }
 
-    /// Computes the next chunk of the prompt; returns the logits (1, V) after its last token.
-    fn prefill(&mut self, base: &Base, metrics: &Metrics) -> Result<Tensor, ops::Error> {
-        let end = (self.computed + CHUNK).min(self.generation.prompt.len());
-        let tokens: Vec<i64> = self.generation.prompt[self.computed..end]
+    /// Computes the next `share` tokens; returns the logits (1, V) after the last of them.
+    fn compute(
+        &mut self,
+        share: usize,
+        base: &Base,
+        metrics: &Metrics,
+    ) -> Result<Tensor, ops::Error> {
+        let start = self.computed();
+        let end = start + share;
+        let tokens: Vec<i64> = self.tokens[start..end]
             .iter()
             .map(|token| i64::from(*token))
             .collect();
-        let rows = if self.generation.score_prompt {
+        let scored = self.generation.score_prompt && self.generated == 0;
+        let rows = if scored {
             LogitRows::All
         } else {
             LogitRows::Last
         };
-        let logits = self.forward(base, &tokens, rows)?; // (T or 1, V)
-        if self.generation.score_prompt {
-            self.score_prompt(&logits, end)?;
+        let adapter = self.adapter.as_deref();
+        let logits = base.forward_cached(adapter, &tokens, &mut self.cache, rows)?; // (T or 1, V)
+        if scored {
+            self.score_prompt(&logits, start, end)?;
         }
-        metrics.prompt_tokens.inc_by(tokens.len() as u64);
-        self.computed = end;
+        if self.generated == 0 {
+            metrics.prompt_tokens.inc_by(tokens.len() as u64);
+        }
         Ok(logits.f_narrow(0, logits.size()[0] - 1, 1)?)
     }
 
-    fn score_prompt(&mut self, logits: &Tensor, end: usize) -> Result<(), ops::Error> {
-        let prompt = &self.generation.prompt;
-        if self.computed == 0 {
+    /// Scores the tokens after those from `start` to `end`, whose logits (T, V) these are.
+    fn score_prompt(
+        &mut self,
+        logits: &Tensor,
+        start: usize,
+        end: usize,
+    ) -> Result<(), ops::Error> {
+        let prompt = &self.tokens;
+        if start == 0 {
             self.prompt_scores.push(TokenScore {
                 token: prompt[0],
                 log_probability: None,
                 alternatives: Vec::new(),
             });
         }
-        let next = &prompt[self.computed + 1..(end + 1).min(prompt.len())];
+        let next = &prompt[start + 1..(end + 1).min(prompt.len())];
         let count = self.generation.alternatives.unwrap_or(0);
         // Row by row, so that no second copy of (T, V) numbers is held.
         for (row, token) in next.iter().enumerate() {
@@ -287,7 +403,7 @@ impl Answer {
                 alternatives: Vec::new(),
             },
         };
-        self.last = token;
+        self.tokens.push(token);
         self.generated += 1;
         metrics.generated_tokens.inc();
         match self.last_at {
@@ -305,22 +421,6 @@ impl Answer {
             return Ok(Some(FinishReason::Stop));
         }
         Ok((self.generated >= self.generation.max_new_tokens).then_some(FinishReason::Length))
-    }
-
-    fn forward(
-        &mut self,
-        base: &Base,
-        tokens: &[i64],
-        rows: LogitRows,
-    ) -> Result<Tensor, ops::Error> {
-        let cache = match &mut self.cache {
-            Some(cache) => cache,
-            none => {
-                let capacity = self.generation.prompt.len() + self.generation.max_new_tokens;
-                none.insert(base.new_cache(capacity as i64)?)
-            }
-        };
-        base.forward_cached(self.adapter.as_deref(), tokens, cache, rows)
     }
 }
 
@@ -343,3 +443,6 @@ fn score(logits: &Tensor, token: u32, count: usize) -> Result<TokenScore, ops::E
         alternatives,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,8 +109,9 @@ impl Trainee {
     /// `micro_batch_size` rows at a time. `step` is the optimiser step, from 0, by which dropout and noise are drawn. For
     /// preferences `rows` are pairs, and each answer is a pass.
     ///
-    /// The mean is taken over the unmasked tokens of all rows together, so the result does not depend on how they were
-    /// cut into passes, but for what is random.
+    /// The mean is taken over the unmasked tokens of all rows together, and each row is computed as if it stood alone, also
+    /// where frequencies of the rotation depend on its length: so the result does not depend on how they were cut into
+    /// passes, but for what is random.
     pub fn accumulate_gradient(
         &mut self,
         data: &[TokenizedRow],

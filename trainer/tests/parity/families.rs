@@ -216,7 +216,7 @@ fn assert_a_cache_changes_no_logit(family: &Family, row: &Tensor, numbers: &Expe
     let base = family.frozen();
     let tokens = Vec::<i64>::try_from(row).unwrap();
     for at_once in [1, 5, tokens.len()] {
-        let mut cache = base.new_cache(tokens.len() as i64).unwrap();
+        let mut cache = base.new_cache(tokens.len() as i64);
         let rows: Vec<Tensor> = tokens
             .chunks(at_once)
             .map(|chunk| {
@@ -307,26 +307,36 @@ fn every_kind_of_rotation_equals_the_reference(
 }
 
 #[test]
-fn a_longer_cache_turns_all_tokens_as_a_longer_sequence_does() {
+fn a_cache_turns_all_tokens_as_a_sequence_of_the_tokens_so_far_does() {
     let family = Family::open("phi3");
     let base = family.frozen();
-    let tokens = [7_i64, 8, 9];
-    let logits = |capacity| {
-        let mut cache = base.new_cache(capacity).unwrap();
-        let lora = Some(&family.lora);
-        base.forward_cached(lora, &tokens, &mut cache, LogitRows::All)
-            .unwrap()
+    let lora = Some(&family.lora);
+    let tokens: Vec<i64> = (7..17).collect();
+    let alone = |length: usize| {
+        let tokens = Tensor::from_slice(&tokens[..length]).unsqueeze(0);
+        base.logits(lora, &tokens).unwrap().get(0).get(-1)
     };
-    let alone = base
-        .logits(
-            Some(&family.lora),
-            &Tensor::from_slice(&tokens).unsqueeze(0),
-        )
-        .unwrap()
-        .get(0);
     let tolerance = expected("phi3").0.between("logits");
-    assert_close("within the original length", &logits(8), &alone, tolerance);
-    assert!(distance(&logits(9), &alone) > MISTAKE);
+    let mut cache = base.new_cache(3);
+    for length in 3..=10 {
+        let computed = cache.prepare(length as i64) as usize;
+        // Past the original length of 8, all are computed once more.
+        assert_eq!(
+            computed,
+            if length == 3 || length == 9 {
+                0
+            } else {
+                length - 1
+            }
+        );
+        let logits = base
+            .forward_cached(lora, &tokens[computed..length], &mut cache, LogitRows::Last)
+            .unwrap();
+        assert_close("logits", &logits.get(0), &alone(length), tolerance);
+    }
+    let mut known = base.new_cache(10);
+    let early = base.forward_cached(lora, &tokens[..3], &mut known, LogitRows::Last);
+    assert!(distance(&early.unwrap().get(0), &alone(3)) > MISTAKE);
 }
 
 /// A wrong key must give what the reference gives with that key, and that must be far away.

@@ -121,6 +121,7 @@ pub(crate) fn batch(tokens: &Tensor, labels: &Tensor) -> Batch {
         tokens: tokens.shallow_clone(),
         targets,
         documents: None,
+        lengths: None,
     }
 }
 

@@ -17,7 +17,7 @@ fn a_cache_changes_no_logit(#[case] name: &str, #[case] at_once: usize) {
     let lora = adapter(name, name);
     let row = expected["tokens"].get(0);
     let tokens = Vec::<i64>::try_from(&row).unwrap();
-    let mut cache = base.new_cache(12).unwrap();
+    let mut cache = base.new_cache(12);
     let mut rows = Vec::new();
     for chunk in tokens.chunks(at_once) {
         rows.push(
@@ -29,7 +29,7 @@ fn a_cache_changes_no_logit(#[case] name: &str, #[case] at_once: usize) {
     let (logits, tolerance) = (expected["logits"].get(0), expected.tolerance("logits"));
     assert_close("logits", &Tensor::cat(&rows, 0), &logits, tolerance);
 
-    let mut cache = base.new_cache(12).unwrap();
+    let mut cache = base.new_cache(12);
     let last = base
         .forward_cached(Some(&lora), &tokens, &mut cache, LogitRows::Last)
         .unwrap();

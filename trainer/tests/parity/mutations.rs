@@ -147,6 +147,7 @@ fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
         tokens: tokens.shallow_clone(),
         targets: labels.shallow_clone(),
         documents: None,
+        lengths: None,
     });
     assert_wrong(
         "labels_not_shifted",

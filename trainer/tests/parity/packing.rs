@@ -208,3 +208,43 @@ fn without_its_borders_a_packed_row_has_another_loss() {
     let wrong = model.loss(&leaking);
     assert!((wrong / right - 1.0).abs() > 1e-3, "{wrong} and {right}");
 }
+
+/// Of `phi3` the frequencies depend on the length of the sequence: from the ninth token on all are others.
+#[rstest]
+#[case::beside_a_longer_row(|rows: &[Document]| vec![unpacked_rows(rows)])]
+#[case::in_a_packed_row(|rows: &[Document]| vec![packed(&[rows.to_vec()])])]
+fn a_row_has_the_loss_and_the_gradients_that_it_has_alone(
+    #[case] together: fn(&[Document]) -> Vec<Batch>,
+) {
+    let rows = rows("families/phi3/expected.safetensors", "");
+    let rows = [rows[0].part(0..5), rows[1].clone(), rows[0].part(2..9)];
+    assert!(rows[1].tokens.len() > 8);
+    let of = |batches: &[Batch]| {
+        let mut model = model("phi3", Storage::Frozen);
+        let mut loss = 0.0;
+        for batch in batches {
+            let sum = model
+                .base
+                .loss_and_gradient(Some(&mut model.lora), batch, 0.1);
+            loss += sum.unwrap().loss;
+        }
+        (loss, model)
+    };
+    let alone: Vec<_> = rows
+        .iter()
+        .map(|row| unpacked_rows(std::slice::from_ref(row)))
+        .collect();
+    let (expected_loss, expected) = of(&alone);
+    let (loss, ours) = of(&together(&rows));
+    assert_near("loss", loss, expected_loss, TOLERANCE);
+    for parameter in expected.lora.parameters().list() {
+        let [ours, expected] =
+            [&ours, &expected].map(|model| model.lora.parameters().gradient(parameter).unwrap());
+        assert_close(&parameter.name, &ours, &expected, TOLERANCE);
+    }
+}
+
+fn unpacked_rows(rows: &[Document]) -> Batch {
+    let rows: Vec<Row<'_>> = rows.iter().map(Document::row).collect();
+    Batch::new(&rows).unwrap()
+}

@@ -10,6 +10,7 @@
 mod adapters;
 mod client;
 mod lifecycle;
+mod memory;
 mod process;
 mod requests;
 mod scores;

@@ -135,7 +135,8 @@ fn room(
     wanted_field: &str,
     wanted: Option<usize>,
 ) -> Result<usize, ApiError> {
-    let context = server.engine.limits.context;
+    let limit = server.engine.context();
+    let context = limit.tokens;
     if prompt == 0 {
         return Err(ApiError::field(
             prompt_field,
@@ -147,7 +148,7 @@ fn room(
         return Err(ApiError::field(
             prompt_field,
             format!(
-                "`{prompt_field}` has {prompt} tokens, expected fewer than the model's {context}; shorten it"
+                "`{prompt_field}` has {prompt} tokens, expected fewer than {limit}; shorten it"
             ),
         ));
     }
@@ -158,7 +159,7 @@ fn room(
         Some(wanted) => Err(ApiError::field(
             wanted_field,
             format!(
-                "`{wanted_field}` is {wanted} and the prompt has {prompt} tokens, expected at most {context} together; \
+                "`{wanted_field}` is {wanted} and the prompt has {prompt} tokens, expected together at most {limit}; \
                  shorten the prompt or lower `{wanted_field}` to {left}"
             ),
         )),

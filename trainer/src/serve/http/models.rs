@@ -14,7 +14,7 @@ use crate::serve::api::{
 
 /// `GET /v1/models`.
 pub(super) async fn list(State(server): State<Arc<Server>>) -> Json<ModelList> {
-    let max_model_len = server.engine.limits.context;
+    let max_model_len = server.engine.context().tokens;
     let card = |id: String, created, root, parent| ModelCard {
         id,
         object: "model",

@@ -1,0 +1,124 @@
+//! How much memory the keys and values of answers may take, and what fits into it. Who runs is decided in `schedule`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Error;
+use crate::model::BLOCK;
+
+/// What `--kv-cache-memory` says, or what follows from the machine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Budget {
+    /// So many bytes.
+    Fixed(u64),
+    /// Half of what base and adapters leave of the memory. The other half is for libtorch, activations and requests.
+    Rest {
+        /// What the process may use, in bytes.
+        memory: u64,
+        /// What the base takes of it.
+        base: u64,
+    },
+}
+
+impl Budget {
+    /// In bytes, while adapters take so many.
+    pub(super) const fn bytes(self, adapters: u64) -> u64 {
+        match self {
+            Self::Fixed(bytes) => bytes,
+            Self::Rest { memory, base } => memory.saturating_sub(base).saturating_sub(adapters) / 2,
+        }
+    }
+}
+
+/// The memory for keys and values, as the HTTP side and the worker see it.
+#[derive(Clone, Debug)]
+pub(super) struct KeyValueMemory {
+    budget: Budget,
+    token_bytes: u64,
+    bytes: Arc<AtomicU64>,
+}
+
+impl KeyValueMemory {
+    /// For a model of which a token takes `token_bytes`, without adapters. A budget in which not one block of tokens fits is
+    /// refused.
+    pub(super) fn new(budget: Budget, token_bytes: u64) -> Result<Self, Error> {
+        let memory = Self {
+            budget,
+            token_bytes,
+            bytes: Arc::new(AtomicU64::new(budget.bytes(0))),
+        };
+        if memory.blocks() > 0 {
+            return Ok(memory);
+        }
+        let (bytes, least) = (budget.bytes(0), token_bytes * BLOCK as u64);
+        Err(Error::KeyValueMemory(match budget {
+            Budget::Fixed(_) => {
+                format!("{bytes} bytes, expected at least {least}, which {BLOCK} tokens take")
+            }
+            Budget::Rest { memory, base } => format!(
+                "the base takes {base} bytes of the {memory} that this process may use, which leaves {bytes} for keys and values, \
+                 expected at least {least}; raise the memory limit, or set this"
+            ),
+        }))
+    }
+
+    /// What it is now, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The blocks of tokens that fit.
+    pub(super) fn blocks(&self) -> usize {
+        (self.bytes() / (self.token_bytes * BLOCK as u64)) as usize
+    }
+
+    /// The most tokens of prompt and answer together that fit while nothing else runs.
+    pub(super) fn tokens(&self) -> usize {
+        self.blocks().saturating_mul(BLOCK as usize)
+    }
+
+    /// From now on adapters take so many bytes.
+    pub(super) fn adapters_take(&self, bytes: u64) {
+        self.bytes
+            .store(self.budget.bytes(bytes), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_base_and_adapters_leave_is_halved() {
+        let rest = Budget::Rest {
+            memory: 1000 * MIB,
+            base: 300 * MIB,
+        };
+        assert_eq!(rest.bytes(0), 350 * MIB);
+        assert_eq!(rest.bytes(100 * MIB), 300 * MIB);
+        assert_eq!(rest.bytes(900 * MIB), 0);
+        assert_eq!(Budget::Fixed(5 * MIB).bytes(900 * MIB), 5 * MIB);
+        let memory = KeyValueMemory::new(rest, MIB).unwrap();
+        assert_eq!((memory.blocks(), memory.tokens()), (5, 5 * BLOCK as usize));
+        memory.adapters_take(100 * MIB);
+        assert_eq!(memory.blocks(), 4);
+    }
+
+    #[test]
+    fn a_budget_without_room_for_a_block_is_refused_by_name() {
+        let error = KeyValueMemory::new(Budget::Fixed(1000), 100).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("--kv-cache-memory") && error.contains("1000") && error.contains("6400"),
+            "{error}"
+        );
+        let rest = Budget::Rest {
+            memory: 500,
+            base: 400,
+        };
+        let error = KeyValueMemory::new(rest, 100).unwrap_err().to_string();
+        assert!(error.contains("400") && error.contains("500"), "{error}");
+    }
+}
