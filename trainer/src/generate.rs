@@ -182,8 +182,7 @@ fn answer(
         }
         logits = Some(forward(&[token])?);
     }
-    let rest = text.finish(tokenizer).map_err(Failure::internal)?;
     // A reader that is gone misses nothing.
-    let _ = write(&rest);
+    let _ = write(&text.finish());
     Ok(())
 }

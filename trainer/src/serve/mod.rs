@@ -6,6 +6,8 @@
 mod adapter_files;
 mod adapters;
 mod api;
+mod call_reader;
+mod conversation;
 mod engine;
 mod error;
 mod generation;
@@ -15,9 +17,13 @@ mod options;
 mod reply;
 pub(crate) mod sampling;
 mod start;
+mod stops;
 pub(crate) mod text;
+mod token_text;
+mod tools;
 mod worker;
 
 pub use error::Error;
 pub use options::{ComputeType, Options};
 pub use start::{Running, serve, start};
+pub use tools::ToolCallParser;

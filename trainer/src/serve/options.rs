@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::ToolCallParser;
+
 /// Serves a base model and its adapters over HTTP, as OpenAI's API and vLLM's adapter routes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -66,6 +68,15 @@ pub struct Options {
         env = "FINETUNE_MAX_WAITING"
     )]
     pub max_waiting: usize,
+    /// How calls of functions in answers are read
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = ToolCallParser::Auto,
+        env = "FINETUNE_TOOL_CALL_PARSER"
+    )]
+    pub tool_call_parser: ToolCallParser,
     /// Threads of the computation [default: the CPUs that the process may use]
     #[arg(long, value_name = "N", env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,

@@ -13,4 +13,6 @@ mod lifecycle;
 mod process;
 mod requests;
 mod scores;
+mod stops;
 mod streaming;
+mod tools;
