@@ -181,8 +181,7 @@ fn answer(
         }
         tokens.push(i64::from(token));
     }
-    let rest = text.finish(tokenizer).map_err(Failure::internal)?;
     // A reader that is gone misses nothing.
-    let _ = write(&rest);
+    let _ = write(&text.finish());
     Ok(())
 }

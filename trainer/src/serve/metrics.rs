@@ -23,6 +23,8 @@ pub(super) struct Metrics {
     pub(super) first_token_seconds: Histogram,
     /// From one token to the next of the same answer.
     pub(super) token_seconds: Histogram,
+    /// Requests whose prompt is being made ready.
+    pub(super) preparing: IntGauge,
     /// Answers being computed.
     pub(super) running: IntGauge,
     /// Requests that wait for their turn.
@@ -70,6 +72,10 @@ impl Metrics {
                 )
                 .buckets(next),
             )?,
+            preparing: IntGauge::new(
+                "finetune_serve_preparing",
+                "Requests whose prompt is being read and tokenised, or waits for it.",
+            )?,
             running: IntGauge::new("finetune_serve_running", "Answers being computed.")?,
             waiting: IntGauge::new(
                 "finetune_serve_waiting",
@@ -89,12 +95,13 @@ impl Metrics {
             )?,
             adapters: IntGauge::new("finetune_serve_adapters", "Adapters loaded.")?,
         };
-        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.prompt_tokens.clone()),
             Box::new(metrics.generated_tokens.clone()),
             Box::new(metrics.first_token_seconds.clone()),
             Box::new(metrics.token_seconds.clone()),
+            Box::new(metrics.preparing.clone()),
             Box::new(metrics.running.clone()),
             Box::new(metrics.waiting.clone()),
             Box::new(metrics.key_value_bytes.clone()),

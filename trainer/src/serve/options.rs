@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::byte_count;
+use super::ToolCallParser;
 
 /// Serves a base model and its adapters over HTTP, as OpenAI's API and vLLM's adapter routes.
 #[derive(Args, Clone, Debug)]
@@ -73,6 +74,15 @@ pub struct Options {
     /// whose prompt and max_tokens cannot fit is refused [default: half of what base and adapters leave of the memory limit]
     #[arg(long, value_name = "BYTES", value_parser = byte_count::parse, env = "FINETUNE_KV_CACHE_MEMORY")]
     pub kv_cache_memory: Option<u64>,
+    /// How calls of functions in answers are read
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = ToolCallParser::Auto,
+        env = "FINETUNE_TOOL_CALL_PARSER"
+    )]
+    pub tool_call_parser: ToolCallParser,
     /// Threads of the computation [default: the CPUs that the process may use]
     #[arg(long, value_name = "N", env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,

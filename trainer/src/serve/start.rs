@@ -16,11 +16,12 @@ use tokio::task::JoinHandle;
 
 use super::Error;
 use super::engine::{Engine, Limits};
-use super::http::{Server, router};
+use super::http::{Preparation, Server, router};
 use super::key_value_memory::{Budget, KeyValueMemory};
 use super::memory_limit::memory_limit;
 use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
+use super::tools::ToolCalls;
 use crate::base::{BaseModelFiles, Fetch};
 use crate::model::{Base, LoadOptions, Storage};
 use crate::stop::Stop;
@@ -91,12 +92,17 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         engine.load(name, uri, &folder, now()).map_err(message)?;
     }
     let root = options.model.clone();
+    let tool_calls = ToolCalls::choose(options.tool_call_parser, &engine.tokenizer);
+    let longest_token = engine.tokenizer.longest_token();
     let server = Arc::new(Server {
         engine,
         name,
         root,
         started: now(),
         now,
+        tool_calls,
+        longest_token,
+        preparation: Preparation::default(),
         draining: AtomicBool::new(false),
     });
     listen(options, server).await

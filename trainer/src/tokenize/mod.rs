@@ -3,6 +3,7 @@
 //! Special tokens are recognised wherever they stand in a text, as transformers does it, and none is ever added unseen:
 //! callers ask for the start token where a sequence needs it.
 
+mod bytes;
 mod gguf;
 mod hugging_face;
 mod sentence_piece;

@@ -3,6 +3,7 @@
 mod chat;
 mod completions;
 mod models;
+mod prepare;
 mod stream;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use axum::routing::{get, post};
 
 use super::api::ApiError;
 use super::engine::{Ask, Engine};
+use super::tools::ToolCalls;
+pub(super) use prepare::Preparation;
 
 /// The largest body: some millions of characters, far more than any context.
 const MAX_BODY: usize = 16 << 20;
@@ -44,6 +47,12 @@ pub(super) struct Server {
     pub(super) started: i64,
     /// The present, in seconds since 1970.
     pub(super) now: fn() -> i64,
+    /// How calls of functions are read and shown.
+    pub(super) tool_calls: ToolCalls,
+    /// The bytes of the longest token.
+    pub(super) longest_token: usize,
+    /// Requests that are being made ready.
+    pub(super) preparation: Preparation,
     /// Whether the server is about to end.
     pub(super) draining: AtomicBool,
 }
@@ -57,6 +66,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/v1/models", get(models::list))
+        .route("/v1/models/{*name}", get(models::find))
         .route("/v1/load_lora_adapter", post(models::load))
         .route("/v1/unload_lora_adapter", post(models::unload))
         .route("/v1/completions", post(completions::create))
@@ -164,15 +174,6 @@ fn room(
             ),
         )),
     }
-}
-
-/// A token's own text, special tokens included.
-fn token_text(server: &Server, token: u32) -> String {
-    server
-        .engine
-        .tokenizer
-        .decode(&[token], false)
-        .unwrap_or_default()
 }
 
 /// A name for an answer that no other answer has.
