@@ -89,6 +89,9 @@ pub struct Outcome {
     /// The digest of the manifest's `spec`: a folder that holds the outcome of another spec is refused.
     #[serde(default)]
     pub spec_digest: String,
+    /// The version of the trainer that speaks. An operator of another version says which of the two is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The attempt, from 1; 0 for `prepare`.
     #[serde(default)]
     pub attempt: u32,
@@ -113,6 +116,9 @@ pub struct Outcome {
     /// The last progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// Of `prepare`: what deserves a look in the data or the manifest, and stops nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Outcome {
@@ -132,6 +138,10 @@ impl Outcome {
         if let Some(text) = fits(&outcome) {
             return text;
         }
+        outcome.warnings = first(&outcome.warnings, WARNINGS);
+        if let Some(text) = fits(&outcome) {
+            return text;
+        }
         outcome.progress = None;
         outcome.plan = None;
         if let Some(text) = fits(&outcome) {
@@ -142,6 +152,31 @@ impl Outcome {
         outcome.message = cut(&outcome.message, 300);
         fits(&outcome).unwrap_or_default()
     }
+}
+
+/// The most bytes of warnings in a message that is short of room.
+const WARNINGS: usize = 500;
+
+/// The first warnings, each cut, of at most `bytes` bytes together, and how many more there are.
+fn first(warnings: &[String], bytes: usize) -> Vec<String> {
+    let mut left = bytes;
+    let mut kept: Vec<String> = warnings
+        .iter()
+        .map(|warning| cut(warning, 200))
+        .take_while(|warning| {
+            let fits = warning.len() <= left;
+            left = left.saturating_sub(warning.len());
+            fits
+        })
+        .collect();
+    if kept.len() < warnings.len() {
+        kept.push(format!(
+            "{} more, see {}",
+            warnings.len() - kept.len(),
+            super::layout::DATASET_REPORT
+        ));
+    }
+    kept
 }
 
 /// At most `bytes` bytes of `text`, on a character's border.
@@ -168,6 +203,7 @@ mod tests {
             message: "é\"".repeat(4000),
             uid: "u".into(),
             spec_digest: "sha256:0".into(),
+            version: None,
             attempt: 1,
             adapter: Some(Published {
                 uri: "s3://a/".into(),
@@ -179,6 +215,7 @@ mod tests {
             base_model: None,
             plan: None,
             progress: None,
+            warnings: Vec::new(),
         };
         let text = outcome.termination_message();
         assert!(
@@ -188,5 +225,36 @@ mod tests {
         );
         let read: Outcome = serde_json::from_str(&text).unwrap();
         assert_eq!(read.adapter, outcome.adapter);
+    }
+
+    #[test]
+    fn many_warnings_are_cut_and_counted_and_nothing_else_goes_for_them() {
+        let dataset = DatasetStatus {
+            rows: 150,
+            ..DatasetStatus::default()
+        };
+        let outcome: Outcome = serde_json::from_value(serde_json::json!({
+            "stage": "Prepare", "reason": "Succeeded", "uid": "u", "specDigest": "sha256:0", "dataset": dataset,
+            "warnings": vec!["a row is longer than it may be, and this sentence is, too; ".repeat(3); 30],
+        }))
+        .unwrap();
+        let text = outcome.termination_message();
+        assert!(
+            text.len() <= MAX_TERMINATION_MESSAGE,
+            "{} bytes",
+            text.len()
+        );
+        let read: Outcome = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.dataset, Some(dataset));
+        assert!(
+            read.warnings.len() > 1
+                && read
+                    .warnings
+                    .last()
+                    .unwrap()
+                    .ends_with("more, see dataset-report.json"),
+            "{:?}",
+            read.warnings
+        );
     }
 }
