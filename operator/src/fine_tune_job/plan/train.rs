@@ -231,6 +231,9 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome, places: Places)
         draft.progress(progress);
     }
     draft.progress_is_complete();
+    if let Some(plan) = &outcome.plan {
+        draft.status.plan = Some(plan.clone());
+    }
     if let Some(digest) = outcome
         .base_model
         .as_ref()
