@@ -152,6 +152,7 @@ fn dataset_part(dataset: &Dataset) -> Fields {
         format,
         columns,
         loss_on,
+        chat_template,
         max_sequence_length,
         packing,
         append_end_of_sequence,
@@ -189,6 +190,7 @@ fn dataset_part(dataset: &Dataset) -> Fields {
     fields
         .unless("format", format, &super::Format::Auto)
         .some("lossOn", *loss_on)
+        .unless("chatTemplate", chat_template, &super::ChatTemplateUse::Auto)
         .unless("maxSequenceLength", max_sequence_length, &2048)
         .some("packing", *packing)
         .some("appendEndOfSequence", *append_end_of_sequence)
@@ -208,6 +210,7 @@ fn columns_part(columns: &Columns) -> Fields {
         output,
         conversations,
         system,
+        history,
     } = columns;
     Fields::default()
         .some("messages", messages.as_ref())
@@ -222,6 +225,7 @@ fn columns_part(columns: &Columns) -> Fields {
         .some("output", output.as_ref())
         .some("conversations", conversations.as_ref())
         .some("system", system.as_ref())
+        .some("history", history.as_ref())
 }
 
 fn method_part(method: &Method) -> Fields {

@@ -29,7 +29,7 @@ const TURN: Duration = Duration::from_secs(30);
 /// How long a client may send nothing in the middle of a body.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long a client may take for a whole body, however steadily it sends.
-const WHOLE: Duration = Duration::from_secs(300);
+const WHOLE: Duration = Duration::from_mins(5);
 /// Bodies are sent on in pieces of at most this many bytes, so that no buffer on the way holds one whole.
 const PIECE: usize = 256 << 10;
 

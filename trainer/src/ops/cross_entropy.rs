@@ -159,7 +159,7 @@ enum Gradients<'a, T> {
     Into(f32, &'a mut [T]),
 }
 
-impl<'a, T> Gradients<'a, T> {
+impl<T> Gradients<'_, T> {
     /// The first `length`, and the rest.
     fn split(self, length: usize) -> (Self, Self) {
         match self {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::byte_count;
 use super::ToolCallParser;
+use super::byte_count;
 
 /// Serves a base model and its adapters over HTTP, as OpenAI's API and vLLM's adapter routes.
 #[derive(Args, Clone, Debug)]

@@ -176,10 +176,10 @@ fn calls(template: &ChatTemplate, forms: Forms, turn: Message) -> Option<String>
         })
 }
 
-fn part(text: &String) -> Value {
+fn part(text: &str) -> Value {
     Value::from_pairs([
         ("type", Value::from("text")),
-        ("text", Value::from(text.as_str())),
+        ("text", Value::from(text)),
     ])
 }
 
