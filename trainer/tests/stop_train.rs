@@ -71,7 +71,7 @@ fn between_two_micro_batches_of_a_long_step_the_last_complete_step_is_saved() {
 
 #[test]
 fn within_a_validation_the_step_before_it_is_saved_and_validated_by_the_next_process() {
-    let job = || long_steps(1500, 0.8, 1);
+    let job = || long_steps(2200, 0.5, 1);
     let told = stop_at(&job(), &job(), "validation: pass 3 of", 1);
     assert!(told["progress"].get("validationLoss").is_none());
 }
@@ -109,7 +109,7 @@ fn between_two_answers_of_a_preference_it_stops_too() {
 
 #[test]
 fn a_run_of_six_steps_that_dies_in_the_last_one_has_a_checkpoint() {
-    let bench = long_steps(1000, 0.1, 10);
+    let bench = long_steps(800, 0.1, 10);
     let job = std::fs::read_to_string(bench.job()).unwrap();
     let mut job: Value = serde_json::from_str(&job).unwrap();
     job["spec"]["training"]["maxSteps"] = 6.into();
