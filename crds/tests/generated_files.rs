@@ -1,9 +1,6 @@
 //! The generated files are what the types say, and the chart has the same ones.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "in a test, a panic is the report"
-)]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::path::Path;
 use std::process::Command;

@@ -47,7 +47,9 @@ impl KeyValueCache {
             known: 0,
             length: 0,
             room: 0,
-            switch_lengths: ropes.filter_map(crate::ops::RopeSettings::switch_length).collect(),
+            switch_lengths: ropes
+                .filter_map(crate::ops::rope::Rope::switch_length)
+                .collect(),
             token_bytes: config.key_value_bytes(kind),
             shape: [1, config.key_value_heads, 0, config.head_dim],
             kind,
