@@ -25,16 +25,11 @@ fn section(text: &mut String, title: &str, fields: &[Field]) {
     // Writing to a string cannot fail.
     let _ = write!(
         text,
-        "\n### {title}\n\n| field | | |\n| --- | --- | --- |\n"
+        "\n### {title}\n\n| field | what happens | meaning, or reason |\n| --- | --- | --- |\n"
     );
     for field in fields {
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {} |",
-            field.name,
-            verdict(field),
-            field.says
-        );
+        let says = field.says.replace('|', "\\|");
+        let _ = writeln!(text, "| `{}` | {} | {says} |", field.name, verdict(field));
     }
     for table in fields.iter().filter_map(|field| field.inside) {
         for fields in table.fields {

@@ -119,11 +119,7 @@ pub(super) static FIELDS: &[Field] = &[
         &["true"],
         "special tokens stand as they are",
     ),
-    unless(
-        "return_token_ids",
-        &["false"],
-        "answers hold text; `return_tokens_as_token_ids` neither",
-    ),
+    unless("return_token_ids", &["false"], "answers hold text"),
     unless(
         "return_tokens_as_token_ids",
         &["false"],
