@@ -109,7 +109,7 @@ impl Bench {
             .arg(self.work())
             .arg("--cache")
             .arg(self.folder.path().join("cache"))
-            .args(["--threads", "1"])
+            .args(["--threads", &threads()])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
@@ -151,6 +151,11 @@ impl Bench {
             .filter(|path| path.join("manifest.json").exists())
             .collect()
     }
+}
+
+/// How many threads compute: one, or as many as `tests/processors.sh` asks for.
+fn threads() -> String {
+    std::env::var("FINETUNE_TEST_THREADS").unwrap_or_else(|_| "1".to_owned())
 }
 
 /// How a process ended.
