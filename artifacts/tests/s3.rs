@@ -60,7 +60,7 @@ impl Gateway {
             folder,
             endpoint: format!("http://{address}"),
         };
-        for _ in 0..100 {
+        for _ in 0..3000 {
             if tokio::net::TcpStream::connect(&address).await.is_ok() {
                 return Some(gateway);
             }

@@ -1,11 +1,13 @@
 //! Talking to an OpenAI-compatible server, and a steady stream of requests that counts what goes wrong.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+use crate::wait;
 
 /// One question, greedy. The answer, or the status and body of a refusal.
 pub async fn ask(
@@ -39,7 +41,7 @@ pub async fn ask(
 pub fn client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder()
         .pool_max_idle_per_host(0)
-        .timeout(Duration::from_mins(2))
+        .timeout(Duration::from_mins(10))
         .build()?)
 }
 
@@ -48,7 +50,8 @@ pub struct Stream {
     stop: Arc<AtomicBool>,
     /// Requests answered as expected.
     pub good: Arc<AtomicU64>,
-    faults: tokio::task::JoinHandle<Vec<String>>,
+    faults: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Stream {
@@ -62,9 +65,9 @@ impl Stream {
         let client = client()?;
         let stop = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
-        let (halt, count) = (Arc::clone(&stop), Arc::clone(&good));
-        let faults = tokio::spawn(async move {
-            let mut faults = Vec::new();
+        let faults = Arc::new(Mutex::new(Vec::new()));
+        let (halt, count, wrong) = (Arc::clone(&stop), Arc::clone(&good), Arc::clone(&faults));
+        let task = tokio::spawn(async move {
             while !halt.load(Ordering::Relaxed) {
                 match ask(&client, &url, &model, &question, 16).await {
                     Ok(Ok(answer))
@@ -74,19 +77,43 @@ impl Stream {
                     {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
-                    other => faults.push(format!("{other:?}")),
+                    other => lock(&wrong).push(format!("{other:?}")),
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            faults
         });
-        Ok(Self { stop, good, faults })
+        Ok(Self {
+            stop,
+            good,
+            faults,
+            task,
+        })
+    }
+
+    /// Waits until `more` requests were answered as expected from now on.
+    pub async fn answered(&self, more: u64) -> Result<()> {
+        let wanted = self.good.load(Ordering::Relaxed) + more;
+        wait::until(&format!("{wanted} answers"), 900, || async {
+            if self.good.load(Ordering::Relaxed) >= wanted {
+                return Ok(Some(()));
+            }
+            match lock(&self.faults).last() {
+                Some(fault) => bail!("the last fault was {fault}"),
+                None => Ok(None),
+            }
+        })
+        .await
     }
 
     /// Stops, and returns how many requests were answered and what went wrong.
     pub async fn finish(self) -> Result<(u64, Vec<String>)> {
         self.stop.store(true, Ordering::Relaxed);
-        let faults = self.faults.await?;
+        self.task.await?;
+        let faults = std::mem::take(&mut *lock(&self.faults));
         Ok((self.good.load(Ordering::Relaxed), faults))
     }
+}
+
+fn lock(faults: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner)
 }

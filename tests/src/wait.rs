@@ -8,15 +8,22 @@ use anyhow::{Result, bail};
 use kube::api::Api;
 use serde::de::DeserializeOwned;
 
-/// Calls `look` twice a second until it returns something, at most `seconds`.
+/// No wait is given up sooner: on a busy machine everything takes longer, and what never comes is still missed.
+const LEAST: Duration = Duration::from_mins(5);
+
+fn limit(seconds: u64) -> Duration {
+    Duration::from_secs(seconds).max(LEAST)
+}
+
+/// Calls `look` twice a second until it returns something, at most `seconds`, but five minutes at least.
 pub async fn until<T, F, Fut>(what: &str, seconds: u64, mut look: F) -> Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<Option<T>>>,
 {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit(seconds));
     let mut last = None;
-    while start.elapsed() < Duration::from_secs(seconds) {
+    while start.elapsed() < limit {
         match look().await {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => last = None,
@@ -25,8 +32,8 @@ where
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     match last {
-        Some(error) => bail!("waited {seconds} s for {what}; last error: {error:#}"),
-        None => bail!("waited {seconds} s for {what}"),
+        Some(error) => bail!("waited {limit:?} for {what}; last error: {error:#}"),
+        None => bail!("waited {limit:?} for {what}"),
     }
 }
 
@@ -41,9 +48,9 @@ pub async fn object<K>(
 where
     K: Clone + DeserializeOwned + Debug + serde::Serialize,
 {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit(seconds));
     let mut last = None;
-    while start.elapsed() < Duration::from_secs(seconds) {
+    while start.elapsed() < limit {
         if let Some(object) = api.get_opt(name).await? {
             if predicate(&object) {
                 return Ok(object);
@@ -56,5 +63,5 @@ where
         || "absent".to_owned(),
         |o| serde_json::to_string(&o).unwrap_or_default(),
     );
-    bail!("waited {seconds} s for {name} to be {what}; it is {text}")
+    bail!("waited {limit:?} for {name} to be {what}; it is {text}")
 }

@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use crate::runtime::fake_api::{self, refusal};
 
-    /// Short, so that the tests wait in real time.
+    /// By a clock that runs only while everything waits: a slow machine changes nothing.
     const DURATION: Duration = Duration::from_secs(3);
 
     /// A Lease on a fake API server that checks resource versions, as the real one does.
@@ -382,7 +382,7 @@ mod tests {
             .to_owned()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_second_candidate_waits_while_the_first_renews() {
         let (client, stored) = server();
         let (mut first, mut second) = (candidate(&client, "first"), candidate(&client, "second"));
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(holder_of(&stored), "first");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_silent_leader_is_followed_only_after_the_leases_duration() {
         let (client, stored) = server();
         candidate(&client, "first").acquire(|| ()).await;
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(holder_of(&stored), "second");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_leader_that_cannot_renew_gives_up_before_another_may_begin() {
         let (client, stored) = server();
         let mut first = candidate(&client, "first");
@@ -425,7 +425,7 @@ mod tests {
         assert!(why.contains("could not be renewed"), "{why}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_short_outage_costs_nothing() {
         let (client, stored) = server();
         let mut first = candidate(&client, "first");
@@ -444,7 +444,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_lease_that_another_took_is_lost() {
         let (client, stored) = server();
         let mut first = candidate(&client, "first");
@@ -498,7 +498,7 @@ mod tests {
         assert!(heard.try_recv().unwrap().contains("held by `thief`"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_released_lease_is_taken_at_once() {
         let (client, stored) = server();
         let mut first = candidate(&client, "first");

@@ -294,26 +294,29 @@ impl Bench {
     /// Waits until the pod is ready.
     pub(crate) async fn until_ready(&self) {
         let mut last = Err("never asked".to_owned());
-        for _ in 0..200 {
+        for _ in 0..3000 {
             last = self.ready().await;
             if last.is_ok() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("not ready after 20 s: {last:?}; {:?}", self.state().await);
+        panic!(
+            "not ready after 5 minutes: {last:?}; {:?}",
+            self.state().await
+        );
     }
 
     /// Waits until the state is as wanted.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&State) -> bool) -> State {
-        for _ in 0..250 {
+        for _ in 0..3000 {
             let state = self.state().await;
             if wanted(&state) {
                 return state;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("not {what} after 25 s: {:?}", self.state().await);
+        panic!("not {what} after 5 minutes: {:?}", self.state().await);
     }
 }
 

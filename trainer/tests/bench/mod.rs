@@ -115,7 +115,7 @@ impl Bench {
             .arg(work)
             .arg("--cache")
             .arg(self.folder.path().join("cache"))
-            .args(["--threads", "1"])
+            .args(["--threads", &threads()])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
@@ -208,6 +208,11 @@ pub(crate) fn send(process: u32, signal: &str) {
         .status()
         .unwrap();
     assert!(sent.success());
+}
+
+/// How many threads compute: one, or as many as `tests/processors.sh` asks for.
+fn threads() -> String {
+    std::env::var("FINETUNE_TEST_THREADS").unwrap_or_else(|_| "1".to_owned())
 }
 
 /// How a process ended.

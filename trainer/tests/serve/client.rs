@@ -258,9 +258,9 @@ impl Server {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Waits until a metric has a value; fails after ten seconds.
+    /// Waits until a metric has a value; fails after five minutes.
     pub(crate) async fn wait_for(&self, name: &str, wanted: impl Fn(f64) -> bool) {
-        for _ in 0..500 {
+        for _ in 0..15_000 {
             if wanted(self.metric(name).await) {
                 return;
             }

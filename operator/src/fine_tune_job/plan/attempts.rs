@@ -77,19 +77,24 @@ pub fn silent(attempts: &[Attempt]) -> usize {
         .count()
 }
 
+/// The step of the newest checkpoint when a pod ended; `None` where there was none yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NewestCheckpoint(pub Option<i64>);
+
 /// The newest checkpoint at which memory has run out twice, if so: a third pod would get no further. Steps are not compared:
 /// they are read every few seconds, so the last one before the end is a matter of luck.
-pub fn out_of_memory_twice(attempts: &[Attempt]) -> Option<Option<i64>> {
+pub fn out_of_memory_twice(attempts: &[Attempt]) -> Option<NewestCheckpoint> {
     let mut steps = attempts
         .iter()
         .filter(|attempt| attempt.reason.as_deref() == Some(OUT_OF_MEMORY))
         .map(|attempt| attempt.checkpoint_step);
     let mut before = Vec::new();
-    steps.find(|step| {
+    let twice = steps.find(|step| {
         let twice = before.contains(step);
         before.push(*step);
         twice
-    })
+    });
+    twice.map(NewestCheckpoint)
 }
 
 /// A pod as an attempt; `None` before its container has started.
@@ -187,7 +192,7 @@ mod tests {
         assert!(next.create.is_empty());
     }
 
-    fn out_of_memory_at(checkpoints: [Option<i64>; 2]) -> Option<Option<i64>> {
+    fn out_of_memory_at(checkpoints: [Option<i64>; 2]) -> Option<NewestCheckpoint> {
         let attempts: Vec<_> = checkpoints
             .into_iter()
             .zip([17, 23])
@@ -209,8 +214,11 @@ mod tests {
 
     #[test]
     fn memory_that_runs_out_twice_after_one_checkpoint_ends_the_run_whatever_step_was_read_last() {
-        assert_eq!(out_of_memory_at([None, None]), Some(None));
-        assert_eq!(out_of_memory_at([Some(10), Some(10)]), Some(Some(10)));
+        assert_eq!(out_of_memory_at([None, None]), Some(NewestCheckpoint(None)));
+        assert_eq!(
+            out_of_memory_at([Some(10), Some(10)]),
+            Some(NewestCheckpoint(Some(10)))
+        );
     }
 
     #[test]

@@ -133,7 +133,9 @@ fn failure(
     pods: &[&PodSeen],
     draft: &Draft,
 ) -> Option<Cause> {
-    if let Some(step) = attempts::out_of_memory_twice(&draft.status.attempts) {
+    if let Some(attempts::NewestCheckpoint(step)) =
+        attempts::out_of_memory_twice(&draft.status.attempts)
+    {
         let at = step.map_or_else(
             || "before the first checkpoint".to_owned(),
             |step| format!("after the checkpoint of step {step}"),

@@ -201,16 +201,16 @@ fn long() -> Option<Scaling> {
     None
 }
 
-fn dynamic() -> Option<Scaling> {
-    Some(Scaling::Dynamic {
+fn dynamic() -> Scaling {
+    Scaling::Dynamic {
         factor: 3.0,
         original_length: 8,
-    })
+    }
 }
 
 #[rstest]
 #[case::long("families/phi3", long())]
-#[case::dynamic("families/llama", dynamic())]
+#[case::dynamic("families/llama", Some(dynamic()))]
 fn an_answer_does_not_depend_on_how_long_it_may_become(
     #[case] name: &str,
     #[case] scaling: Option<Scaling>,
