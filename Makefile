@@ -51,6 +51,7 @@ check: build ## Format, lints, dependencies, drift of generated files and docs
 	cargo test --quiet $(CARGO_SELECTION) --exclude system-tests --test generated_files
 	examples/support/check.sh
 	tests/check-docs.sh
+	promtool test rules examples/monitoring/alerts-test.yaml
 
 .PHONY: test
 test: check ## Everything: checks, unit tests, and the whole system on a real cluster
@@ -74,11 +75,12 @@ stores: build ## The tests of gs:// and az:// against emulators (needs node; fet
 
 .PHONY: test-system
 test-system: cluster-up ## The tests that need the cluster
-	@$(IN_CLUSTER) tests/install.sh
+	@tests/scripts.sh
+	$(IN_CLUSTER) tests/install.sh
 	$(IN_CLUSTER) cargo test $(CARGO_SELECTION) --test 'cluster_*' -- --test-threads=1 --nocapture
 
 .PHONY: images
-images: build ## Build the images of operator and trainer
+images: build ## Build the images of operator and trainer, and print their archives
 	@images/build.sh
 
 .PHONY: cluster-up

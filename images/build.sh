@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the images of the operator and the trainer, and prints the paths of their archives: build.sh [operator] [trainer]
 #
-# Tags: localhost/finetune-operator:dev and localhost/finetune-trainer:dev. The binaries come from a release build
-# (cargo build --release -p operator, -p trainer). An image is built only if something in it changed.
+# Tags: localhost/finetune-operator:VERSION and localhost/finetune-trainer:VERSION, with the workspace's version, which the
+# chart names where no value says otherwise; images/push.sh copies them to a registry. The binaries come from a release
+# build (cargo build --release -p operator, -p trainer). An image is built only if something in it changed.
 #   BASE              the base image; by default one is made from this machine's Debian packages, without a registry
 #   CARGO_TARGET_DIR  where the binaries are (default: target)
 #   FINETUNE_CACHE    where archives and layers are kept (default: ~/.cache/finetune-operator)
@@ -41,22 +42,23 @@ local_base() {
 }
 
 build() { # operator|trainer
-  local context=$work/$1 tag libtorch absent
+  local context=$work/$1 binary libtorch absent
   [ -x "$binaries/$1" ] || die "$binaries/$1 does not exist: run \`cargo build --release -p $1\`"
-  mkdir "$context"
-  cp "$binaries/$1" "$context/"
-  strip "$context/$1"
+  binary=$context/bin/$1
+  mkdir -p "$context/bin"
+  cp "$binaries/$1" "$binary"
+  strip "$binary"
   case $1 in
-    operator) tag=localhost/finetune-operator:dev ;;
+    operator) ;;
     trainer)
-      tag=localhost/finetune-trainer:dev
       libtorch=$("$here/fetch-libtorch.sh")
-      mkdir "$context/lib"
-      ln "$libtorch"/lib/{libtorch_cpu.so,libc10.so,libgomp.so.1,libcudart.so.13,libcupti.so.13} "$context/lib/" ;;
+      mkdir -p "$context/lib/libtorch"
+      ln "$libtorch"/lib/{libtorch_cpu.so,libc10.so,libgomp.so.1,libcudart.so.13,libcupti.so.13} "$context/lib/libtorch/" ;;
   esac
-  absent=$(LD_LIBRARY_PATH=$context/lib ldd "$context/$1" | awk '/not found/ {print $1}')
+  # As in the image: bin/ and lib/ side by side, and no variable that says where to look.
+  absent=$(env -u LD_LIBRARY_PATH ldd "$binary" | awk '/not found/ {print $1}')
   [ -z "$absent" ] || die "$binaries/$1 needs libraries that its image would not have: ${absent//$'\n'/ }"
-  image_archive "$tag" "$here/$1.Containerfile" "$context" --build-arg "BASE=$base"
+  image_archive "$(image_tag "$1")" "$here/$1.Containerfile" "$context" --build-arg "BASE=$base"
 }
 
 [ $# -gt 0 ] || set -- operator trainer

@@ -9,6 +9,12 @@ die() { say "error: $*"; exit 1; }
 # Prints the comment at the head of the calling script, as its help.
 usage() { awk 'NR > 1 && !/^#/ {exit} NR > 1 {sub(/^# ?/, ""); print}' "$0"; }
 
+# The version of the workspace, which is also the tag of its images.
+version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml" | head -n 1; }
+
+# The local tag of one of our images: image_tag operator|trainer
+image_tag() { printf 'localhost/finetune-%s:%s' "$1" "$(version)"; }
+
 # buildah with storage of its own, so that the machine's images stay as they are.
 buildah() { command buildah --root "$cache/buildah" --runroot "$cache/buildah-run" "$@"; }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Holds the documentation to the code: every series is described, every described series exists, every link to a file of
 # the project leads somewhere, every path that ARCHITECTURE.md names is there, and so is every test that the page of the fixtures names.
+# The alerts name series that exist, and chart and example name the images that `make images` makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fault=0
@@ -13,6 +14,18 @@ while read -r name; do complain "docs/monitor.md does not describe the series $n
     < <(comm -23 <(echo "$in_code") <(echo "$in_docs") | sed '/^$/d')
 while read -r name; do complain "docs/monitor.md describes the series $name, which no metrics.rs registers: remove it"; done \
     < <(comm -13 <(echo "$in_code") <(echo "$in_docs") | sed '/^$/d')
+
+while read -r name; do
+    # A histogram has three series.
+    grep -qxE "${name%_sum}|${name%_count}|${name%_bucket}" <<<"$in_code" ||
+        complain "examples/monitoring/alerts.yaml names the series $name, which no metrics.rs registers: correct it"
+done < <(grep -v '^ *#' examples/monitoring/alerts.yaml | grep -oE "\b$series\b" | sort -u)
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+grep -qx "appVersion: $version" charts/finetune-operator/Chart.yaml ||
+    complain "charts/finetune-operator/Chart.yaml has $(grep ^appVersion charts/finetune-operator/Chart.yaml), expected the workspace's version $version"
+grep -q "image: localhost/finetune-trainer:$version\$" examples/support/inference.yaml ||
+    complain "examples/support/inference.yaml does not name localhost/finetune-trainer:$version, the image that \`make images\` makes"
 
 while read -r page link; do
     target="$(dirname "$page")/${link%%#*}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A real Prometheus beside the test bed. Runs inside the cluster's network namespace (tests/cluster/run.sh).
+# A real Prometheus beside the test bed, which goes with the cluster. Runs inside the cluster's network namespace
+# (tests/cluster/run.sh).
 #   tests/prometheus.sh                          starts it, if it does not run
 #   tests/prometheus.sh query EXPRESSION         prints the present values
 #   tests/prometheus.sh query EXPRESSION range   prints first and last value of the last hour
@@ -12,6 +13,9 @@ start() {
     curl --silent --fail "$url/-/ready" >/dev/null 2>&1 && return
     rm -rf "$state" && mkdir -p "$state"
     sed "s#STATE#$state#" tests/prometheus.yaml >"$state/prometheus.yaml"
+    : "${FINETUNE_CLUSTER:?is not set: run it through tests/cluster/run.sh}"
+    # By this mark `make cluster-down` finds what it has to stop.
+    export FINETUNE_CLUSTER_DAEMON="$FINETUNE_CLUSTER"
     setsid "$PWD/tests/prometheus.sh" targets >/dev/null 2>&1 </dev/null &
     setsid prometheus --config.file="$state/prometheus.yaml" --storage.tsdb.path="$state/data" \
         --web.listen-address=127.0.0.1:9090 >"$state/log" 2>&1 </dev/null &
@@ -51,5 +55,5 @@ case "${1:-start}" in
                 jq --raw-output '.data.result[] | "    prometheus: \(.metric.__name__) = \(.value[1])"'
         fi
         ;;
-    *) sed -n '2,6p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,7p' "$0" >&2; exit 2 ;;
 esac

@@ -57,9 +57,7 @@ impl Cache {
     pub async fn object(&self, store: &Store, name: &str) -> Result<PathBuf> {
         if let Some(path) = store.local_path(name) {
             if !path.is_file() {
-                return Err(Error::ObjectNotFound {
-                    uri: store.uri_of(name),
-                });
+                return Err(store.absent(name).await);
             }
             if store.is_claim() {
                 // Refuses a link that leads out of it.
@@ -67,7 +65,11 @@ impl Cache {
             }
             return Ok(path);
         }
-        let entries = [entry_of(store, name).await?];
+        let entry = match entry_of(store, name).await {
+            Err(Error::ObjectNotFound { .. }) => return Err(store.absent(name).await),
+            entry => entry?,
+        };
+        let entries = [entry];
         let folder = self.fill(store, &entries).await?;
         Ok(folder.join(name))
     }

@@ -14,6 +14,7 @@ pub mod gguf;
 pub mod manifest;
 mod mapped_file;
 pub mod near_duplicates;
+pub mod network;
 pub mod publish;
 pub mod rows;
 pub mod safetensors_file;

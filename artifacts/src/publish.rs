@@ -100,6 +100,11 @@ impl Staged {
 
 /// The manifest of a published folder, compared with its pinned digest.
 pub async fn fetch_manifest(store: &Store, digest: &str) -> Result<Manifest> {
+    let bytes = manifest_bytes(store, digest).await?;
+    Manifest::parse(&bytes, &store.uri_of(MANIFEST))
+}
+
+async fn manifest_bytes(store: &Store, digest: &str) -> Result<Bytes> {
     let uri = store.uri_of(MANIFEST);
     let size = store.entry(MANIFEST).await?.size;
     if size > MAX_MANIFEST {
@@ -117,14 +122,15 @@ pub async fn fetch_manifest(store: &Store, digest: &str) -> Result<Manifest> {
             found,
         });
     }
-    Manifest::parse(&bytes, &uri)
+    Ok(bytes)
 }
 
 /// Fetches a published folder to `dest`, which appears whole or not at all. `store` is the version's own folder; of its
-/// files those in `allow` are fetched, and each must be in the manifest. A `dest` that is there already is compared with
-/// the manifest, and fetched again where it differs.
+/// files those in `allow` are fetched, and each must be in the manifest, which is kept beside them. A `dest` that is
+/// there already is compared with the manifest, and fetched again where it differs.
 pub async fn fetch(store: &Store, digest: &str, dest: &Path, allow: &[&str]) -> Result<Manifest> {
-    let manifest = fetch_manifest(store, digest).await?;
+    let bytes = manifest_bytes(store, digest).await?;
+    let manifest = Manifest::parse(&bytes, &store.uri_of(MANIFEST))?;
     for name in allow {
         if manifest.file(name).is_none() {
             return Err(Error::invalid(
@@ -136,7 +142,7 @@ pub async fn fetch(store: &Store, digest: &str, dest: &Path, allow: &[&str]) -> 
             ));
         }
     }
-    if is_intact(&manifest, dest, allow).await? {
+    if let Some(manifest) = fetched(digest, dest, allow).await {
         return Ok(manifest);
     }
     let parent = dest.parent().unwrap_or(Path::new("."));
@@ -161,6 +167,8 @@ pub async fn fetch(store: &Store, digest: &str, dest: &Path, allow: &[&str]) -> 
             )
             .await?;
     }
+    let path = temporary.path().join(MANIFEST);
+    std::fs::write(&path, &bytes).map_err(|source| Error::local("write", &path, source))?;
     if dest.exists() {
         std::fs::remove_dir_all(dest)
             .map_err(|source| Error::local("delete damaged", dest, source))?;
@@ -172,18 +180,32 @@ pub async fn fetch(store: &Store, digest: &str, dest: &Path, allow: &[&str]) -> 
     Ok(manifest)
 }
 
-/// Whether `dest` holds the allowed files, with the manifest's hashes, and nothing else.
-async fn is_intact(manifest: &Manifest, dest: &Path, allow: &[&str]) -> Result<bool> {
-    if !dest.is_dir() {
-        return Ok(false);
+/// The manifest of what [`fetch`] has put at `dest`, if the files of `allow` are all there with its hashes, and nothing
+/// else. Asks no store: a version that is here stays usable while its store is away.
+pub async fn fetched(digest: &str, dest: &Path, allow: &[&str]) -> Option<Manifest> {
+    let path = dest.join(MANIFEST);
+    let is_small = |path: &Path| {
+        std::fs::symlink_metadata(path).is_ok_and(|it| it.is_file() && it.len() <= MAX_MANIFEST)
+    };
+    let bytes = is_small(&path).then(|| std::fs::read(&path).ok())??;
+    if digest::of_bytes(&bytes) != digest {
+        return None;
     }
+    let manifest = Manifest::parse(&bytes, &path.display().to_string()).ok()?;
+    let is_whole = allow.iter().all(|name| manifest.file(name).is_some())
+        && is_intact(&manifest, dest, allow).await;
+    is_whole.then_some(manifest)
+}
+
+/// Whether `dest` holds the allowed files, with the manifest's hashes, and nothing else.
+async fn is_intact(manifest: &Manifest, dest: &Path, allow: &[&str]) -> bool {
     let folder = dest.to_owned();
     let found = blocking(move || Manifest::of_folder(&folder)).await;
     let expected = manifest
         .files
         .iter()
         .filter(|file| allow.contains(&file.path.as_str()));
-    Ok(found.is_ok_and(|found| found.files.iter().eq(expected)))
+    found.is_ok_and(|found| found.files.iter().eq(expected))
 }
 
 /// Runs what blocks where it holds up no other task.
@@ -340,6 +362,30 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(std::fs::read_to_string(dest.join(FILES[0])).unwrap(), "{}");
+    }
+
+    #[tokio::test]
+    async fn what_was_fetched_is_known_again_without_its_store_unless_a_byte_differs() {
+        let bench = bench();
+        let published = bench.publish().await.unwrap();
+        let dest = bench.folder.path().join("version");
+        assert_eq!(fetched(&published.digest, &dest, &FILES).await, None);
+        let manifest = fetch(&open(&published), &published.digest, &dest, &FILES)
+            .await
+            .unwrap();
+        std::fs::remove_dir_all(bench.folder.path().join("store")).unwrap();
+        assert_eq!(
+            fetched(&published.digest, &dest, &FILES).await,
+            Some(manifest)
+        );
+        assert_eq!(
+            fetched(&published.digest, &dest, &["golden.json"]).await,
+            None
+        );
+        let other = published.digest.replace(':', ":0");
+        assert_eq!(fetched(&other, &dest, &FILES).await, None);
+        std::fs::write(dest.join(FILES[0]), "[]").unwrap();
+        assert_eq!(fetched(&published.digest, &dest, &FILES).await, None);
     }
 
     #[tokio::test]

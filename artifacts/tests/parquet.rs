@@ -61,6 +61,21 @@ fn the_rows_of_a_file_are_those_of_the_same_data_in_json(
     assert_eq!(numbers, (1..=wanted.rows.len()).collect::<Vec<_>>());
 }
 
+#[rstest]
+#[case::values(
+    "pairs-gzip.parquet",
+    Some("nothing reads the column `id`, which up to 300 rows have")
+)]
+#[case::nulls_alone("alpaca-lz4.parquet", None)]
+#[case::no_other_column("text-plain.parquet", None)]
+fn a_column_that_nothing_reads_and_that_has_values_is_told_of(
+    #[case] name: &str,
+    #[case] expected: Option<&str>,
+) {
+    let rows = read(name, RowReader::new(Format::Auto)).unwrap();
+    assert_eq!(rows.unread.warning().as_deref(), expected);
+}
+
 #[test]
 fn a_file_in_memory_and_one_on_disk_give_the_same_rows() {
     let name = "messages-zstd.parquet";

@@ -212,6 +212,27 @@ async fn a_prefix_is_listed_and_deleted_without_its_neighbours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_without_its_slash_is_called_one() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let store = gateway.open("s3://models/data/");
+    store.write("train/a.jsonl", "{}".into()).await.unwrap();
+    let cache = Cache::new(&gateway.folder.path().join("cache"));
+    let credentials = gateway.secret("right");
+    let asked = |uri: &'static str| cache.file(uri, &credentials);
+    let error = asked("s3://models/data/train").await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("s3://models/data/train: is a folder, expected a file: end it in `/`"),
+        "{error}"
+    );
+    let error = asked("s3://models/data/tra").await.unwrap_err();
+    assert!(error.to_string().contains("does not exist"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_keeps_a_base_until_the_store_holds_another() {
     let Some(gateway) = Gateway::start().await else {
         return;

@@ -53,6 +53,8 @@ pub mod condition {
     pub const STALLED: &str = "Stalled";
     /// As kstatus reads it: the controller is still at work.
     pub const RECONCILING: &str = "Reconciling";
+    /// The object does not parse as this version of the operator reads it, and is left alone.
+    pub const MALFORMED: &str = "Malformed";
     /// Why the job's pod does not run, where it does not: an image, a node, a Secret.
     pub const PODS_RUNNING: &str = "PodsRunning";
     /// The trainer's progress endpoint answers.
@@ -114,13 +116,15 @@ pub mod field_manager {
     pub const FINE_TUNE_JOB: &str = "finetune-operator-fine-tune-job";
     /// The Adapter controller.
     pub const ADAPTER: &str = "finetune-operator-adapter";
+    /// Whichever controller finds that an object does not parse; it writes one condition and nothing else.
+    pub const MALFORMED: &str = "finetune-operator-malformed";
     /// The inference Deployment controller.
     pub const INFERENCE_DEPLOYMENT: &str = "finetune-operator-inference-deployment";
 }
 
 /// The environment variable that tells the trainer below which folder claims are mounted.
 pub const CLAIMS_VARIABLE: &str = "FINETUNE_CLAIMS";
-/// The finalizer of an Adapter.
-pub const ADAPTER_FINALIZER: &str = "finetune.dev/adapter";
+/// The finalizer that earlier versions put on Adapters; this one takes it away.
+pub const RETIRED_FINALIZER: &str = "finetune.dev/adapter";
 /// The key of the manifest in the job's ConfigMap.
 pub const JOB_FILE_KEY: &str = "job.yaml";

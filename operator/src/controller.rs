@@ -1,10 +1,13 @@
 //! `operator controller`: wires the lease, the health server and all reconcilers into one process. Decides nothing.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use finetune_crds::FineTuneJob;
+use finetune_crds::names::port;
 use jiff::Timestamp;
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +16,7 @@ use crate::runtime::lease::{self, Candidate};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::poll::PodReader;
 use crate::runtime::server::{self, Readiness};
-use crate::runtime::{Context, Error, Settings, client, shutdown};
+use crate::runtime::{Context, Error, Settings, client, shutdown, watch};
 use crate::{adapter, fine_tune_job, inference_deployment};
 
 /// What the process waits for until the API server has answered about the lease.
@@ -33,12 +36,12 @@ pub struct Arguments {
     pub trainer_image_pull_policy: Option<String>,
     #[command(flatten)]
     agent: inference_deployment::Arguments,
-    /// Address for /metrics, /livez and /readyz.
+    /// Address for /metrics, /livez and /readyz; [::] is every address, of IPv4 too.
     #[arg(
         long,
         env = "FINETUNE_LISTEN",
         value_name = "ADDRESS",
-        default_value = "0.0.0.0:8483"
+        default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port::CONTROLLER))
     )]
     pub listen: SocketAddr,
     /// Namespace of the Lease by which one replica leads. Absent: the process's own.
@@ -86,27 +89,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         },
         clock,
     );
-    let context = Arc::new(Context {
-        recorder: Recorder::new(
-            client.clone(),
-            Reporter {
-                controller: "finetune-operator".to_owned(),
-                instance: Some(replica),
-            },
-        ),
-        client,
-        now: clock,
-        metrics: Arc::clone(&metrics),
-        readiness: readiness.clone(),
-        pods: PodReader::new()?,
-        settings: Settings {
-            trainer_image: arguments.trainer_image,
-            trainer_image_pull_policy: arguments.trainer_image_pull_policy,
-            agent: arguments.agent.into(),
-        },
-        backoff: Backoff::default(),
-    });
-
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "waiting to lead");
     tokio::select! {
         () = candidate.acquire(|| readiness.done(FIRST_ANSWER)) => {}
@@ -114,16 +96,50 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     }
     metrics.leading(true);
     tracing::info!("leading");
-    let outcome = tokio::select! {
-        why = candidate.keep() => return Err(Error::LeaseLost(why)),
-        outcome = controllers(context, shutdown.clone()) => outcome,
-        () = overdue(&shutdown) => {
-            tracing::warn!("some reconciles are still under way; they are cut off and can be repeated");
-            Ok(())
+    let controllers = async {
+        let watch = tokio::select! {
+            watch = watch::config::<PartialObjectMeta<FineTuneJob>>(&client) => watch,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let context = Arc::new(Context {
+            recorder: Recorder::new(
+                client.clone(),
+                Reporter {
+                    controller: "finetune-operator".to_owned(),
+                    instance: Some(replica),
+                },
+            ),
+            client,
+            now: clock,
+            metrics,
+            readiness,
+            pods: PodReader::new()?,
+            settings: Settings {
+                trainer_image: arguments.trainer_image,
+                trainer_image_pull_policy: arguments.trainer_image_pull_policy,
+                agent: arguments.agent.into(),
+            },
+            watch,
+            backoff: Backoff::default(),
+        });
+        tokio::select! {
+            outcome = controllers(context, shutdown.clone()) => outcome,
+            () = overdue(&shutdown) => {
+                tracing::warn!("some reconciles are still under way; they are cut off and can be repeated");
+                Ok(())
+            }
         }
     };
-    candidate.release().await;
-    outcome
+    candidate
+        .lead(controllers, end)
+        .await
+        .map_err(Error::LeaseLost)?
+}
+
+/// Ends the process, whatever its other threads are doing: another may begin.
+fn end(why: &str) {
+    tracing::error!("{}", Error::LeaseLost(why.to_owned()));
+    std::process::exit(1);
 }
 
 /// All reconcilers of this process, one a line.

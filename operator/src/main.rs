@@ -24,6 +24,8 @@ enum Command {
     Controller(controller::Arguments),
     /// Run beside an inference engine: keep its adapters loaded, prove them, and proxy names to versions. Needs no cluster.
     Agent(agent::Arguments),
+    /// Tell the agent of this pod that the pod is about to end. The agent's container runs it before it is stopped.
+    PreStop(agent::pre_stop::Arguments),
     /// Print completions for a shell, as in: operator completions bash > /etc/bash_completion.d/operator
     Completions {
         /// The shell.
@@ -52,6 +54,7 @@ async fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             telemetry::start(&cli.telemetry)?;
             agent::run(arguments, shutdown::token()?).await?;
         }
+        Command::PreStop(arguments) => agent::pre_stop::announce(arguments).await?,
         Command::Completions { shell } => {
             let mut command = Cli::command();
             clap_complete::generate(shell, &mut command, "operator", &mut std::io::stdout());

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks that no crate depends on what the architecture keeps away from it, and what deny.toml refuses:
-# check-dependencies.sh
+# Checks that no crate depends on what the architecture keeps away from it, nor on what it does not use, and what deny.toml
+# refuses: check-dependencies.sh
 #
 # The unification of features in a workspace can break the first in silence, so each crate's own tree is read.
-# Needs cargo; builds cargo-deny into the cache once ($FINETUNE_CACHE, default: ~/.cache/finetune-operator) unless it
-# is installed.
+# Needs cargo; builds cargo-deny and cargo-machete into the cache once ($FINETUNE_CACHE, default:
+# ~/.cache/finetune-operator) unless they are installed.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" != --help ] || { usage; exit; }
@@ -26,17 +26,28 @@ keep_away finetune-artifacts 'Kubernetes client or libtorch' "$kubernetes_client
 keep_away operator libtorch "$libtorch"
 keep_away trainer 'Kubernetes client' "$kubernetes_client"
 
-version=0.20.2
-deny=$cache/bin/cargo-deny-$version/bin/cargo-deny
-if command -v cargo-deny >/dev/null; then
-  deny=cargo-deny
-elif [ ! -x "$deny" ]; then
-  started=$SECONDS
-  # It runs for a second, so it is not worth an optimised build.
-  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$cache/bin/cargo-deny-$version.partial \
-    cargo install --quiet --locked --debug --no-default-features --version "$version" \
-    --root "$cache/bin/cargo-deny-$version" cargo-deny
-  rm -rf "$cache/bin/cargo-deny-$version.partial"
-  say "built cargo-deny in $((SECONDS - started)) s"
-fi
+# Prints the path of a tool of cargo's, built once: cargo_tool NAME VERSION [FLAG of `cargo install`...]
+cargo_tool() {
+  local name=$1 version=$2 root=$cache/bin/$1-$2 started=$SECONDS
+  shift 2
+  if command -v "$name"; then return; fi
+  if [ ! -x "$root/bin/$name" ]; then
+    # It runs for a second, so it is not worth an optimised build.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$root.partial \
+      cargo install --quiet --locked --debug --version "$version" --root "$root" "$@" "$name"
+    rm -rf "$root.partial"
+    say "built $name in $((SECONDS - started)) s"
+  fi
+  printf '%s\n' "$root/bin/$name"
+}
+
+deny=$(cargo_tool cargo-deny 0.20.2 --no-default-features)
 "$deny" --log-level error check --hide-inclusion-graph bans licenses sources
+
+machete=$(cargo_tool cargo-machete 0.9.2)
+unused=$("$machete" crds artifacts operator trainer tests 2>/dev/null) ||
+  die "a crate names dependencies that it does not use: take them out of its Cargo.toml:" "$(grep -vE '^(cargo-machete|If you believe|$)' <<<"$unused")"
+while read -r dependency; do
+  grep -qE "^$dependency(\.workspace| = )" ./*/Cargo.toml ||
+    die "the workspace's table names \`$dependency\`, which no crate uses: take it out of Cargo.toml"
+done < <(sed -n '/^\[workspace.dependencies\]/,/^\[workspace.lints/p' Cargo.toml | grep -oE '^[a-z0-9_-]+ = ' | cut -d' ' -f1)

@@ -2,7 +2,7 @@
 # Puts image archives into the cluster's containerd: load-images.sh [ARCHIVE...]
 #
 # Default: the operator's and the trainer's, which images/build.sh builds if they changed. An archive that is loaded
-# already costs nothing. Pods use the images by tag (localhost/finetune-operator:dev), with imagePullPolicy IfNotPresent
+# already costs nothing. Pods use the images by tag (localhost/finetune-operator:VERSION), with imagePullPolicy IfNotPresent
 # or Never. NAME says which cluster (default: dev). Runs as root.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"

@@ -12,6 +12,7 @@ packages=(
   openssl curl unzip binutils gcc libc6-dev   # certificates, S3 requests, wheels, the pause program
   buildah mmdebstrap                          # images
   jq prometheus                               # the demo
+  docker-registry                             # the tests of images/push.sh
 )
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

@@ -7,18 +7,18 @@ single one is luck.
 """
 
 import torch
-from peft import PeftModel
 
 import families
 import lora
+import precision
 import tiny
 
 BATCHES = 16
 
 
 def load(folder, name):
-    model = families.load(folder, name, dtype=torch.bfloat16)
-    return PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True).train()
+    with precision.of(torch.bfloat16):
+        return families.load_adapter(folder, name)
 
 
 def batches():

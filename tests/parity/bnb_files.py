@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import lora
+import precision
 import tiny
 
 BASE = "tiny-llama-64"
@@ -44,9 +45,8 @@ def save(out, name):
 
 
 def dequantised(folder):
-    """The saved model in fp32, and the model as transformers loads it."""
+    """The values of the saved model in fp32, and the model as transformers loads it."""
     stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", attn_implementation="eager").train()
-    dense = tiny.load(folder.parent, BASE)
     values = {key: value for key, value in stored.state_dict().items() if "proj" not in key}
     for key, module in stored.named_modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
@@ -55,20 +55,25 @@ def dequantised(folder):
             state = copy.copy(weight.quant_state)
             state.dtype = torch.float32
             values[f"{key}.weight"] = functional.dequantize_4bit(weight.data, state)
+    return {key: value.float() for key, value in values.items()}, stored
+
+
+def load(out, values):
+    """The dense model with these values."""
+    dense = tiny.load(out, BASE)
     with torch.no_grad():
-        for key, parameter in dense.named_parameters():
-            parameter.copy_(values.pop(key).float())
-    if values:
-        raise SystemExit(f"{folder.name}: nothing took {sorted(values)}")
-    return dense, stored
+        taken = [parameter.copy_(values[key]) for key, parameter in dense.named_parameters()]
+    if len(taken) != len(values):
+        raise SystemExit(f"{len(taken)} of {len(values)} values were taken")
+    return dense
 
 
 def write_bnb(out):
     tokens, labels = lora.batch(BASE)
     for name in FILES:
-        dense, stored = dequantised(save(out, name))
+        values, stored = dequantised(save(out, name))
         with torch.no_grad():
-            loss, logits, _ = lora.forward(dense, tokens, labels)
+            loss = lora.forward(load(out, values), tokens, labels)[0]
             other = lora.forward(tiny.load(out, BASE), tokens, labels)[0]
         # As in training; else bitsandbytes on a CPU takes another way and rounds to bf16.
         stored.train().enable_input_require_grads()
@@ -78,8 +83,14 @@ def write_bnb(out):
         own = stored(input_ids=tokens, labels=labels).loss.detach()
         if not abs(float(own / loss) - 1) < 1e-6 or not abs(float(other / loss) - 1) > 1e-3:
             raise SystemExit(f"{name}: loss {float(loss)}, transformers' own {float(own)}, without 4 bits {float(other)}")
-        model = PeftModel.from_pretrained(dense, out / "adapters" / BASE, is_trainable=True).train()
-        adapted = lora.expected(model, lora.adapter_parameters(model), tokens, labels)
-        tensors = {"tokens": tokens, "labels": labels, "loss": loss.reshape(1), "logits": logits}
-        tensors |= {f"adapter.{key}": value for key, value in adapted.items() if key == "loss" or key.startswith("grad.")}
-        lora.save(tensors, out / "expected" / f"bnb-{name}.safetensors")
+        precision.save(lambda: numbers(out, values, tokens, labels), out / "expected" / f"bnb-{name}.safetensors")
+
+
+def numbers(out, values, tokens, labels):
+    dense = load(out, values)
+    with torch.no_grad():
+        loss, logits, _ = lora.forward(dense, tokens, labels)
+    model = PeftModel.from_pretrained(dense, out / "adapters" / BASE, is_trainable=True).train()
+    adapted = lora.expected(model, lora.adapter_parameters(model), tokens, labels)
+    tensors = {"tokens": tokens, "labels": labels, "loss": loss.reshape(1), "logits": logits}
+    return tensors | {f"adapter.{key}": value for key, value in adapted.items() if key == "loss" or key.startswith("grad.")}

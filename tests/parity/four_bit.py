@@ -10,6 +10,7 @@ from bitsandbytes import functional
 from bitsandbytes.backends.default.ops import _get_4bit_quantize_bounds
 
 import lora
+import precision
 import tiny
 
 BLOCK = 64
@@ -63,7 +64,12 @@ def bounds_and_code(name):
 
 
 def quantise(matrix, code="nf4"):
-    """Codes, scales and values of a matrix, plain and with double quantisation."""
+    """Codes, scales and values of a matrix, plain and with double quantisation: in fp32 whatever the precision of now is."""
+    with precision.single():
+        return parts(matrix.float() if matrix.dtype is torch.float64 else matrix, code)
+
+
+def parts(matrix, code):
     codes, state = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type=code, compress_statistics=False)
     same, double = functional.quantize_4bit(matrix, blocksize=BLOCK, quant_type=code, compress_statistics=True)
     if not codes.equal(same):
@@ -107,21 +113,27 @@ def write_models(out):
 
 def write_model(out, code, kinds):
     name = "tiny-llama-64"
+    quantised = {
+        key: quantise(weight.detach(), code) for key, weight in tiny.load(out, name).named_parameters() if key.endswith("_proj.weight")
+    }
+    stored = {}
+    if "double" in dict(kinds):
+        kept = ("codes", "absmax", "double.absmax_codes", "double.nested_absmax", "double.offset")
+        stored = {f"{part}.{key}": parts[part].clone() for key, parts in quantised.items() for part in kept}
+    path = out / "expected" / f"{code}-lora-{name}.safetensors"
+    precision.save(lambda: on_values(out, name, quantised, kinds), path, given=stored)
+
+
+def on_values(out, name, quantised, kinds):
     tokens, labels = lora.batch(name)
     tensors = {"tokens": tokens, "labels": labels}
     for kind, values in kinds:
         model = lora.load_adapter(out, name)
         weights = {k.replace("base_model.model.", "").replace(".base_layer", ""): v for k, v in model.named_parameters()}
-        for key, weight in weights.items():
-            if not key.endswith("_proj.weight"):
-                continue
-            parts = quantise(weight.detach(), code)
-            weight.data = parts.pop(values).clone()
-            if kind == "double":
-                stored = ("codes", "absmax", "double.absmax_codes", "double.nested_absmax", "double.offset")
-                tensors |= {f"{part}.{key}": parts[part].clone() for part in stored}
+        for key, parts in quantised.items():
+            weights[key].data = parts[values].to(weights[key].dtype)
         result = lora.expected(model, lora.adapter_parameters(model), tokens, labels)
         tensors |= {f"{kind}.{key}": value for key, value in result.items() if key == "loss" or key.startswith("grad.")}
         if kind == "plain":
             tensors |= {f"plain.{key}": value for key, value in result.items() if key in ("logits", "hidden.1", "hidden.2")}
-    lora.save(tensors, out / "expected" / f"{code}-lora-{name}.safetensors")
+    return tensors

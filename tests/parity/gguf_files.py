@@ -12,6 +12,7 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lora
+import precision
 import tiny
 
 NAME = "tiny-llama-64"
@@ -152,14 +153,20 @@ def write_gguf(out):
                 raise SystemExit(f"{name}: the gguf package and transformers read {key} differently")
         if tied != torch.equal(theirs["lm_head.weight"], theirs["model.embed_tokens.weight"]):
             raise SystemExit(f"{name}: transformers ties the head: expected {tied}")
-        with torch.no_grad():
-            loss, logits, _ = lora.forward(model, tokens, labels)
         exact = {Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
         # To stay small: F32 tensors are those of model.safetensors; the head shows only in the logits; and half
         # precision is stored as such, which loses nothing.
         kept = [k for k in ours if name == "mixed" and kinds[k] != Kind.F32 and k != "lm_head.weight"]
         dequantised = {f"weight.{k}": ours[k].to(exact.get(kinds[k], torch.float32)) for k in kept}
-        lora.save({"tokens": tokens, "labels": labels, "loss": loss.reshape(1), "logits": logits, **dequantised}, out / "expected" / f"gguf-{name}.safetensors")
+        precision.save(lambda: numbers(path, tokens, labels), out / "expected" / f"gguf-{name}.safetensors", given=dequantised)
+
+
+def numbers(path, tokens, labels):
+    """What transformers computes from a file."""
+    model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=precision.kind(), attn_implementation="eager").train()
+    with torch.no_grad():
+        loss, logits, _ = lora.forward(model, tokens, labels)
+    return {"tokens": tokens, "labels": labels, "loss": loss.reshape(1), "logits": logits}
 
 
 def write_llama3(out):
@@ -185,7 +192,7 @@ def write_llama3(out):
     moved = float((logits(None) - right).abs().max() / right.abs().max())
     if moved <= 1e-2:
         raise SystemExit(f"llama3: no scaling moves the logits by {moved:.1e} only, expected more than 1e-2")
-    lora.save({"tokens": tokens, "logits": right}, out / "expected" / "gguf-llama3.safetensors")
+    precision.save(lambda: {"tokens": tokens, "logits": logits(scaling)}, out / "expected" / "gguf-llama3.safetensors")
 
 
 def rope_factors(config, scaling):

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers.models.llama import modeling_llama
 
+import precision
 import tiny
 
 RANK, ALPHA = 4, 8
@@ -116,16 +117,20 @@ def save(tensors, path):
 
 
 def write_expected(out):
-    for name, (base, _) in ADAPTERS.items():
+    def with_adapter(name, base):
         model = load_adapter(out, name)
         tensors = expected(model, adapter_parameters(model), *batch(base))
-        if name != "tiny-llama-rslora":
-            tensors |= ragged(model, base)
-        save(tensors, out / "expected" / f"lora-{name}.safetensors")
-    for name in ("tiny-llama", "tiny-llama-bias"):
+        return tensors if name == "tiny-llama-rslora" else tensors | ragged(model, base)
+
+    def whole(name):
         model = tiny.load(out, name)
-        weights = dict(sorted(model.named_parameters()))
-        save(expected(model, weights, *batch(name)), out / "expected" / f"full-{name}.safetensors")
+        return expected(model, dict(sorted(model.named_parameters())), *batch(name))
+
+    for name, (base, _) in ADAPTERS.items():
+        path = out / "expected" / f"lora-{name}.safetensors"
+        precision.save(lambda: with_adapter(name, base), path, half=name in ("tiny-llama", "tiny-llama-64"))
+    for name in ("tiny-llama", "tiny-llama-bias"):
+        precision.save(lambda: whole(name), out / "expected" / f"full-{name}.safetensors", half=name == "tiny-llama-bias")
 
 
 def ragged(model, base):
@@ -147,7 +152,7 @@ def ragged(model, base):
         with torch.no_grad():
             total += float(forward(model, tokens[row : row + 1, :length], labels[row : row + 1, :length])[0]) * weight
         count += weight
-    if abs(total / count - float(loss.detach())) > 1e-5 * float(loss.detach()):
+    if precision.kind() is not torch.bfloat16 and abs(total / count - float(loss.detach())) > 1e-5 * float(loss.detach()):
         raise SystemExit(f"{base}: padded rows give loss {float(loss)}, single rows {total / count}")
     return {
         "ragged.tokens": tokens,
@@ -258,6 +263,11 @@ def mutations(model):
 
 
 def write_mutations(out):
+    (out / "expected").mkdir(exist_ok=True)
+    precision.save_losses(lambda: mutated(out), out / "expected" / "mutations.json")
+
+
+def mutated(out):
     """The mutated losses, each further than one per cent from the right one, and the distance of the gradients."""
     model = load_adapter(out, "tiny-llama")
     tokens, labels = batch("tiny-llama")
@@ -301,4 +311,4 @@ def write_mutations(out):
     note("prompt_not_masked", {"loss": cross_entropy(flat(logits[:, :-1]), tokens[:, 1:].flatten())})
     summed = cross_entropy(flat(logits[:, :-1]), labels[:, 1:].flatten(), reduction="sum")
     note("divided_by_all_tokens", {"loss": summed / labels[:, 1:].numel()})
-    tiny.write_json(out / "expected" / "mutations.json", report)
+    return report

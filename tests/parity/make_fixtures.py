@@ -33,6 +33,7 @@ import four_bit  # noqa: E402
 import gguf_adapter  # noqa: E402
 import gguf_files  # noqa: E402
 import gguf_types  # noqa: E402
+import jinja  # noqa: E402
 import loop  # noqa: E402
 import lora  # noqa: E402
 import methods  # noqa: E402
@@ -71,6 +72,7 @@ STEPS = [
     data.write_texts,
     data.write_templates,
     content_parts.write_expected,
+    jinja.write_expected,
     sentence_piece.write_models,
     gguf_files.write_tokenizers,
     parquet_files.write_files,

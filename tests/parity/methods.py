@@ -20,11 +20,14 @@ from safetensors.torch import load_file
 
 import four_bit
 import lora
+import precision
 import tiny
 
 STEPS, LEARNING_RATE, CLIP = 4, 1e-2, 1.0
 DROPOUT, NOISE_ALPHA = 0.25, 5.0
 SEED, STEP, MICRO_BATCH = 11, 3, 1
+# Settings of which steps are kept too.
+STEPPED = ("patterns", "dora", "dora-nf4")
 
 PATTERNS = {
     "use_rslora": True,
@@ -65,9 +68,12 @@ def load(out, base, adapter, quantised=False, **changes):
     """Base and adapter. The configuration may be changed before the adapter is put on."""
     model = tiny.load(out, base)
     if quantised:
+        # Out of the fp32 weights whatever the precision of now is, as the trainer quantises those of the file.
+        with precision.single():
+            dense = dict(tiny.load(out, base).named_parameters())
         for key, weight in model.named_parameters():
             if key.endswith("_proj.weight"):
-                weight.data = four_bit.quantise(weight.detach())["dequantised"].clone()
+                weight.data = four_bit.quantise(dense[key].detach())["dequantised"].to(weight.dtype)
     folder = out / "adapters" / adapter
     config = LoraConfig.from_pretrained(folder)
     for key, value in changes.items():
@@ -177,7 +183,7 @@ def noisy_embedding(model, dimensions=lambda x: x.shape[1] * x.shape[2]):
 
     def hook(_module, _inputs, output):
         noise = uniform("embedding", output.shape[0] * output.shape[1], output.shape[2]) * 2 - 1
-        return output + noise.reshape(output.shape) * (NOISE_ALPHA / dimensions(output) ** 0.5)
+        return output + noise.reshape(output.shape).to(output.dtype) * (NOISE_ALPHA / dimensions(output) ** 0.5)
 
     handle = model.get_base_model().model.embed_tokens.register_forward_hook(hook)
     yield
@@ -210,17 +216,22 @@ def random_context(name, model):
 
 def write_expected(out):
     for name, (base, make) in settings(out).items():
-        model = make()
-        with random_context(name, model):
-            loss, gradients = loss_and_gradients(model, base)
-        tokens, labels = lora.batch(base)
-        tensors = {"tokens": tokens, "labels": labels, "loss": loss, **{f"grad.{k}": v for k, v in gradients.items()}}
-        if name in ("patterns", "dora", "dora-nf4"):
-            batches = [lora.batch(f"methods {step}") for step in range(STEPS)]
-            tensors["trajectory.tokens"] = torch.stack([b[0] for b in batches])
-            tensors["trajectory.labels"] = torch.stack([b[1] for b in batches])
-            tensors["trajectory.losses"], tensors["trajectory.grad_norms"] = trajectory(make())
-        lora.save(tensors, out / "expected" / f"methods-{name}.safetensors")
+        path = out / "expected" / f"methods-{name}.safetensors"
+        precision.save(lambda: numbers(name, base, make), path, half=name in STEPPED)
+
+
+def numbers(name, base, make):
+    model = make()
+    with random_context(name, model):
+        loss, gradients = loss_and_gradients(model, base)
+    tokens, labels = lora.batch(base)
+    tensors = {"tokens": tokens, "labels": labels, "loss": loss, **{f"grad.{k}": v for k, v in gradients.items()}}
+    if name in STEPPED:
+        batches = [lora.batch(f"methods {step}") for step in range(STEPS)]
+        tensors["trajectory.tokens"] = torch.stack([b[0] for b in batches])
+        tensors["trajectory.labels"] = torch.stack([b[1] for b in batches])
+        tensors["trajectory.losses"], tensors["trajectory.grad_norms"] = trajectory(make())
+    return tensors
 
 
 # === the mutation proof ===
@@ -296,6 +307,11 @@ def mutations(out):
 
 
 def write_mutations(out):
+    precision.save_losses(lambda: mutated(out), out / "expected" / "methods-mutations.json")
+    prove_patterns(out)
+
+
+def mutated(out):
     report = {}
     bases = {name: base for name, (base, _) in settings(out).items()}
     for setting, wrong in mutations(out).items():
@@ -312,8 +328,7 @@ def write_mutations(out):
             if name != "undetached_norm" and moved <= 1e-3:
                 raise SystemExit(f"{setting}: {name} moves the loss by {moved:.1e} only, expected more than 1e-3")
             report[setting][name] = {"loss": float(loss), "relative": moved, "gradient_relative": distance}
-    prove_patterns(out)
-    tiny.write_json(out / "expected" / "methods-mutations.json", report)
+    return report
 
 
 def prove_patterns(out):

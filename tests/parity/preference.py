@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 import lora
+import precision
 import tiny
 
 BASE, PAIRS, LENGTH, BETA = "tiny-llama", 3, 14, 0.3
@@ -164,6 +165,11 @@ def trajectory(out, batches, against_the_start=False):
 
 
 def write_expected(out):
+    right = precision.save(lambda: numbers(out), out / "expected" / "preference-tiny-llama.safetensors")
+    precision.save_losses(lambda: wrong(out, right), out / "expected" / "preference-mutations.json")
+
+
+def numbers(out):
     tokens, labels = pairs("one")
     tensors = {"tokens": tokens, "labels": labels, **one_batch(out, tokens, labels)}
     batches = [pairs(f"step {step}") for step in range(STEPS)]
@@ -171,24 +177,23 @@ def write_expected(out):
     tensors["trajectory.labels"] = torch.stack([b[1] for b in batches])
     tensors["trajectory.losses"] = trajectory(out, batches)
     tensors["trajectory.start.losses"] = trajectory(out, batches, against_the_start=True)
-    lora.save(tensors, out / "expected" / "preference-tiny-llama.safetensors")
-    prove(out, tensors)
+    return tensors
 
 
-def prove(out, right):
+def wrong(out, right):
     """Wrong losses must differ, or the fixture proves nothing."""
     model = lora.load_adapter(out, BASE)
-    wrong = {
+    ways = {
         "no_reference": {"reference": False},
         "rejected_for_chosen": {"swapped": True},
         "mean_over_tokens": {"by_length": True},
         "other_beta": {"beta": 1.0},
     }
     report = {"loss": float(right["loss"]), "mutations": {}}
-    for name, arguments in wrong.items():
+    for name, arguments in ways.items():
         loss, _, _ = loss_of(model, right["tokens"], right["labels"], **arguments)
         moved = abs(float(loss.detach()) / report["loss"] - 1)
         if moved <= 1e-2:
             raise SystemExit(f"preference: {name} moves the loss by {moved:.1e} only, expected more than 1e-2")
         report["mutations"][name] = {"loss": float(loss.detach()), "relative": moved}
-    tiny.write_json(out / "expected" / "preference-mutations.json", report)
+    return report

@@ -8,7 +8,6 @@ reference has another one. The templates stay where pip has put them.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -66,8 +65,7 @@ def ours(trainer, folder, base, row, marks):
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     command = [trainer, "prepare", "--file", folder / "job.yaml", "--work", work, "--cache", folder / "cache"]
-    environment = os.environ | {"LD_LIBRARY_PATH": os.environ.get("TRAINER_LIBRARY_PATH", "")}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         return None, ended.stderr.strip().splitlines()[-1]
     tensors = load_file(work / "scratch/prepared/tokens.safetensors")
@@ -106,7 +104,9 @@ def main(trainer, base):
                 (reference, why), (found, why_not) = theirs(copy, template, row, marks), ours(trainer, folder, copy, row, marks)
                 if reference is None or found is None:
                     refused += 1
-                    if (reference is None) != (found is None):
+                    # What a template drops of what is learnt, we refuse.
+                    leaves_out = "the chat template leaves out" in (why_not or "")
+                    if (reference is None) != (found is None) and not leaves_out:
                         faults.append(f"{case}: ours {why_not or 'renders'}; transformers {why or 'renders'}")
                     continue
                 compared += 1

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import precision
+
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = 0, 1, 2
 VOCABULARY = 320  # 3 specials, 256 bytes, 61 merges
@@ -169,8 +171,8 @@ def tokenizer_config(inline_template):
 
 
 def load(out, name):
-    """The model as the reference computes it: fp32, eager attention."""
-    return LlamaForCausalLM.from_pretrained(Path(out) / name, dtype=torch.float32, attn_implementation="eager").train()
+    """The model as the reference computes it: in the precision of now (fp32 unless one is asked for), eager attention."""
+    return LlamaForCausalLM.from_pretrained(Path(out) / name, dtype=precision.kind(), attn_implementation="eager").train()
 
 
 def write_json(path, value):

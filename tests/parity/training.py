@@ -5,6 +5,7 @@ from transformers import LlamaConfig, get_scheduler
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import lora
+import precision
 import tiny
 
 STEPS, LEARNING_RATE, CLIP = 6, 1e-2, 1.0
@@ -40,6 +41,11 @@ def run(model, parameters, learning_rate=LEARNING_RATE, weight_decay=0.0, clip=C
 
 
 def write_trajectories(out):
+    right = precision.save(lambda: trajectories(out), out / "expected" / "trajectory-tiny-llama.safetensors", half=True)
+    precision.save_losses(lambda: wrong(out, right), out / "expected" / "trajectory-mutations.json")
+
+
+def trajectories(out):
     batches = [lora.batch(f"trajectory {step}") for step in range(STEPS)]
     tensors = {"tokens": torch.stack([b[0] for b in batches]), "labels": torch.stack([b[1] for b in batches])}
     for prefix, weight_decay in (("", 0.0), ("decay.", 0.1)):
@@ -50,30 +56,29 @@ def write_trajectories(out):
         tensors |= {f"{prefix}final.{key}": value.detach().clone() for key, value in parameters.items()}
     model = tiny.load(out, "tiny-llama")
     losses, norms = run(model, list(model.parameters()), learning_rate=1e-3)
-    tensors |= {"full.losses": losses, "full.grad_norms": norms}
-    lora.save(tensors, out / "expected" / "trajectory-tiny-llama.safetensors")
-    prove(out, tensors["losses"], {k.removeprefix("final."): v for k, v in tensors.items() if k.startswith("final.")})
+    return tensors | {"full.losses": losses, "full.grad_norms": norms}
 
 
-def prove(out, right, final):
+def wrong(out, right):
     """Wrong training rules must show in the losses or in the final adapter, or the trajectory proves nothing."""
-    wrong = {
+    final = {key.removeprefix("final."): value for key, value in right.items() if key.startswith("final.")}
+    ways = {
         "no_clipping": {"clip": float("inf")},
         "other_beta1": {"betas": (0.8, 0.999)},
         "other_beta2": {"betas": (0.9, 0.99)},
         "weight_decay": {"weight_decay": 0.1},
     }
     report = {}
-    for name, arguments in wrong.items():
+    for name, arguments in ways.items():
         model = lora.load_adapter(out, "tiny-llama")
         parameters = lora.adapter_parameters(model)
         losses, _ = run(model, list(parameters.values()), **arguments)
-        moved = float(((losses - right).abs() / right).max())
+        moved = float(((losses - right["losses"]).abs() / right["losses"]).max())
         distances = [float((parameters[key].detach() - final[key]).abs().max() / final[key].abs().max()) for key in final]
         if max(distances) <= 4e-4:
             raise SystemExit(f"training with {name} moves the adapter by {max(distances):.1e} only, expected more than 4e-4")
         report[name] = {"losses": losses.tolist(), "losses_relative": moved, "final_relative": max(distances)}
-    tiny.write_json(out / "expected" / "trajectory-mutations.json", report)
+    return report
 
 
 def write_schedules(out):
@@ -93,7 +98,13 @@ def write_schedules(out):
 
 
 def write_rope(out):
-    """Inverse frequencies and the factor on cos and sin, head size 64."""
+    """Inverse frequencies, in double precision, and the factor on cos and sin, head size 64."""
+    with precision.double():
+        report = rotations()
+    tiny.write_json(out / "expected" / "rope.json", report)
+
+
+def rotations():
     report = []
     for name, parameters in ROPE.items():
         config = LlamaConfig(hidden_size=256, num_attention_heads=4, max_position_embeddings=16384, rope_parameters=parameters)
@@ -102,4 +113,4 @@ def write_rope(out):
         else:
             frequencies, factor = ROPE_INIT_FUNCTIONS[name](config, "cpu")
         report.append({"parameters": parameters, "head_dim": 64, "max_position_embeddings": 16384, "factor": float(factor), "inverse_frequencies": frequencies.tolist()})
-    tiny.write_json(out / "expected" / "rope.json", report)
+    return report

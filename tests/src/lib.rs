@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod command;
 pub mod fine_tune_job;
 pub mod job;
+pub mod keep_alive;
 pub mod process;
 pub mod store;
 pub mod support;

@@ -158,7 +158,7 @@ fn answer(
         top_k: None,
         seed: request.seed,
     });
-    let mut text = IncrementalText::new(tokenizer, prompt).map_err(Failure::internal)?;
+    let mut text = IncrementalText::new(tokenizer, prompt);
     let mut cache = base.new_cache(0);
     let mut tokens: Vec<i64> = prompt.iter().map(|token| i64::from(*token)).collect();
     let _no_gradients = tch::no_grad_guard();
@@ -181,8 +181,7 @@ fn answer(
         }
         tokens.push(i64::from(token));
     }
-    let rest = text.finish(tokenizer).map_err(Failure::internal)?;
     // A reader that is gone misses nothing.
-    let _ = write(&rest);
+    let _ = write(&text.finish());
     Ok(())
 }

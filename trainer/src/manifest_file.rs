@@ -1,16 +1,23 @@
 //! Reads `job.yaml`: a FineTuneJob manifest, as a cluster has it or as a person writes it for use by hand.
 //!
-//! What the API server's schema would refuse is refused here too, because by hand no API server has looked. Every
-//! error names the field and, where the text shows it, the line. Nothing here touches the network.
+//! What the API server's schema would refuse is refused here too, because by hand no API server has looked: `documents` reads
+//! the file as kubectl does, `schema` holds it against the schema. Every error names the field and, where the text shows it, the
+//! line. Nothing here touches the network.
 
 use std::path::{Path, PathBuf};
 
 use finetune_crds::fine_tune_job::{Lora, Quantization};
-use finetune_crds::{FineTuneJob, FineTuneJobSpec, names};
+use finetune_crds::{FineTuneJobSpec, names};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::validate::{Fault, validate};
+use documents::Document;
+
+mod documents;
+mod schema;
+#[cfg(test)]
+mod tests;
 
 /// A manifest that was read, checked and found good.
 #[derive(Clone, Debug)]
@@ -38,7 +45,7 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// The file is not YAML, or a value has the wrong type.
+    /// The file is not YAML.
     #[error("{}: line {line}: {message}{}", path.display(), shown(source_line))]
     Syntax {
         /// The file.
@@ -50,7 +57,15 @@ pub enum Error {
         /// The line's text.
         source_line: String,
     },
-    /// Fields are unknown, missing or out of bounds.
+    /// The file holds no FineTuneJob, or more than one.
+    #[error("{}: {message}", path.display())]
+    Documents {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        message: String,
+    },
+    /// Fields are unknown, missing, of the wrong type or out of bounds.
     #[error("{}: {}", path.display(), listed(faults))]
     Faults {
         /// The file.
@@ -58,47 +73,114 @@ pub enum Error {
         /// All of them, each with its line.
         faults: Vec<(Option<usize>, Fault)>,
     },
+    /// The spec is not the one that the command line names.
+    #[error(
+        "{}: spec has the digest {found}, but --spec-digest is {expected}: {}",
+        path.display(),
+        why_other(unknown)
+    )]
+    OtherSpec {
+        /// The file.
+        path: PathBuf,
+        /// The digest of its spec.
+        found: String,
+        /// That of the spec that was meant.
+        expected: String,
+        /// Its fields that are not known here.
+        unknown: Vec<String>,
+    },
+}
+
+/// Refuses a cluster's manifest whose spec is not the one that was meant, and names the fields of it that are not known here.
+fn hold_to(path: &Path, expected: &str, found: &str, unknown: Vec<String>) -> Result<(), Error> {
+    if found != expected {
+        return Err(Error::OtherSpec {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+            unknown,
+        });
+    }
+    if !unknown.is_empty() {
+        tracing::warn!(
+            "{}: this trainer ({}) does not know {} and passes over what they say: its image is older than the operator; give both the same version",
+            path.display(),
+            env!("CARGO_PKG_VERSION"),
+            unknown.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Why a spec may have another digest than was meant.
+fn why_other(unknown: &[String]) -> String {
+    if unknown.is_empty() {
+        return "somebody has changed the manifest since; delete it, and the operator writes it again".to_owned();
+    }
+    format!(
+        "this trainer ({}) does not know {}, on which the training depends; use a trainer image of the operator's version",
+        env!("CARGO_PKG_VERSION"),
+        unknown.join(", ")
+    )
 }
 
 impl Job {
-    /// Reads and checks the manifest at `path`.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads and checks the manifest at `path`. Where `spec_digest` is given, the manifest is a cluster's and its spec must have
+    /// this digest; a field that is not known here is then a warning, for the operator may be newer than this trainer.
+    pub fn read(path: &Path, spec_digest: Option<&str>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, path)
+        Self::parse_as(&text, path, spec_digest)
     }
 
-    /// The same for a text; `path` is for messages only.
+    /// The same for the text of a manifest that was written by hand; `path` is for messages only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let raw: Value = from_yaml(text, path)?;
-        let faults = faults_of_kind(&raw);
-        if !faults.is_empty() {
-            return Err(refused(path, text, faults));
+        Self::parse_as(text, path, None)
+    }
+
+    fn parse_as(text: &str, path: &Path, expected_digest: Option<&str>) -> Result<Self, Error> {
+        let Document { line, value: raw } = documents::job(text, path)?;
+        let refused = |faults| refused(path, text, line, faults);
+        let mut faults = faults_of_frame(&raw);
+        let mut spec = raw.get("spec").cloned().unwrap_or_default();
+        let mut unknown = Vec::new();
+        if spec.is_object() {
+            let found = schema::conform_spec(&mut spec);
+            let is_known = |fault: &Fault| fault.message != schema::UNKNOWN;
+            let (wrong, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_known);
+            faults.extend(wrong);
+            unknown = others;
         }
-        let fine_tune_job: FineTuneJob = from_yaml(text, path)?;
-        let mut faults = unknown_fields(&raw, &fine_tune_job.spec);
-        let name = fine_tune_job.metadata.name.unwrap_or_default();
-        faults.extend(validate(&name, &fine_tune_job.spec));
-        if !faults.is_empty() {
-            return Err(refused(path, text, faults));
+        if expected_digest.is_none() {
+            faults.append(&mut unknown);
         }
-        let namespace = fine_tune_job
-            .metadata
-            .namespace
-            .unwrap_or_else(|| "default".to_owned());
-        let spec_digest = fine_tune_job.spec.digest();
-        let uid = fine_tune_job
-            .metadata
-            .uid
-            .unwrap_or_else(|| derived_uid(&namespace, &name, &spec_digest));
+        if !faults.is_empty() {
+            return Err(refused(faults));
+        }
+        // What the schema lets pass and the types do not would be a fault of the schema's.
+        let spec: FineTuneJobSpec = serde_json::from_value(spec)
+            .map_err(|error| refused(vec![Fault::new("spec", format!("is refused: {error}"))]))?;
+        let spec_digest = spec.digest();
+        if let Some(expected) = expected_digest {
+            let unknown = unknown.into_iter().map(|fault| fault.field).collect();
+            hold_to(path, expected, &spec_digest, unknown)?;
+        }
+        let text_of = |field: &str| raw["metadata"][field].as_str().map(str::to_owned);
+        let name = text_of("name").unwrap_or_default();
+        let faults = validate(&name, &spec);
+        if !faults.is_empty() {
+            return Err(refused(faults));
+        }
+        let namespace = text_of("namespace").unwrap_or_else(|| "default".to_owned());
+        let uid = text_of("uid").unwrap_or_else(|| derived_uid(&namespace, &name, &spec_digest));
         Ok(Self {
             name,
             namespace,
             uid,
             spec_digest,
-            spec: fine_tune_job.spec,
+            spec,
         })
     }
 
@@ -131,32 +213,39 @@ impl Job {
     }
 }
 
-/// `text` as a `T`, or the line that is at fault.
-fn from_yaml<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let line = error.location().map_or(0, |location| location.line());
-        let source_line = usize::try_from(line)
-            .ok()
-            .and_then(|line| line.checked_sub(1))
-            .and_then(|index| text.lines().nth(index))
-            .unwrap_or_default();
-        Error::Syntax {
-            path: path.to_owned(),
-            line,
-            message: without_place(&error.without_snippet().to_string()),
-            source_line: source_line.trim().to_owned(),
+/// What is wrong with the frame around the spec, which the schema says nothing of.
+fn faults_of_frame(raw: &Value) -> Vec<Fault> {
+    let mut faults = faults_of_kind(raw);
+    for key in raw.as_object().into_iter().flatten().map(|(key, _)| key) {
+        if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&key.as_str()) {
+            faults.push(Fault::new(key, schema::UNKNOWN));
         }
-    })
+    }
+    let metadata = &raw["metadata"];
+    if !metadata.is_object() && !metadata.is_null() {
+        faults.push(Fault::new(
+            "metadata",
+            format!(
+                "is {}, expected `name` and what goes with it",
+                schema::shown(metadata)
+            ),
+        ));
+    }
+    for field in ["name", "namespace", "uid"] {
+        check_text(&format!("metadata.{field}"), &metadata[field], &mut faults);
+    }
+    for field in ["labels", "annotations"] {
+        for (key, value) in metadata[field].as_object().into_iter().flatten() {
+            check_text(&format!("metadata.{field}.{key}"), value, &mut faults);
+        }
+    }
+    faults
 }
 
-/// The parser's message without its own mention of the place, which stands before it already.
-fn without_place(message: &str) -> String {
-    let message = message.lines().next().unwrap_or_default();
-    message
-        .split_once(" at line ")
-        .map_or(message, |(before, _)| before)
-        .trim_start_matches("error: ")
-        .to_owned()
+fn check_text(field: &str, value: &Value, faults: &mut Vec<Fault>) {
+    if !value.is_string() && !value.is_null() {
+        faults.push(Fault::new(field, schema::no_text(value)));
+    }
 }
 
 /// Whether this is a FineTuneJob at all.
@@ -179,71 +268,24 @@ fn faults_of_kind(raw: &Value) -> Vec<Fault> {
     .collect()
 }
 
-/// The fields of `raw.spec` that the types do not know: a typing error would otherwise be a setting that silently does
-/// nothing.
-fn unknown_fields(raw: &Value, spec: &FineTuneJobSpec) -> Vec<Fault> {
-    let known = serde_json::to_value(spec).unwrap_or_default();
-    let mut faults = Vec::new();
-    compare(
-        "spec",
-        raw.get("spec").unwrap_or(&Value::Null),
-        &known,
-        &mut faults,
-    );
-    faults
-}
-
-fn compare(path: &str, raw: &Value, known: &Value, faults: &mut Vec<Fault>) {
-    match (raw, known) {
-        (Value::Object(raw), Value::Object(known)) => {
-            for (key, value) in raw {
-                let path = format!("{path}.{key}");
-                match known.get(key) {
-                    Some(known) => compare(&path, value, known, faults),
-                    None if is_empty(value) => {}
-                    None => faults.push(Fault::new(
-                        &path,
-                        "is not a field of this version: remove it or mend its spelling",
-                    )),
-                }
-            }
-        }
-        (Value::Array(raw), Value::Array(known)) => {
-            for (index, (raw, known)) in raw.iter().zip(known).enumerate() {
-                compare(&format!("{path}[{index}]"), raw, known, faults);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// An empty value is left out when the types are written again, so its absence there says nothing.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
-fn refused(path: &Path, text: &str, faults: Vec<Fault>) -> Error {
+fn refused(path: &Path, text: &str, start: usize, faults: Vec<Fault>) -> Error {
     Error::Faults {
         path: path.to_owned(),
         faults: faults
             .into_iter()
-            .map(|fault| (line_of(text, &fault.field), fault))
+            .map(|fault| (line_of(text, start, &fault.field), fault))
             .collect(),
     }
 }
 
-/// The line, from 1, on which `field` stands in `text`, or the one of its nearest parent that stands there.
+/// The line, from 1, on which `field` stands in the document that begins at line `start`, or the one of its nearest parent that
+/// stands there.
 ///
 /// Keys are looked for one below the other, which finds them in block style, the style that people write.
-fn line_of(text: &str, field: &str) -> Option<usize> {
+fn line_of(text: &str, start: usize, field: &str) -> Option<usize> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = None;
-    let mut from = 0;
+    let mut from = start.saturating_sub(1);
     for key in field.split('.') {
         let key = key.split('[').next().unwrap_or(key);
         let holds = |line: &&str| {
@@ -292,93 +334,4 @@ fn listed(faults: &[(Option<usize>, Fault)]) -> String {
         })
         .collect();
     each.join("; ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "apiVersion: finetune.dev/v1alpha1
-kind: FineTuneJob
-metadata:
-  name: support
-spec:
-  baseModel:
-    uri: file:///base/
-  dataset:
-    train:
-      - uri: file:///train.jsonl
-  method:
-    lora:
-      rank: 4
-";
-
-    fn refusal(text: &str) -> String {
-        Job::parse(text, Path::new("job.yaml"))
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn a_manifest_by_hand_gets_a_namespace_and_an_id_that_stays() {
-        let job = Job::parse(GOOD, Path::new("job.yaml")).unwrap();
-        assert_eq!(job.namespace, "default");
-        assert_eq!(job.uid.len(), 36);
-        assert_eq!(
-            job.uid,
-            Job::parse(GOOD, Path::new("other.yaml")).unwrap().uid
-        );
-        assert_ne!(
-            job.uid,
-            Job::parse(&GOOD.replace("rank: 4", "rank: 8"), Path::new("job.yaml"))
-                .unwrap()
-                .uid
-        );
-    }
-
-    #[test]
-    fn a_uid_of_the_cluster_is_kept() {
-        let text = GOOD.replace(
-            "  name: support",
-            "  name: support\n  uid: abc\n  namespace: team-a",
-        );
-        let job = Job::parse(&text, Path::new("job.yaml")).unwrap();
-        assert_eq!(
-            (job.uid.as_str(), job.namespace.as_str()),
-            ("abc", "team-a")
-        );
-    }
-
-    #[test]
-    fn an_unknown_field_is_named_with_its_line() {
-        let message = refusal(&GOOD.replace("rank: 4", "rnak: 4"));
-        assert!(
-            message.contains("line 13: spec.method.lora.rnak"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn a_value_of_the_wrong_type_is_named_with_its_line() {
-        let message = refusal(&GOOD.replace("rank: 4", "rank: four"));
-        assert!(
-            message.contains("line 13") && message.contains("rank: four"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn two_methods_are_refused() {
-        let message = refusal(&format!("{GOOD}    full: {{}}\n"));
-        assert!(message.contains("line 11: spec.method"), "{message}");
-    }
-
-    #[test]
-    fn another_kind_is_refused() {
-        let message = refusal(&GOOD.replace("kind: FineTuneJob", "kind: Adapter"));
-        assert!(
-            message.contains("line 2: kind is `Adapter`, expected `FineTuneJob`"),
-            "{message}"
-        );
-    }
 }

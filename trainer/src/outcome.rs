@@ -28,6 +28,7 @@ fn empty(stage: Stage, attempt: u32, reason: OutcomeReason, message: String) -> 
         message,
         uid: String::new(),
         spec_digest: String::new(),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         attempt,
         adapter: None,
         model: None,
@@ -36,6 +37,7 @@ fn empty(stage: Stage, attempt: u32, reason: OutcomeReason, message: String) -> 
         base_model: None,
         plan: None,
         progress: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -68,7 +70,7 @@ pub async fn find(folder: &Store, job: &Job) -> Result<Option<Outcome>, Failure>
             "{place} is not an outcome ({error}): choose another --work, or remove the folder"
         ))
     })?;
-    if outcome.spec_digest != job.spec_digest {
+    if !job.spec.has_digest(&outcome.spec_digest) {
         return Err(Failure::invalid(format!(
             "{place} is of another spec ({}, this one is {}): choose another --work, or remove the folder",
             outcome.spec_digest, job.spec_digest

@@ -12,11 +12,12 @@ use super::json::{Json, Object};
 pub struct Message {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// What was said; `None` in a turn that only calls tools.
+    /// What was said; `None` where the row has no `content`, or a null one, which only a turn that calls tools may have.
     pub content: Option<String>,
     /// The parts of `content`, where it was given as a list of texts; else empty.
     pub parts: Vec<String>,
-    /// What else the chat template sees, in order: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+    /// What else the chat template sees, in order: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`. What is null or
+    /// empty in the row is not among them. The arguments of calls are an object or JSON in a text, as the row has them.
     pub fields: Object,
     /// Whether the turn may carry loss: a weight of 0 says that it may not.
     pub trained: bool,
@@ -84,6 +85,8 @@ pub enum RowContent {
     Document(String),
     /// A task and its answer.
     Alpaca {
+        /// What was said before: the system's turn, then earlier questions and answers; often nothing.
+        before: Vec<Message>,
         /// What is to be done.
         instruction: String,
         /// What it is to be done with; often empty.
@@ -136,6 +139,11 @@ impl RowContent {
                 add(&hex::encode(answer.hash()));
             }
         } else {
+            if let Self::Alpaca { before, .. } = self {
+                for message in before {
+                    add(&message.role);
+                }
+            }
             for text in self.texts() {
                 add(&text);
             }
@@ -163,10 +171,17 @@ impl RowContent {
             }
             Self::Text(text) | Self::Document(text) => vec![text.into()],
             Self::Alpaca {
+                before,
                 instruction,
                 input,
                 output,
-            } => vec![instruction.into(), input.into(), output.into()],
+            } => {
+                let before = before
+                    .iter()
+                    .filter_map(|message| message.content.as_deref());
+                let task = [instruction.as_str(), input.as_str(), output.as_str()];
+                before.chain(task).map(Cow::Borrowed).collect()
+            }
             Self::Preference { chosen, rejected } => {
                 let mut texts = chosen.texts();
                 texts.extend(rejected.texts());
@@ -177,16 +192,23 @@ impl RowContent {
 
     /// What a row is about, for comparing rows: without the instructions that many conversations share.
     pub fn words(&self) -> String {
-        let Self::Messages(conversation) = self else {
-            return self.texts().join("\n");
+        let (turns, task): (&[Message], Vec<&str>) = match self {
+            Self::Messages(conversation) => (conversation.messages.as_slice(), Vec::new()),
+            Self::Alpaca {
+                before,
+                instruction,
+                input,
+                output,
+            } => (
+                before.as_slice(),
+                vec![instruction.as_str(), input.as_str(), output.as_str()],
+            ),
+            _ => return self.texts().join("\n"),
         };
         let own = |message: &&Message| !matches!(message.role.as_str(), "system" | "developer");
-        let texts: Vec<&str> = conversation
-            .messages
-            .iter()
-            .filter(own)
-            .filter_map(|message| message.content.as_deref())
-            .collect();
+        let turns = turns.iter().filter(own);
+        let mut texts: Vec<&str> = turns.filter_map(|turn| turn.content.as_deref()).collect();
+        texts.extend(task);
         texts.join("\n")
     }
 

@@ -36,12 +36,16 @@ pub enum FaultClass {
     InvalidToolCalls,
     /// A column that the format needs is absent.
     MissingColumn,
+    /// A column that nothing would act on changes what is said.
+    UnreadColumn,
     /// The columns are those of no format.
     UnrecognizedFormat,
     /// The columns are those of more than one format.
     AmbiguousFormat,
     /// The row is of another format than the rows before it.
     MixedFormats,
+    /// The file is of a kind that holds no rows.
+    NotData,
     /// It is not JSON.
     InvalidJson,
     /// It is not CSV with a header.
@@ -71,9 +75,11 @@ impl FaultClass {
             Self::InvalidTools => "invalid_tools",
             Self::InvalidToolCalls => "invalid_tool_calls",
             Self::MissingColumn => "missing_column",
+            Self::UnreadColumn => "unread_column",
             Self::UnrecognizedFormat => "unrecognized_format",
             Self::AmbiguousFormat => "ambiguous_format",
             Self::MixedFormats => "mixed_formats",
+            Self::NotData => "not_data",
             Self::InvalidJson => "invalid_json",
             Self::InvalidCsv => "invalid_csv",
             Self::InvalidParquet => "invalid_parquet",

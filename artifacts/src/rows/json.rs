@@ -41,6 +41,18 @@ impl Json {
         }
     }
 
+    /// Whether it is null or empty. As an optional field such a value says the same as the field's absence: files of different
+    /// formats, and the clients that write them, fill fields that nobody set in different ways.
+    pub fn says_nothing(&self) -> bool {
+        match self {
+            Self::Null => true,
+            Self::Text(text) => text.is_empty(),
+            Self::List(list) => list.is_empty(),
+            Self::Object(object) => object.is_empty(),
+            Self::Boolean(_) | Self::Number(_) => false,
+        }
+    }
+
     /// The string, where it is one.
     pub fn as_text(&self) -> Option<&str> {
         match self {

@@ -19,7 +19,7 @@ use finetune_crds::fine_tune_job::{Columns, Format};
 
 pub use content::{Conversation, Message, Row, RowContent, TOOL_CALLS};
 pub use fault::{Fault, FaultClass, Faults, SHOWN_FAULTS, place};
-pub use formats::RowFormat;
+pub use formats::{RowFormat, Unread};
 
 use fault::Problem;
 use files::{Found, Notes};
@@ -40,6 +40,8 @@ pub struct Rows {
     pub byte_order_marks: Vec<Arc<str>>,
     /// Files whose lines end in carriage return and line feed.
     pub carriage_returns: Vec<Arc<str>>,
+    /// Columns that nothing reads.
+    pub unread: Unread,
 }
 
 /// Reads files one after another. The form found in the first row holds for all.
@@ -51,6 +53,7 @@ pub struct RowReader {
     faults: Faults,
     byte_order_marks: Vec<Arc<str>>,
     carriage_returns: Vec<Arc<str>>,
+    unread: Unread,
 }
 
 /// The form of the rows and who said so, for messages.
@@ -78,6 +81,7 @@ impl RowReader {
             faults: Faults::default(),
             byte_order_marks: Vec::new(),
             carriage_returns: Vec::new(),
+            unread: Unread::default(),
         }
     }
 
@@ -88,18 +92,19 @@ impl RowReader {
         self
     }
 
-    /// Reads all rows of one file, by the format that its name ends in: `.json`, `.csv`, `.parquet`, `.txt`, `.md`; any other
-    /// one holds JSON objects, one a line. Blank lines, a byte order mark at the start and carriage returns at the ends of
+    /// Reads all rows of one file, by the format that its name ends in: `.json`, `.csv`, `.parquet`, `.txt`, `.md`. One that by
+    /// its name or its first bytes is no data is a fault; any other one holds JSON objects, one a line. Blank lines, a byte order mark at the start and carriage returns at the ends of
     /// lines are no rows and no faults.
     ///
     /// Errors only where the source itself fails; faults of rows are kept for [`Self::finish`].
     pub fn read(&mut self, file: &str, source: impl BufRead) -> io::Result<()> {
         let wanted = self.wanted();
         let file: Arc<str> = file.into();
+        let before = self.rows.len();
         let notes = files::read(&file, source, &wanted, &mut |line, found| {
             self.take(&file, line, found);
         })?;
-        self.note(file, notes);
+        self.note(&file, notes, self.rows.len() - before);
         Ok(())
     }
 
@@ -107,30 +112,39 @@ impl RowReader {
     pub fn read_file(&mut self, name: &str, source: File) -> io::Result<()> {
         let wanted = self.wanted();
         let file: Arc<str> = name.into();
+        let before = self.rows.len();
         let notes = files::read_file(&file, source, &wanted, &mut |row, found| {
             self.take(&file, row, found);
         })?;
-        self.note(file, notes);
+        self.note(&file, notes, self.rows.len() - before);
         Ok(())
     }
 
-    /// The columns that some form of rows has, by the names of the files.
+    /// The columns that some form of rows has, by the names of the files, and those that are refused beside them.
     fn wanted(&self) -> impl Fn(&str) -> bool + use<> {
         let columns = self.columns.clone();
         move |name| {
-            RowFormat::ALL.into_iter().any(|format| {
-                let mut known = format.required().iter().chain(format.optional());
-                known.any(|column| columns.get(column).unwrap_or(column) == name)
-            })
+            formats::is_said(name)
+                || RowFormat::ALL
+                    .into_iter()
+                    .any(|format| format.reads(name, &columns))
         }
     }
 
-    fn note(&mut self, file: Arc<str>, notes: Notes) {
+    /// Keeps what is odd about a file of so many rows.
+    fn note(&mut self, file: &Arc<str>, notes: Notes, rows: usize) {
         if notes.byte_order_mark {
-            self.byte_order_marks.push(Arc::clone(&file));
+            self.byte_order_marks.push(Arc::clone(file));
         }
         if notes.carriage_returns {
-            self.carriage_returns.push(file);
+            self.carriage_returns.push(Arc::clone(file));
+        }
+        if let Some(known) = &self.format
+            && let Err(problem) = self
+                .unread
+                .check_file(&notes.passed_over, rows, known.format)
+        {
+            self.fault(file, 0, problem);
         }
     }
 
@@ -144,6 +158,7 @@ impl RowReader {
             format: self.format.map(|known| known.format),
             byte_order_marks: self.byte_order_marks,
             carriage_returns: self.carriage_returns,
+            unread: self.unread,
         })
     }
 
@@ -159,13 +174,17 @@ impl RowReader {
                 line,
                 content,
             }),
-            Err(problem) => self.faults.add(Fault {
-                file: Arc::clone(file),
-                line,
-                class: problem.class,
-                message: problem.message,
-            }),
+            Err(problem) => self.fault(file, line, problem),
         }
+    }
+
+    fn fault(&mut self, file: &Arc<str>, line: usize, problem: Problem) {
+        self.faults.add(Fault {
+            file: Arc::clone(file),
+            line,
+            class: problem.class,
+            message: problem.message,
+        });
     }
 
     fn record(
@@ -177,21 +196,25 @@ impl RowReader {
             columns,
             names: &self.columns,
         };
-        let Some(known) = &self.format else {
-            let format = formats::detect(&record)?;
-            let content = format.parse(&record);
-            self.format = Some(Known {
-                format,
-                by: place(),
-            });
-            return content;
+        let format = match &self.format {
+            None => {
+                let format = formats::detect(&record)?;
+                let by = place();
+                self.format = Some(Known { format, by });
+                format
+            }
+            Some(known) => {
+                if !record.fits(known.format)
+                    && let Ok(other) = formats::detect(&record)
+                {
+                    return Err(mixed(other, known));
+                }
+                known.format
+            }
         };
-        if !record.fits(known.format)
-            && let Ok(other) = formats::detect(&record)
-        {
-            return Err(mixed(other, known));
-        }
-        known.format.parse(&record)
+        let content = format.parse(&record)?;
+        self.unread.check(columns, &self.columns, format)?;
+        Ok(content)
     }
 
     fn document(

@@ -26,12 +26,25 @@ impl<'row> Record<'row> {
             .filter(|value| **value != Json::Null)
     }
 
+    /// The value of a column that may be absent. An empty one is, because CSV has nothing else for it.
+    pub(super) fn optional(&self, column: &'static str) -> Option<&'row Json> {
+        self.get(column).filter(|value| !value.says_nothing())
+    }
+
     /// Whether all columns that a format needs are there.
     pub(super) fn fits(&self, format: RowFormat) -> bool {
         format
             .required()
             .iter()
             .all(|name| self.get(name).is_some())
+    }
+
+    /// The same, and no column of conversations is empty: a table that holds rows of two formats leaves those of the other one
+    /// empty.
+    pub(super) fn says(&self, format: RowFormat) -> bool {
+        let lists = ["messages", "conversations"];
+        let empty = |name: &&'static str| lists.contains(name) && self.optional(name).is_none();
+        self.fits(format) && !format.required().iter().any(empty)
     }
 
     /// The text of a column that must be there.
@@ -44,25 +57,36 @@ impl<'row> Record<'row> {
 
     /// The text of a column that may be absent: then it is empty.
     pub(super) fn optional_text(&self, column: &'static str) -> Result<String, Problem> {
-        self.get(column).map_or(Ok(String::new()), |value| {
+        self.optional(column).map_or(Ok(String::new()), |value| {
             text(value, &format!("`{}`", self.name_of(column)))
         })
     }
 
-    /// A column's list. Tables hold lists as JSON in a text: that counts as the list.
-    pub(super) fn list(&self, column: &'static str) -> Option<Result<Vec<Json>, Problem>> {
+    /// A column's list, of what `of` says. Tables hold lists as JSON in a text: that counts as the list, and an empty text as an
+    /// empty one.
+    pub(super) fn list(
+        &self,
+        column: &'static str,
+        of: &str,
+    ) -> Option<Result<Vec<Json>, Problem>> {
         let value = self.get(column)?;
         let wrong = |what: String| {
             let name = self.name_of(column);
             Problem::new(
                 FaultClass::DataType,
-                format!("`{name}` is {what}, expected a list of objects"),
+                format!("`{name}` is {what}, expected a list of {of}"),
             )
         };
         Some(match value {
             Json::List(list) => Ok(list.clone()),
-            Json::Text(text) => serde_json::from_str(text)
-                .map_err(|_| wrong("text, and no list as JSON".to_owned())),
+            Json::Text(text) if text.trim().is_empty() => Ok(Vec::new()),
+            Json::Text(text) => match serde_json::from_str(text) {
+                Ok(Json::List(list)) => Ok(list),
+                Ok(Json::Null) => Ok(Vec::new()),
+                Ok(other) => Err(wrong(format!("text that holds {} as JSON", other.kind()))),
+                Err(_) => Err(wrong("text, and no list as JSON".to_owned())),
+            },
+            Json::Object(object) if object.is_empty() => Ok(Vec::new()),
             Json::Null | Json::Boolean(_) | Json::Number(_) | Json::Object(_) => {
                 Err(wrong(value.kind().to_owned()))
             }
@@ -96,19 +120,16 @@ impl<'row> Record<'row> {
         if self.columns.is_empty() {
             return "(none)".to_owned();
         }
-        let names: Vec<String> = self
-            .columns
-            .keys()
-            .take(8)
-            .map(|key| shortened(key))
-            .collect();
-        let more = if self.columns.len() > names.len() {
-            ", …"
-        } else {
-            ""
-        };
-        format!("{}{more}", names.join(", "))
+        listed(self.columns.keys())
     }
+}
+
+/// Names of columns for messages, the first eight of them.
+pub(super) fn listed<'name>(names: impl ExactSizeIterator<Item = &'name String>) -> String {
+    let count = names.len();
+    let shown: Vec<String> = names.take(8).map(|name| shortened(name)).collect();
+    let more = if count > shown.len() { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// A name out of the data, quoted, at most 40 characters of it.

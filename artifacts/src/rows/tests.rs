@@ -7,6 +7,11 @@ use rstest::rstest;
 
 use super::*;
 
+mod absence;
+mod foreign_files;
+mod turns;
+mod unread_columns;
+
 fn read_file(name: &str, format: Format, text: impl AsRef<[u8]>) -> Result<Rows, Faults> {
     let mut reader = RowReader::new(format);
     reader.read(name, text.as_ref()).unwrap();
@@ -49,6 +54,7 @@ const MESSAGES: &str =
 )]
 #[case(r#"{"text":"t"}"#, RowFormat::Text)]
 #[case(r#"{"text":"t","messages":null}"#, RowFormat::Text)]
+#[case(r#"{"text":"t","messages":[]}"#, RowFormat::Text)]
 #[case(r#"{"instruction":"i","output":"o"}"#, RowFormat::Alpaca)]
 #[case(
     r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#,
@@ -141,6 +147,7 @@ fn an_alpaca_row_may_lack_its_input() {
     for input in ["", r#","input":"""#, r#","input":null"#] {
         let row = format!(r#"{{"instruction":"i","output":"o"{input}}}"#);
         let expected = RowContent::Alpaca {
+            before: Vec::new(),
             instruction: "i".into(),
             input: String::new(),
             output: "o".into(),
@@ -174,14 +181,18 @@ fn share_gpt_rows_are_conversations_with_the_roles_of_messages() {
 const CALL: &str = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":ARGUMENTS}}]},{"role":"tool","tool_call_id":"1","name":"f","content":"7"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"z":1,"a":2}}}]}"#;
 
 #[test]
-fn tools_and_calls_keep_the_order_of_their_keys_and_arguments_become_an_object() {
+fn tools_and_calls_keep_the_order_of_their_keys_and_arguments_their_form() {
     let given = conversation(&CALL.replace("ARGUMENTS", r#"{"z":1,"a":[2.0,null]}"#));
-    let as_text = conversation(&CALL.replace("ARGUMENTS", r#""{\"z\":1,\"a\":[2.0,null]}""#));
-    assert_eq!(given, as_text);
+    let as_text = conversation(&CALL.replace("ARGUMENTS", r#""{\"z\": 1,\"a\":[2.0,null]}""#));
     assert_eq!(given.messages[1].content, None);
     assert_eq!(
         given.messages[1].fields[TOOL_CALLS].to_text(),
         r#"[{"id":"1","type":"function","function":{"name":"f","arguments":{"z":1,"a":[2.0,null]}}}]"#
+    );
+    assert_eq!(
+        as_text.messages[1].fields[TOOL_CALLS].to_text(),
+        r#"[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"z\": 1,\"a\":[2.0,null]}"}}]"#,
+        "a text stays the text, to the space"
     );
     assert_eq!(
         given.tools[0].to_text(),
@@ -194,6 +205,15 @@ fn tools_and_calls_keep_the_order_of_their_keys_and_arguments_become_an_object()
     assert_eq!(
         quoted.tools, given.tools,
         "a table has lists as JSON in a text"
+    );
+}
+
+#[test]
+fn fields_of_a_call_that_are_null_are_absent_and_those_of_its_arguments_are_not() {
+    let call = r#"{"messages":[{"role":"assistant","tool_calls":[{"id":null,"function":{"strict":null,"name":"f","arguments":{"a":null}}}]}]}"#;
+    assert_eq!(
+        conversation(call).messages[0].fields[TOOL_CALLS].to_text(),
+        r#"[{"function":{"name":"f","arguments":{"a":null}}}]"#
     );
 }
 
@@ -230,7 +250,7 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 #[case(Format::Auto, "{}", "the row has the columns (none)")]
 #[case(
     Format::Auto,
-    r#"{"text":"a","messages":[]}"#,
+    r#"{"text":"a","messages":[{}]}"#,
     "ambiguous_format: the row has the columns of Messages and of Text: set dataset.format"
 )]
 #[case(
@@ -260,7 +280,7 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Alpaca,
-    r#"{"instruction":"a","output":"b","input":[]}"#,
+    r#"{"instruction":"a","output":"b","input":["c"]}"#,
     "data_type: `input` is a list"
 )]
 #[case(
@@ -275,7 +295,7 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":{}}"#,
+    r#"{"messages":{"a":1}}"#,
     "data_type: `messages` is an object, expected a list"
 )]
 #[case(
@@ -355,12 +375,12 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":[{"role":"assistant","content":"a","function_call":{}}]}"#,
+    r#"{"messages":[{"role":"assistant","content":"a","function_call":{"name":"f"}}]}"#,
     "which nothing reads: write it as `tool_calls`"
 )]
 #[case(
     Format::Messages,
-    r#"{"messages":[{"role":"user","content":"a","tool_calls":[]}]}"#,
+    r#"{"messages":[{"role":"user","content":"a","tool_calls":[{}]}]}"#,
     "message_unrecognized_key: `messages[0]` has the field `tool_calls`, which a message of user cannot have"
 )]
 #[case(
@@ -376,7 +396,17 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 #[case(
     Format::Messages,
     r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"x"}}]}]}"#,
-    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is text, expected an object"
+    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is text and no JSON (expected value), expected an object"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}]}"#,
+    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is text that holds a list, expected an object"
+)]
+#[case(
+    Format::Messages,
+    r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":null}}]}]}"#,
+    "invalid_tool_calls: `messages[0].tool_calls[0].function.arguments` is absent, expected an object"
 )]
 #[case(
     Format::Messages,
@@ -390,8 +420,8 @@ fn a_weight_of_0_keeps_a_message_from_being_trained() {
 )]
 #[case(
     Format::ShareGPT,
-    r#"{"conversations":[{"from":"function_call","value":"{}"}]}"#,
-    "unrecognized_role: `conversations[0].from` is `function_call`, expected system, human"
+    r#"{"conversations":[{"from":"bing","value":"{}"}]}"#,
+    "unrecognized_role: `conversations[0].from` is `bing`, expected system, human"
 )]
 #[case(
     Format::ShareGPT,

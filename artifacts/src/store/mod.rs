@@ -264,6 +264,26 @@ impl Store {
         self.retry(look).await
     }
 
+    /// What is said of an object that is not there: where things lie below its name, the slash is missing at the end of it.
+    pub(crate) async fn absent(&self, path: &str) -> Error {
+        let uri = self.uri_of(path);
+        let is_folder = match (self.local_path(path), self.key(path)) {
+            (Some(path), _) => path.is_dir(),
+            // A server of single files has no listings.
+            (None, Ok(key)) if !matches!(self.location, Location::Https { .. }) => {
+                matches!(self.inner.list(Some(&key)).next().await, Some(Ok(_)))
+            }
+            (None, _) => false,
+        };
+        if is_folder {
+            return Error::invalid(
+                uri,
+                "is a folder, expected a file: end it in `/` to mean all files below it",
+            );
+        }
+        Error::ObjectNotFound { uri }
+    }
+
     /// Deletes everything below `prefix`. Nothing there is no error.
     pub async fn delete_below(&self, prefix: &str) -> Result<()> {
         if let Some(folder) = self.local_path(prefix.trim_end_matches('/')) {

@@ -13,6 +13,9 @@ fn every_line_of_changed_rows_is_a_row_or_a_fault() {
         r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Grüße 👍"}, {"role": "assistant", "content": "12"}]}"#,
         r#"{"prompt": "a \"quoted\" \u00e9", "completion": "b\n", "extra": null}"#,
         r#"{"text": "plain"}"#,
+        r#"{"messages": [{"role": "assistant", "content": null, "refusal": "", "tool_calls": [{"type": "function", "id": null, "function": {"name": "f", "arguments": "{\"a\": [1, {}]}"}}]}], "tools": "[{\"function\": {\"name\": \"f\"}}]"}"#,
+        r#"{"instruction": "i", "input": "", "output": "o", "system": "s", "history": [["q", "a"], ["q2", "a2"]]}"#,
+        r#"{"conversations": [{"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {}}"}, {"from": "observation", "value": "7"}, {"from": "gpt", "value": "a"}], "tools": "[{\"name\": \"f\"}]"}"#,
     ];
     let mut seeds: Vec<Vec<u8>> = rows
         .iter()
@@ -20,20 +23,58 @@ fn every_line_of_changed_rows_is_a_row_or_a_fault() {
         .collect();
     seeds.push(rows.join("\n").into_bytes());
     fuzz("rows", BUDGET, &seeds, |bytes| {
-        for format in [Format::Auto, Format::Messages, Format::Text] {
-            let mut reader = RowReader::new(format);
-            reader.read("train.jsonl", bytes).unwrap();
-            let found = match reader.finish() {
-                Ok(rows) => rows.rows.len(),
-                // A file with faults has no rows.
-                Err(faults) => {
-                    assert!(!faults.to_string().is_empty());
-                    faults.count
-                }
-            };
-            assert!(found <= bytes.split(|byte| *byte == b'\n').count());
+        for format in [
+            Format::Auto,
+            Format::Messages,
+            Format::Text,
+            Format::Alpaca,
+            Format::ShareGPT,
+        ] {
+            assert!(found("train.jsonl", format, bytes) <= lines(bytes));
         }
     });
+}
+
+#[test]
+fn every_line_of_a_changed_table_is_a_row_or_a_fault() {
+    let messages = r#""[{""role"": ""assistant"", ""content"": ""a""}]""#;
+    let seeds = [
+        format!("messages,tools,note\n{messages},,1\n{messages},[],\n,,\n"),
+        "instruction,input,output,system,history,\ni,,o,s,\"[[\"\"q\"\",\"\"a\"\"]]\",\n"
+            .to_owned(),
+        "\u{feff}prompt,completion\r\n\"a, \"\"b\"\"\",\"c\nd\"\r\n".to_owned(),
+    ];
+    let seeds = seeds.map(String::into_bytes);
+    fuzz("table", BUDGET, &seeds, |bytes| {
+        for format in [Format::Auto, Format::Messages, Format::Alpaca] {
+            assert!(found("train.csv", format, bytes) <= lines(bytes));
+        }
+    });
+}
+
+fn lines(bytes: &[u8]) -> usize {
+    bytes.split(|byte| matches!(byte, b'\n' | b'\r')).count()
+}
+
+/// How many rows or faults a file has.
+fn found(name: &str, format: Format, bytes: &[u8]) -> usize {
+    let mut reader = RowReader::new(format);
+    reader.read(name, bytes).unwrap();
+    match reader.finish() {
+        Ok(rows) => {
+            assert!(
+                rows.unread
+                    .warning()
+                    .is_none_or(|warning| !warning.is_empty())
+            );
+            rows.rows.len()
+        }
+        // A file with faults has no rows.
+        Err(faults) => {
+            assert!(!faults.to_string().is_empty());
+            faults.count
+        }
+    }
 }
 
 /// Compression lets a file stand for 1000 times its size and 16 MiB; each value takes twice as much on its way.

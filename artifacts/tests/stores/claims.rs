@@ -87,6 +87,15 @@ fn links_within_a_claim_are_followed_and_those_to_nothing_passed_over() {
     assert!(error.contains("circle"), "{error}");
 }
 
+#[test]
+fn a_folder_of_a_claim_without_its_slash_is_called_one() {
+    let error = Mounts::new().fetched("pvc://data/model").unwrap_err();
+    assert!(
+        error.contains("pvc://data/model: is a folder, expected a file: end it in `/`"),
+        "{error}"
+    );
+}
+
 /// Found by a folder that holds nothing else, as the test may run as root, who may read it.
 #[test]
 fn what_a_new_file_system_keeps_at_the_root_of_a_volume_is_not_looked_into() {

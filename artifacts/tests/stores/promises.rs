@@ -6,7 +6,7 @@ use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::publish::{fetch, publish};
 use finetune_artifacts::store::{Creation, Store};
-use finetune_crds::contract::Published;
+use finetune_crds::contract::{OutcomeReason, Published};
 
 use super::azure::Azure;
 use super::contents::Contents;
@@ -36,6 +36,7 @@ pub(crate) async fn are_kept(root: &str, credentials: &Credentials) {
 
     creations_are_refused_where_something_is(&store).await;
     listings_and_deletions_end_at_the_folder(&store).await;
+    a_folder_without_its_slash_is_called_one(root, credentials).await;
 
     let folder = tempfile::tempdir().unwrap();
     let local = adapter(folder.path());
@@ -105,6 +106,29 @@ async fn creations_are_refused_where_something_is(store: &Store) {
         Creation::AlreadyExists
     );
     assert_eq!(store.read("claim.json").await.unwrap(), winner);
+}
+
+/// The commonest slip in a URI: the slash at its end is missing.
+async fn a_folder_without_its_slash_is_called_one(root: &str, credentials: &Credentials) {
+    let store = Store::open(&format!("{root}slash/"), credentials).unwrap();
+    store.write("train/deep/a", "x".into()).await.unwrap();
+    store.write("train-extra/b", "x".into()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::new(folder.path());
+    for name in ["train", "train/deep"] {
+        let uri = format!("{root}slash/{name}");
+        let error = cache.file(&uri, credentials).await.unwrap_err();
+        assert_eq!(error.reason(), OutcomeReason::InvalidInput, "{error}");
+        let expected = format!("{uri}: is a folder, expected a file: end it in `/`");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+    for name in ["tra", "train-", "train/deep/b"] {
+        let error = cache
+            .file(&format!("{root}slash/{name}"), credentials)
+            .await;
+        let error = error.unwrap_err();
+        assert_eq!(error.reason(), OutcomeReason::NotFound, "{error}");
+    }
 }
 
 async fn listings_and_deletions_end_at_the_folder(store: &Store) {

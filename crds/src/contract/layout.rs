@@ -64,6 +64,11 @@ pub fn version_folder(digest: &str) -> String {
     format!("{}/", digest.replacen(':', "-", 1))
 }
 
+/// The folder of what was published with `digest` below `folder`, which ends in `/`.
+pub fn published_folder(folder: &str, digest: &str) -> String {
+    format!("{folder}{}", version_folder(digest))
+}
+
 /// The prepared data set, below the passing folder.
 pub const PREPARED: &str = "prepared/";
 /// The attempts, below the passing folder.

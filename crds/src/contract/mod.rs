@@ -8,6 +8,7 @@ pub mod golden;
 pub mod layout;
 pub mod outcome;
 pub mod progress;
+pub mod termination_message;
 
 pub use exit_code::ExitCode;
 pub use golden::Golden;

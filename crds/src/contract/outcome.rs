@@ -1,14 +1,10 @@
-//! How a stage of a job ended: `outcome.json` in the job's folder and, the same bytes, the pod's termination message.
+//! How a stage of a job ended: `outcome.json` in the job's folder and, in fewer words, the pod's termination message.
 
 use serde::{Deserialize, Serialize};
 
 use crate::fine_tune_job::{BaseModelStatus, DatasetStatus, PlanStatus};
 
 use super::progress::Progress;
-
-/// The most bytes of a termination message that carries an outcome. The kubelet shares 12 KiB among all containers of a
-/// pod.
-pub const MAX_TERMINATION_MESSAGE: usize = 1536;
 
 /// The stage that ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -66,13 +62,14 @@ impl OutcomeReason {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Published {
-    /// The folder's URI, ending in `/`.
+    /// The folder's URI, ending in `/`. Empty in a termination message: it follows from the digest and the layout.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uri: String,
     /// `sha256:` and 64 hexadecimal digits of the bytes of `manifest.json`.
     pub digest: String,
 }
 
-/// How a stage ended. Essentials come first, so that a message cut by a reader still says them.
+/// How a stage ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
@@ -89,6 +86,9 @@ pub struct Outcome {
     /// The digest of the manifest's `spec`: a folder that holds the outcome of another spec is refused.
     #[serde(default)]
     pub spec_digest: String,
+    /// The version of the trainer that speaks. An operator of another version says which of the two is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The attempt, from 1; 0 for `prepare`.
     #[serde(default)]
     pub attempt: u32,
@@ -98,7 +98,8 @@ pub struct Outcome {
     /// The whole model that was published (method `full`, or beside the adapter `output.mergedModel`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Published>,
-    /// The URI of the adapter as one GGUF file, within the adapter's folder (`output.ggufAdapter`).
+    /// The URI of the adapter as one GGUF file, within the adapter's folder (`output.ggufAdapter`). Absent in a termination
+    /// message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gguf_adapter: Option<String>,
     /// What the data is.
@@ -113,80 +114,7 @@ pub struct Outcome {
     /// The last progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-}
-
-impl Outcome {
-    /// The outcome as a termination message: JSON of at most [`MAX_TERMINATION_MESSAGE`] bytes. What does not fit goes
-    /// from the end: first the message is cut, then the optional parts are left out.
-    pub fn termination_message(&self) -> String {
-        let mut outcome = self.clone();
-        let fits = |outcome: &Self| {
-            serde_json::to_string(outcome)
-                .ok()
-                .filter(|text| text.len() <= MAX_TERMINATION_MESSAGE)
-        };
-        if let Some(text) = fits(&outcome) {
-            return text;
-        }
-        outcome.message = cut(&outcome.message, 700);
-        if let Some(text) = fits(&outcome) {
-            return text;
-        }
-        outcome.progress = None;
-        outcome.plan = None;
-        if let Some(text) = fits(&outcome) {
-            return text;
-        }
-        outcome.dataset = None;
-        outcome.base_model = None;
-        outcome.message = cut(&outcome.message, 300);
-        fits(&outcome).unwrap_or_default()
-    }
-}
-
-/// At most `bytes` bytes of `text`, on a character's border.
-fn cut(text: &str, bytes: usize) -> String {
-    if text.len() <= bytes {
-        return text.to_owned();
-    }
-    let mut end = bytes;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_message_is_cut_and_the_digest_stays() {
-        let outcome = Outcome {
-            stage: Stage::Train,
-            reason: OutcomeReason::Succeeded,
-            message: "é\"".repeat(4000),
-            uid: "u".into(),
-            spec_digest: "sha256:0".into(),
-            attempt: 1,
-            adapter: Some(Published {
-                uri: "s3://a/".into(),
-                digest: format!("sha256:{}", "0".repeat(64)),
-            }),
-            model: None,
-            gguf_adapter: None,
-            dataset: None,
-            base_model: None,
-            plan: None,
-            progress: None,
-        };
-        let text = outcome.termination_message();
-        assert!(
-            text.len() <= MAX_TERMINATION_MESSAGE,
-            "{} bytes",
-            text.len()
-        );
-        let read: Outcome = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.adapter, outcome.adapter);
-    }
+    /// Of `prepare`: what deserves a look in the data or the manifest, and stops nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

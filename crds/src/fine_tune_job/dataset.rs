@@ -24,7 +24,8 @@ use crate::shared::SecretReference;
         (!has(self.columns.input) || self.format == 'Alpaca') && \
         (!has(self.columns.output) || self.format == 'Alpaca') && \
         (!has(self.columns.conversations) || self.format == 'ShareGPT') && \
-        (!has(self.columns.system) || self.format == 'ShareGPT'))")
+        (!has(self.columns.system) || self.format in ['Alpaca', 'ShareGPT']) && \
+        (!has(self.columns.history) || self.format == 'Alpaca'))")
         .message("dataset.columns names a column that dataset.format does not have: remove it, or set the format that has it"),
 )]
 pub struct Dataset {
@@ -48,6 +49,11 @@ pub struct Dataset {
     /// and ShareGPT, all tokens for Text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_on: Option<LossOn>,
+    /// Whether rows of PromptCompletion, Alpaca and Preference that are plain texts go through the base's chat template, the
+    /// prompt as the user's turn and what is learnt as the assistant's. `Auto`: where the base has one, so that the model is
+    /// trained as it is asked when it is served. `Never`: the texts are put together as they stand.
+    #[serde(default, skip_serializing_if = "ChatTemplateUse::is_auto")]
+    pub chat_template: ChatTemplateUse,
     /// Longer rows are cut on the right, counted and reported. Documents are cut into rows of this length.
     #[serde(default = "default_max_sequence_length")]
     #[schemars(range(min = 2, max = 1_048_576))]
@@ -168,10 +174,14 @@ pub struct Columns {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub conversations: Option<String>,
-    /// ShareGPT: a system turn before the conversation.
+    /// ShareGPT, Alpaca: a system turn before the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub system: Option<String>,
+    /// Alpaca: earlier questions and answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub history: Option<String>,
 }
 
 impl Columns {
@@ -197,6 +207,7 @@ impl Columns {
             ("output", &self.output),
             ("conversations", &self.conversations),
             ("system", &self.system),
+            ("history", &self.history),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value.as_deref()?)))
@@ -223,10 +234,30 @@ pub enum Format {
     Preference,
 }
 
-/// Which tokens carry loss. `Completion`: the completion; of Messages and ShareGPT the last turn of the assistant. `Assistant`: every
-/// turn of the assistant. `All`: every token. Absent: `Completion` for PromptCompletion, Alpaca and Preference, `Assistant` for
-/// Messages and ShareGPT, `All` for Text. Text takes `All` only, Preference `Completion` only, and PromptCompletion and Alpaca do not
-/// take `Assistant`.
+/// Whether prompts and answers that are plain texts go through the base's chat template.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ChatTemplateUse {
+    /// Where the base has one.
+    #[default]
+    Auto,
+    /// The texts are put together as they stand.
+    Never,
+}
+
+impl ChatTemplateUse {
+    /// Whether it is the default, which a spec leaves out.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde calls"
+    )]
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+/// Which tokens carry loss. Absent: `Completion` for PromptCompletion, Alpaca and Preference, `Assistant` for Messages and
+/// ShareGPT, `All` for Text. Text takes `All` only, Preference `Completion` only, and PromptCompletion and Alpaca do not take
+/// `Assistant`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum LossOn {
     /// The completion; of Messages the last assistant turn.

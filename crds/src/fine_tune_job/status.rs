@@ -12,9 +12,17 @@ pub struct FineTuneJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Where the job is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "JobPhase::is_unsaid")]
     pub phase: Option<JobPhase>,
-    /// DatasetValid, PodsRunning, ProgressReported, Published, Complete, Failed, Stalled, Reconciling.
+    /// Why it is there, in one word, where there is something to say: the reason of Failed, or why no pod runs, or why the
+    /// result is not handed over. The condition of that reason has the whole sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `DatasetValid`: the data was read, checked and tokenised; its message has the warnings. `PodsRunning`: whether the
+    /// stage's pod runs, and why not. `ProgressReported`: whether the trainer's progress can be read. `Published`: the result
+    /// lies in object storage and its Adapter has it. `Complete`: the job has ended well. `Failed`: it has ended badly.
+    /// `Stalled` and `Reconciling`: as kstatus reads them, that it will not get better by itself, and that the controller is
+    /// still at work. `Malformed`: the operator cannot read the object.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -62,9 +70,35 @@ pub enum JobPhase {
     Succeeded,
     /// Ended badly.
     Failed,
+    /// A word of another version of the operator. Read only: never written, and no part of the schema.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 impl JobPhase {
+    /// Every phase that a job can enter.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Preparing,
+        Self::Queued,
+        Self::Training,
+        Self::Evaluating,
+        Self::Publishing,
+        Self::Succeeded,
+        Self::Failed,
+    ];
+
+    /// Whether there is nothing to be written.
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands the field over so"
+    )]
+    fn is_unsaid(phase: &Option<Self>) -> bool {
+        matches!(phase, None | Some(Self::Unknown))
+    }
+
     /// Whether the job has ended.
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
@@ -81,7 +115,25 @@ impl JobPhase {
             Self::Publishing => "Publishing",
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_of_a_later_version_is_read_and_never_written() {
+        let stored = serde_json::json!({ "phase": "Suspended" });
+        let status: FineTuneJobStatus = serde_json::from_value(stored).unwrap();
+        assert_eq!(status.phase, Some(JobPhase::Unknown));
+        assert!(!JobPhase::Unknown.is_finished());
+        assert_eq!(
+            serde_json::to_value(&status).unwrap(),
+            serde_json::json!({})
+        );
     }
 }
 
@@ -152,6 +204,12 @@ pub struct PlanStatus {
     /// Rows after packing; absent where rows are not packed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed_rows: Option<i64>,
+    /// Optimiser steps between checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_steps: Option<i64>,
+    /// The type in which the run computes, also where it goes on on another machine; known once it trains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_type: Option<String>,
 }
 
 /// How far a run is.
@@ -220,6 +278,9 @@ pub struct Attempt {
     /// The last step that it reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<i64>,
+    /// The step of the newest complete checkpoint by then. Two pods that ran out of memory with the same one end the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_step: Option<i64>,
     /// When its container started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

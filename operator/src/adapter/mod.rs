@@ -1,10 +1,12 @@
-//! Drives one `Adapter`: `observe -> validate -> plan -> apply -> report`.
+//! Drives one `Adapter`: `observe -> validate -> plan -> report`.
 //!
 //! It decides which version is the candidate and which the stable one, from what the agents say, and records it in the
 //! status. It never writes a Deployment, a ConfigMap or a pod: the controller of inference Deployments does, from that
-//! status. `validate` and `plan` are pure.
+//! status; so there is nothing to apply, and nothing that a deleted Adapter must wait for: agents let go of what no Adapter
+//! names. `validate` and `plan` are pure.
+//!
+//! RBAC: `list` and `watch` adapters, deployments, pods.
 
-pub mod apply;
 pub mod events;
 pub mod observe;
 pub mod plan;
@@ -28,7 +30,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
@@ -42,15 +43,14 @@ pub async fn reconcile(watched: Arc<Adapter>, ctx: Arc<Context>) -> Result<Actio
     };
     let validated = validate::validate(&adapter, &seen);
     let plan = plan::plan(&adapter, &validated, &seen, (ctx.now)());
-    let applied = apply::apply(&ctx, &adapter, plan).await?;
-    report::report(&ctx, &adapter, &applied).await?;
-    Ok(Action::requeue(applied.next_check))
+    report::report(&ctx, &adapter, &plan).await?;
+    Ok(Action::requeue(plan.next_check))
 }
 
 /// Runs the controller until `shutdown`.
 pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), Error> {
     let client = ctx.client.clone();
-    let any = watcher::Config::default().any_semantic();
+    let any = ctx.watch.clone();
     let with_agent =
         any.clone()
             .labels(&format!("{}={}", label::ADAPTERS, label::ADAPTERS_ENABLED));

@@ -10,6 +10,7 @@ use finetune_crds::names::port;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 
 use super::seen::{AgentSeen, PodSeen, Seen, TargetSeen};
@@ -28,8 +29,9 @@ pub async fn observe(ctx: &Context, watched: &Adapter) -> Result<Option<(Adapter
     let (Some(namespace), name) = (watched.namespace(), watched.name_any()) else {
         return Ok(None);
     };
-    let api: Api<Adapter> = Api::namespaced(ctx.client.clone(), &namespace);
-    let Some(adapter) = api
+    let api: Api<DeserializeGuard<Adapter>> = Api::namespaced(ctx.client.clone(), &namespace);
+    // One that does not parse any more comes by the watch, and is told of there.
+    let Some(DeserializeGuard(Ok(adapter))) = api
         .get_opt(&name)
         .await
         .map_err(Error::cluster("read the Adapter"))?
@@ -37,7 +39,7 @@ pub async fn observe(ctx: &Context, watched: &Adapter) -> Result<Option<(Adapter
         return Ok(None);
     };
     let mut seen = Seen {
-        adapters: list_adapters(ctx, &namespace).await?,
+        adapters: list_adapters(ctx, &namespace).await?.0,
         targets: Vec::new(),
     };
     for serving in &adapter.spec.serving {

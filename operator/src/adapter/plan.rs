@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use finetune_crds::adapter::{AdapterPhase, AdapterVersion};
-use finetune_crds::names::{ADAPTER_FINALIZER, annotation, condition};
+use finetune_crds::names::{annotation, condition};
 use finetune_crds::{Adapter, AdapterStatus};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::seen::Seen;
-use super::standing::{self, Standing};
+use super::standing::Standing;
 use super::status::{self, Draft, Is};
 use super::validate::{BaseCheck, Fault, FaultKind, Validated};
 
@@ -21,14 +21,10 @@ use super::validate::{BaseCheck, Fault, FaultKind, Validated};
 const SOON: Duration = Duration::from_secs(2);
 /// While all is well, or nothing can be done: watches tell of most changes, this finds the rest.
 const LATER: Duration = Duration::from_secs(15);
-/// How long a deleted Adapter waits for its pods to let go of it.
-const FAREWELL: Duration = Duration::from_mins(1);
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Whether the finalizer is to be added or removed; `None` if it is as it should be.
-    pub finalizer: Option<FinalizerChange>,
     /// The status to store.
     pub status: AdapterStatus,
     /// Whether the request to try once more was heard, and is to be taken away.
@@ -37,24 +33,15 @@ pub struct Plan {
     pub next_check: Duration,
 }
 
-/// What becomes of the finalizer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FinalizerChange {
-    /// Agents are about to hold the adapter.
-    Add,
-    /// Nothing holds it.
-    Remove,
-}
-
 /// Decides.
 pub fn plan(adapter: &Adapter, validated: &Validated, seen: &Seen, now: Timestamp) -> Plan {
     let mut draft = Draft::new(adapter.status.as_ref(), adapter.metadata.generation, now);
-    if let Some(since) = &adapter.metadata.deletion_timestamp {
-        return end(adapter, draft, seen, now.duration_since(since.0));
+    if adapter.metadata.deletion_timestamp.is_some() {
+        return end(draft);
     }
     report_faults(&mut draft, validated);
     let retry = adapter.annotations().get(annotation::RETRY);
-    let mut plan = match (validated.faults.first(), &validated.wanted) {
+    match (validated.faults.first(), &validated.wanted) {
         (Some(fault), _) => blocked(draft, adapter, fault, seen),
         (None, None) => unpublished(draft),
         (None, Some(wanted)) => {
@@ -67,42 +54,19 @@ pub fn plan(adapter: &Adapter, validated: &Validated, seen: &Seen, now: Timestam
                 ..roll_out(draft, adapter, wanted, seen)
             }
         }
-    };
-    let held = plan.status.stable.is_some() || plan.status.candidate.is_some();
-    let usable = seen
-        .targets
-        .iter()
-        .any(|target| target.deployment.is_some());
-    plan.finalizer = finalizer(adapter, held && usable);
-    plan
-}
-
-/// Being deleted: the Deployments' controller has taken it out of what agents shall serve; wait until they have let go.
-fn end(adapter: &Adapter, mut draft: Draft, seen: &Seen, waited: jiff::SignedDuration) -> Plan {
-    let over = waited.unsigned_abs() >= FAREWELL;
-    let message = "pods answer their last requests and unload it";
-    draft.phase(AdapterPhase::Terminating, false, "Terminating", message);
-    let held = !over && standing::is_held_anywhere(adapter, seen);
-    Plan {
-        finalizer: finalizer(adapter, held),
-        status: draft.status,
-        drop_retry: false,
-        next_check: SOON,
     }
 }
 
-fn finalizer(adapter: &Adapter, wanted: bool) -> Option<FinalizerChange> {
-    let present = adapter
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == ADAPTER_FINALIZER);
-    match (present, wanted) {
-        // Nobody may add one to what is being deleted.
-        (false, true) if adapter.metadata.deletion_timestamp.is_none() => {
-            Some(FinalizerChange::Add)
-        }
-        (true, false) => Some(FinalizerChange::Remove),
-        _ => None,
+/// Being deleted, and still there for somebody else's finalizer: agents let go of it, whatever becomes of the object.
+fn end(mut draft: Draft) -> Plan {
+    let message = "pods answer their last requests and unload it";
+    draft.status.candidate = None;
+    forget_counts(&mut draft);
+    draft.phase(AdapterPhase::Terminating, false, "Terminating", message);
+    Plan {
+        status: draft.status,
+        next_check: LATER,
+        ..Plan::default()
     }
 }
 

@@ -9,39 +9,31 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use super::apply::Applied;
 use super::events::{self, NewEvent};
+use super::plan::Plan;
 use crate::runtime::{Context, Error};
 
 /// Stores the status of `adapter`, then writes the Events that the change is worth.
-pub async fn report(ctx: &Context, adapter: &Adapter, applied: &Applied) -> Result<(), Error> {
-    let Some(resource_version) = &applied.resource_version else {
-        return Ok(());
-    };
-    if adapter.status.as_ref() != Some(&applied.status) {
-        store(ctx, adapter, applied, resource_version).await?;
-        tell(ctx, adapter, applied).await;
+pub async fn report(ctx: &Context, adapter: &Adapter, plan: &Plan) -> Result<(), Error> {
+    if adapter.status.as_ref() != Some(&plan.status) {
+        store(ctx, adapter, plan).await?;
+        tell(ctx, adapter, plan).await;
     }
     // Only now: had it gone first and the status not been stored, the request would be lost.
-    if applied.drop_retry {
+    if plan.drop_retry {
         drop_retry(ctx, adapter).await?;
     }
     Ok(())
 }
 
-async fn store(
-    ctx: &Context,
-    adapter: &Adapter,
-    applied: &Applied,
-    resource_version: &str,
-) -> Result<(), Error> {
+async fn store(ctx: &Context, adapter: &Adapter, plan: &Plan) -> Result<(), Error> {
     let name = adapter.name_any();
     let patch = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "Adapter",
         // If the object has changed since it was read, the decision was made on old facts: look again.
-        "metadata": { "name": name, "resourceVersion": resource_version },
-        "status": applied.status,
+        "metadata": { "name": name, "resourceVersion": adapter.resource_version() },
+        "status": plan.status,
     });
     let parameters = PatchParams::apply(field_manager::ADAPTER).force();
     match api(ctx, adapter)
@@ -69,17 +61,17 @@ async fn drop_retry(ctx: &Context, adapter: &Adapter) -> Result<(), Error> {
     }
 }
 
-async fn tell(ctx: &Context, adapter: &Adapter, applied: &Applied) {
+async fn tell(ctx: &Context, adapter: &Adapter, plan: &Plan) {
     let before = adapter.status.as_ref();
-    if before.and_then(|status| status.phase) != applied.status.phase {
+    if before.and_then(|status| status.phase) != plan.status.phase {
         tracing::info!(
             namespace = adapter.namespace(),
             name = adapter.name_any(),
-            phase = applied.status.phase.unwrap_or_default().as_str(),
+            phase = plan.status.phase.unwrap_or_default().as_str(),
             "the Adapter has a new phase"
         );
     }
-    for event in events::between(before, &applied.status) {
+    for event in events::between(before, &plan.status) {
         write_event(ctx, adapter, event).await;
     }
 }

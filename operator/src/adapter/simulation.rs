@@ -9,7 +9,7 @@ use finetune_crds::contract::layout::version_name;
 use k8s_openapi::api::apps::v1::Deployment;
 use proptest::prelude::*;
 
-use super::plan::{FinalizerChange, plan};
+use super::plan::plan;
 use super::seen::{AgentSeen, PodSeen, Seen, TargetSeen};
 use super::validate::validate;
 use crate::agent::desired::Desired;
@@ -226,16 +226,13 @@ impl World {
             &seen,
             at(self.second),
         );
-        if plan.finalizer == Some(FinalizerChange::Add) {
-            self.adapter.metadata.finalizers =
-                Some(vec![finetune_crds::names::ADAPTER_FINALIZER.into()]);
-        }
         self.adapter.status = Some(plan.status);
     }
 
     fn reconcile_deployment(&mut self) {
         let seen = DeploymentSeen {
             adapters: vec![self.adapter.clone()],
+            malformed: Vec::new(),
             config_map: self.config_map.clone(),
             pods: Vec::new(),
         };

@@ -2,7 +2,6 @@
 
 use finetune_crds::Adapter;
 use finetune_crds::adapter::{AdapterVersion, ServingStatus};
-use kube::ResourceExt;
 
 use super::seen::{AgentSeen, PodSeen, Seen, TargetSeen};
 use crate::agent::state::GoldenState;
@@ -161,29 +160,6 @@ impl Standing {
             failing,
         });
     }
-}
-
-/// Whether an agent or an engine still knows any version of the adapter.
-pub fn is_held_anywhere(adapter: &Adapter, seen: &Seen) -> bool {
-    let name = adapter.name_any();
-    let is_ours = |version: &str| {
-        version
-            .rsplit_once('@')
-            .is_some_and(|(adapter, _)| adapter == name)
-    };
-    let mut pods = seen.targets.iter().flat_map(|target| &target.pods);
-    pods.any(|pod| match &pod.agent {
-        AgentSeen::Absent => false,
-        AgentSeen::Silent(_) => true,
-        AgentSeen::Speaks(state) => {
-            state.engine.models.iter().any(|model| is_ours(model))
-                || state
-                    .versions
-                    .iter()
-                    .any(|version| is_ours(&version.version))
-                || state.aliases.values().any(|version| is_ours(version))
-        }
-    })
 }
 
 fn step(version: &AdapterVersion, alias: &str, pod: &PodSeen) -> Step {

@@ -1,13 +1,13 @@
 //! The rollout as a whole, case by case; and both controllers with simulated agents, in any order of events.
 
 use finetune_crds::adapter::{AdapterPhase, HistoryEntry};
-use finetune_crds::names::{ADAPTER_FINALIZER, annotation, condition};
+use finetune_crds::names::{annotation, condition};
 use finetune_crds::{Adapter, AdapterStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rstest::rstest;
 use serde_json::json;
 
-use super::plan::{FinalizerChange, Plan, plan};
+use super::plan::{Plan, plan};
 use super::seen::{AgentSeen, PodSeen, Seen, TargetSeen};
 use super::status::condition_of;
 use super::validate::validate;
@@ -22,7 +22,6 @@ fn published(letter: char) -> Adapter {
 }
 
 fn with_status(mut adapter: Adapter, status: AdapterStatus) -> Adapter {
-    adapter.metadata.finalizers = Some(vec![ADAPTER_FINALIZER.into()]);
     adapter.status = Some(status);
     adapter
 }
@@ -142,12 +141,12 @@ fn nothing_happens_before_a_job_has_published() {
         (phase(&plan), condition(&plan, condition::READY)),
         (AdapterPhase::Pending, "False NotPublished".into())
     );
-    assert_eq!((candidate(&plan), plan.finalizer), (None, None));
+    assert_eq!(candidate(&plan), None);
     assert_eq!(plan.status.observed_generation, Some(1));
 }
 
 #[test]
-fn a_first_version_becomes_the_candidate_behind_a_finalizer() {
+fn a_first_version_becomes_the_candidate() {
     let adapter = published('a');
     let plan = planned(&adapter, &seen(&adapter, vec![pod("p1", &[])]));
     assert_eq!(candidate(&plan).as_deref(), Some("tone@aaaaaaaaaaaa"));
@@ -155,7 +154,6 @@ fn a_first_version_becomes_the_candidate_behind_a_finalizer() {
         (stable(&plan), phase(&plan)),
         (None, AdapterPhase::Verifying)
     );
-    assert_eq!(plan.finalizer, Some(FinalizerChange::Add));
     assert_eq!(plan.status.loaded.as_deref(), Some("0/1"));
 }
 
@@ -536,22 +534,17 @@ fn the_base_is_checked_where_it_is_declared() {
     );
 }
 
-#[rstest]
-#[case::still_held(&[('a', At::Answering)], 10, None)]
-#[case::held_for_too_long(&[('a', At::Answering)], 61, Some(FinalizerChange::Remove))]
-#[case::let_go(&[], 10, Some(FinalizerChange::Remove))]
-fn a_deleted_adapter_waits_for_its_pods_but_not_for_ever(
-    #[case] versions: &[(char, At)],
-    #[case] waited: i64,
-    #[case] expected: Option<FinalizerChange>,
-) {
-    let mut adapter = serving('a', 'a');
-    adapter.metadata.deletion_timestamp = Some(Time(at(1000 - waited)));
-    let plan = planned(&adapter, &seen(&adapter, vec![pod("p1", versions)]));
-    assert_eq!(
-        (plan.finalizer, phase(&plan)),
-        (expected, AdapterPhase::Terminating)
+#[test]
+fn a_deleted_adapter_that_somebody_else_holds_says_so_and_serves_nothing_more() {
+    let mut adapter = on_the_way();
+    adapter.metadata.finalizers = Some(vec!["example.com/backup".into()]);
+    adapter.metadata.deletion_timestamp = Some(Time(at(990)));
+    let plan = planned(
+        &adapter,
+        &seen(&adapter, vec![pod("p1", &[('a', At::Answering)])]),
     );
+    assert_eq!(phase(&plan), AdapterPhase::Terminating);
+    assert_eq!((candidate(&plan), plan.status.loaded), (None, None));
 }
 
 #[test]
@@ -595,17 +588,12 @@ mod api {
                 (200, serde_json::to_value(deployment()).unwrap())
             }
             ("GET", "/api/v1/namespaces/team-a/pods") => (200, list(vec![])),
-            ("PATCH", "/apis/finetune.dev/v1alpha1/namespaces/team-a/adapters/tone") => {
-                let mut changed = stored(adapter);
-                changed["metadata"]["resourceVersion"] = json!("8");
-                (200, changed)
-            }
             _ => (200, stored(adapter)),
         }
     }
 
     #[tokio::test]
-    async fn the_finalizer_comes_before_the_status_and_both_onto_what_was_read() {
+    async fn the_status_is_all_that_is_written_and_onto_what_was_read() {
         let adapter = published('a');
         let served = adapter.clone();
         let (client, record) = fake_api::client(move |asked| answer(&served, asked));
@@ -614,20 +602,17 @@ mod api {
             crate::runtime::Settings::default(),
         ));
         reconcile(Arc::new(adapter), ctx).await.unwrap();
-        let writes = record.writes();
-        assert_eq!(
-            writes[0].body["metadata"]["finalizers"],
-            json!([ADAPTER_FINALIZER])
-        );
+        let mut writes = record.writes();
+        writes.retain(|asked| !asked.path.contains("/events"));
+        assert_eq!(writes.len(), 1, "{writes:?}");
+        assert!(writes[0].path.ends_with("/adapters/tone/status"));
         assert_eq!(writes[0].body["metadata"]["resourceVersion"], "7");
-        assert!(writes[1].path.ends_with("/adapters/tone/status"));
-        assert_eq!(writes[1].body["metadata"]["resourceVersion"], "8");
         assert_eq!(
-            writes[1].body["status"]["candidate"]["version"],
+            writes[0].body["status"]["candidate"]["version"],
             "tone@aaaaaaaaaaaa"
         );
         assert!(
-            writes[1]
+            writes[0]
                 .query
                 .contains("fieldManager=finetune-operator-adapter")
         );

@@ -13,6 +13,10 @@ use super::state::State;
 pub(crate) const BASE: &str = "base";
 /// The label value of requests for names that nobody knows.
 pub(crate) const UNKNOWN: &str = "unknown";
+/// The classes of statuses that an answer can be of.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+/// What the agent does with a version.
+const STEPS: [&str; 4] = ["fetch", "load", "test", "unload"];
 
 /// All metrics, in a registry of their own.
 #[derive(Clone, Debug)]
@@ -63,14 +67,30 @@ impl Metrics {
         registry.register(Box::new(steps.clone()))?;
         registry.register(Box::new(versions.clone()))?;
         registry.register(Box::new(engine_up.clone()))?;
-        Ok(Self {
+        for step in STEPS {
+            for result in ["ok", "error"] {
+                steps.with_label_values(&[step, result]);
+            }
+        }
+        let metrics = Self {
             registry,
             requests,
             first_byte,
             steps,
             versions,
             engine_up,
-        })
+        };
+        metrics.know(BASE);
+        metrics.know(UNKNOWN);
+        Ok(metrics)
+    }
+
+    /// Has the series of an alias begin at 0: Prometheus sees no increase in one that begins at 1.
+    pub(crate) fn know(&self, alias: &str) {
+        for class in CLASSES {
+            self.requests.with_label_values(&[alias, class]);
+        }
+        self.first_byte.with_label_values(&[alias]);
     }
 
     /// Counts a request that ended with `status`.
@@ -116,7 +136,7 @@ impl Metrics {
 
     /// Drops the series of aliases that are gone.
     pub(crate) fn forget(&self, alias: &str) {
-        for class in ["2xx", "3xx", "4xx", "5xx"] {
+        for class in CLASSES {
             self.requests.remove_label_values(&[alias, class]).ok();
         }
         self.first_byte.remove_label_values(&[alias]).ok();
@@ -127,5 +147,28 @@ impl Metrics {
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_begin_at_zero_so_that_the_first_failure_is_an_increase() {
+        let metrics = Metrics::new().unwrap();
+        metrics.know("tone");
+        let text = metrics.text().unwrap();
+        for alias in [BASE, UNKNOWN, "tone"] {
+            let line =
+                format!("finetune_agent_requests_total{{alias=\"{alias}\",status=\"5xx\"}} 0");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        for step in STEPS {
+            let line = format!("finetune_agent_steps_total{{result=\"error\",step=\"{step}\"}} 0");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        metrics.forget("tone");
+        assert!(!metrics.text().unwrap().contains("tone"));
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! It holds no Kubernetes credentials, takes no commands, and never lets the base answer for an adapter.
 
+mod body;
 pub mod desired;
 mod engine;
 mod golden;
 mod metrics;
 mod plan;
+pub mod pre_stop;
 mod proxy;
 mod ready;
 mod reconcile;
@@ -19,12 +21,12 @@ mod step;
 mod store;
 mod weights;
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use finetune_artifacts::network;
 use finetune_crds::names::{path, port};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -46,15 +48,18 @@ pub struct Arguments {
     /// The host of the engine, which listens on the port that the desired adapters name.
     #[arg(long, env = "FINETUNE_ENGINE_HOST", default_value = "127.0.0.1")]
     pub engine_host: String,
-    /// Where the proxy listens.
-    #[arg(long, env = "FINETUNE_PROXY_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], port::AGENT_PROXY)))]
+    /// Where the proxy listens; [::] is every address, of IPv4 too.
+    #[arg(long, env = "FINETUNE_PROXY_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port::AGENT_PROXY)))]
     pub proxy_listen: SocketAddr,
     /// Where `/state`, `/readyz`, `/livez` and `/metrics` listen.
-    #[arg(long, env = "FINETUNE_STATE_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], port::AGENT_STATE)))]
+    #[arg(long, env = "FINETUNE_STATE_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port::AGENT_STATE)))]
     pub state_listen: SocketAddr,
     /// How long a version that no alias points to is kept for requests that it still answers.
     #[arg(long, env = "FINETUNE_DRAIN_SECONDS", default_value_t = 600)]
     pub drain_seconds: u64,
+    /// Where `operator pre-stop` announces the end of the pod.
+    #[arg(long, env = "FINETUNE_PRE_STOP_SOCKET", default_value = pre_stop::SOCKET)]
+    pub pre_stop_socket: PathBuf,
 }
 
 /// Why the agent ended.
@@ -93,6 +98,9 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> Result<()
     let routes = Arc::new(routes::Routes::default());
     let nudge = Arc::new(Notify::new());
     let (proxy_listen, state_listen) = (arguments.proxy_listen, arguments.state_listen);
+    let ending = pre_stop::Ending::new(&shutdown);
+    let leaving = ending.leaving.clone();
+    let pre_stop_socket = arguments.pre_stop_socket.clone();
     let (reconciler, report) = reconcile::Reconciler::new(
         arguments,
         client.clone(),
@@ -103,19 +111,26 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> Result<()
     let proxy = proxy::router(proxy::Proxy {
         routes,
         client,
+        bodies: body::Bodies::default(),
         metrics: metrics.clone(),
         nudge,
-    });
+    })
+    .layer(axum::middleware::from_fn_with_state(
+        ending.clone(),
+        pre_stop::close_connections,
+    ));
     let port = ready::router(ready::Port { report, metrics });
     let servers = async {
         tokio::try_join!(
-            serve(proxy_listen, proxy, shutdown.clone()),
+            serve(proxy_listen, proxy, leaving),
             serve(state_listen, port, shutdown.clone()),
         )
     };
     tokio::select! {
         result = servers => result.map(|_| ()),
         () = reconciler.run() => Ok(()),
+        // It ends only where there is no socket, and then the others go on.
+        never = async { ending.listen(&pre_stop_socket).await; std::future::pending().await } => never,
     }
 }
 
@@ -124,7 +139,7 @@ async fn serve(
     router: axum::Router,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let listener = TcpListener::bind(address)
+    let listener = network::listen(address)
         .await
         .map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, "listening");

@@ -8,20 +8,19 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::{Stream, StreamExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Notify;
 
+use super::body::{self, Bodies, Model};
 use super::metrics::{BASE, Metrics, UNKNOWN};
 use super::rename::Renamer;
 use super::routes::{InFlight, Route, Routes};
 
-/// The greatest request body.
-const MAX_BODY: usize = 16 << 20;
 /// Seconds after which a client that met a version on its way should try again.
 const RETRY_AFTER: u64 = 2;
 /// Which version answered, for people who look at a swap.
@@ -34,6 +33,8 @@ pub(crate) struct Proxy {
     pub routes: Arc<Routes>,
     /// To the engine. Without a limit on the whole request: a generation may take minutes.
     pub client: reqwest::Client,
+    /// The room for request bodies.
+    pub bodies: Bodies,
     /// What is counted.
     pub metrics: Metrics,
     /// Wakes the loop when the engine has lost a version.
@@ -47,7 +48,6 @@ pub(crate) fn router(proxy: Proxy) -> Router {
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .fallback(no_route)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(proxy)
 }
 
@@ -67,53 +67,35 @@ async fn models(State(proxy): State<Proxy>) -> Response {
     axum::Json(json!({"object": "list", "data": data})).into_response()
 }
 
-async fn completions(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response {
-    proxy.forward("/v1/completions", &headers, &body).await
+async fn completions(State(proxy): State<Proxy>, request: Request) -> Response {
+    proxy.forward("/v1/completions", request).await
 }
 
-async fn chat_completions(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response {
-    proxy.forward("/v1/chat/completions", &headers, &body).await
+async fn chat_completions(State(proxy): State<Proxy>, request: Request) -> Response {
+    proxy.forward("/v1/chat/completions", request).await
 }
 
 impl Proxy {
-    async fn forward(&self, path: &str, headers: &HeaderMap, body: &Bytes) -> Response {
+    async fn forward(&self, path: &str, request: Request) -> Response {
         let start = Instant::now();
-        let (label, response) = self.answer(path, headers, body, start).await;
+        let (label, response) = self.answer(path, request, start).await;
         self.metrics.request(&label, response.status().as_u16());
         response
     }
 
     /// The answer, and the label under which it counts.
-    async fn answer(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        body: &Bytes,
-        start: Instant,
-    ) -> (String, Response) {
-        let mut request: Value = match serde_json::from_slice(body) {
-            Ok(request) => request,
-            Err(error) => {
-                let message = format!("the body is not JSON: {error}");
-                return (
-                    UNKNOWN.into(),
-                    fault(StatusCode::BAD_REQUEST, "invalid_request_error", &message),
-                );
-            }
+    async fn answer(&self, path: &str, request: Request, start: Instant) -> (String, Response) {
+        let (head, body) = request.into_parts();
+        let headers = &head.headers;
+        let read = match self.bodies.read(headers, body).await {
+            Ok(body) => Model::find(&body).map(|model| (model, body)),
+            Err(fault) => Err(fault),
         };
-        let Some(model) = request
-            .get("model")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-        else {
-            // Engines take their base then, which must not happen in silence.
-            let message =
-                "`model` is missing or not a string, expected an adapter's name or the base's";
-            return (
-                UNKNOWN.into(),
-                fault(StatusCode::BAD_REQUEST, "invalid_request_error", message),
-            );
+        let (requested, body) = match read {
+            Ok(read) => read,
+            Err(fault) => return (UNKNOWN.into(), refused(&fault)),
         };
+        let model = requested.name.clone();
         match self.routes.resolve(&model) {
             Route::Unknown => {
                 let message =
@@ -133,7 +115,8 @@ impl Proxy {
             }
             Route::Base { engine } => {
                 let url = format!("{engine}{path}");
-                let response = match self.send(&url, headers, &request, BASE, start).await {
+                let body = body::unchanged(&body);
+                let response = match self.send(&url, headers, body, BASE, start).await {
                     Ok(response) => relay(response, None, None),
                     Err(response) => response,
                 };
@@ -144,9 +127,9 @@ impl Proxy {
                 version,
                 in_flight,
             } => {
-                request["model"] = Value::String(version.clone());
                 let url = format!("{engine}{path}");
-                let response = match self.send(&url, headers, &request, &model, start).await {
+                let body = requested.replaced(&body, &version);
+                let response = match self.send(&url, headers, body, &model, start).await {
                     // The engine has restarted and the loop does not know it yet.
                     Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                         self.nudge.notify_one();
@@ -164,15 +147,21 @@ impl Proxy {
         &self,
         url: &str,
         headers: &HeaderMap,
-        request: &Value,
+        (length, pieces): (usize, Vec<Bytes>),
         label: &str,
         start: Instant,
     ) -> Result<reqwest::Response, Response> {
+        let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
+        let mut headers = passed_on(headers);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        headers
+            .entry(header::CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("application/json"));
         let sent = self
             .client
             .post(url)
-            .headers(passed_on(headers))
-            .json(request)
+            .headers(headers)
+            .body(reqwest::Body::wrap_stream(futures::stream::iter(pieces)))
             .send()
             .await;
         match sent {
@@ -252,15 +241,18 @@ fn renamed(
     })
 }
 
-/// The headers that may travel on. Lengths and encodings belong to one connection, and the body changes.
+/// The headers that may travel on. Lengths and encodings belong to one connection, as does whatever `Connection` names
+/// (RFC 9110, section 7.6.1), and the body changes.
 fn passed_on(headers: &HeaderMap) -> HeaderMap {
-    const STAY: [HeaderName; 10] = [
+    const STAY: [HeaderName; 12] = [
         header::ACCEPT_ENCODING,
         header::CONNECTION,
         header::CONTENT_ENCODING,
         header::CONTENT_LENGTH,
         header::EXPECT,
         header::HOST,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
         header::TE,
         header::TRAILER,
         header::TRANSFER_ENCODING,
@@ -270,7 +262,27 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
     for name in STAY {
         passed.remove(name);
     }
+    for name in ["keep-alive", "proxy-connection"] {
+        passed.remove(name);
+    }
+    let named = headers.get_all(header::CONNECTION).iter();
+    let named = named.filter_map(|value| value.to_str().ok());
+    for name in named.flat_map(|value| value.split(',')) {
+        passed.remove(name.trim());
+    }
     passed
+}
+
+fn refused(fault: &body::Fault) -> Response {
+    let status = fault.status();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        return retry_later(self::fault(
+            status,
+            "service_unavailable",
+            &fault.to_string(),
+        ));
+    }
+    self::fault(status, "invalid_request_error", &fault.to_string())
 }
 
 fn not_ready(model: &str) -> Response {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use finetune_artifacts::network;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -179,7 +180,8 @@ impl Reconciler {
     fn adopt(&mut self, desired: Desired) {
         let base = format!(
             "http://{}:{}",
-            self.arguments.engine_host, desired.engine.port
+            network::host_in_url(&self.arguments.engine_host),
+            desired.engine.port
         );
         if self
             .engine
@@ -215,6 +217,9 @@ impl Reconciler {
             if !aliases.contains(&adapter.alias) {
                 self.metrics.forget(&adapter.alias);
             }
+        }
+        for alias in aliases {
+            self.metrics.know(alias);
         }
         self.desired = Some(desired);
     }

@@ -73,16 +73,19 @@ impl Versions {
         }
     }
 
-    /// Fetches and checks a version. Files that are here already are checked again and not fetched.
+    /// Fetches and checks a version. Files that are here already are checked again, and neither store nor Secret is
+    /// asked for them: an agent that has restarted while its store is away serves on.
     pub(crate) async fn fetch(&self, uri: &str, digest: &str) -> Result<Fetched, FetchError> {
         let folder = self.folder.join(Self::folder_name(digest));
-        // Read each time: the Secret may have come or changed.
-        let credentials = match &self.credentials {
-            Some(mount) => Credentials::from_secret(mount, self.secret.as_deref())?,
-            None => Credentials::from_environment(),
-        };
-        let store = Store::open(uri, &credentials)?;
-        publish::fetch(&store, digest, &folder, &FILES).await?;
+        if publish::fetched(digest, &folder, &FILES).await.is_none() {
+            // Read each time: the Secret may have come or changed.
+            let credentials = match &self.credentials {
+                Some(mount) => Credentials::from_secret(mount, self.secret.as_deref())?,
+                None => Credentials::from_environment(),
+            };
+            let store = Store::open(uri, &credentials)?;
+            publish::fetch(&store, digest, &folder, &FILES).await?;
+        }
         let checked = folder.clone();
         let golden = tokio::task::spawn_blocking(move || check(&checked)).await;
         let golden = golden

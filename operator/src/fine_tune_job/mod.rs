@@ -2,6 +2,8 @@
 //!
 //! `observe`, `apply` and `report` talk to the cluster; `validate` and `plan` are pure, so every decision that this
 //! controller makes can be tested without one.
+//!
+//! RBAC: `list` and `watch` finetunejobs, configmaps, jobs, pods.
 
 pub mod apply;
 pub mod events;
@@ -28,7 +30,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +52,7 @@ pub async fn reconcile(watched: Arc<FineTuneJob>, ctx: Arc<Context>) -> Result<A
 /// Runs the controller until `shutdown`.
 pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), Error> {
     let client = ctx.client.clone();
-    let any = watcher::Config::default().any_semantic();
+    let any = ctx.watch.clone();
     let children = any.clone().labels(label::FINE_TUNE_JOB);
     let fine_tune_jobs: Api<DeserializeGuard<FineTuneJob>> = Api::all(client.clone());
     let controller = Controller::new(fine_tune_jobs, any)

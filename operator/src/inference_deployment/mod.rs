@@ -1,7 +1,10 @@
 //! Drives one inference Deployment: `observe -> validate -> plan -> apply -> report`.
 //!
 //! It is the only writer of the Deployment's agent and of the ConfigMap that tells its agents what to serve, computed from
-//! all Adapters that name the Deployment; so two Adapters on one Deployment cannot race. `validate` and `plan` are pure.
+//! all Adapters that name the Deployment; so two Adapters on one Deployment cannot race. What no Adapter names any more is dropped, however
+//! the Adapter went. `validate` and `plan` are pure.
+//!
+//! RBAC: `list` and `watch` deployments, configmaps, adapters, pods.
 
 pub mod apply;
 pub mod claims;
@@ -20,7 +23,9 @@ pub(crate) mod fixtures;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use finetune_artifacts::digest;
 use finetune_crds::Adapter;
 use finetune_crds::names::label;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -28,21 +33,43 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{AgentSettings, Arguments};
 use crate::runtime::{Context, Error, reconcile as frame};
 
-/// The name of the ConfigMap that the agents of a Deployment read.
+/// How long a Deployment that serves is not looked at if nothing is heard: a watch that begins anew tells nothing of an Adapter
+/// that was deleted meanwhile.
+const RESYNC: Duration = Duration::from_mins(5);
+/// The most bytes of an object's name.
+const LONGEST_NAME: usize = 253;
+/// Digits that tell apart what was cut short.
+const DIGITS: usize = 10;
+
+/// The name of the ConfigMap that the agents of a Deployment read. One that would be too long ends in digits of its digest
+/// instead of its last letters.
 pub fn config_map_name(deployment: &str) -> String {
-    format!("finetune-{deployment}")
+    let name = format!("finetune-{deployment}");
+    if name.len() <= LONGEST_NAME {
+        return name;
+    }
+    let digest = digest::of_bytes(deployment.as_bytes());
+    let digits = digest.rsplit(':').next().unwrap_or_default();
+    // Names of objects are ASCII, so that any byte ends a letter.
+    let kept = name
+        .get(..LONGEST_NAME - DIGITS - 1)
+        .unwrap_or_default()
+        .trim_end_matches(['-', '.']);
+    format!("{kept}-{}", digits.get(..DIGITS).unwrap_or_default())
 }
 
+/// What the watch brings of a Deployment: enough to know whether it is our business.
+type Watched = PartialObjectMeta<Deployment>;
+
 /// One look at a Deployment and what follows from it.
-pub async fn reconcile(watched: Arc<Deployment>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let Some((deployment, seen)) = observe::observe(&ctx, &watched).await? else {
+pub async fn reconcile(watched: Arc<Watched>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let Some((deployment, seen)) = observe::observe(&ctx, watched.as_ref()).await? else {
         return Ok(Action::await_change());
     };
     let verdict = validate::validate(&deployment, &seen);
@@ -51,13 +78,16 @@ pub async fn reconcile(watched: Arc<Deployment>, ctx: Arc<Context>) -> Result<Ac
     report::report(&ctx, &deployment, &applied).await;
     Ok(applied
         .next_check
-        .map_or_else(Action::await_change, Action::requeue))
+        .map_or_else(Action::await_change, |wait| {
+            // Spread, so that Deployments that were seen together are not looked at together for ever.
+            Action::requeue(wait.mul_f64(rand::random_range(0.8..1.2)))
+        }))
 }
 
 /// Runs the controller until `shutdown`.
 pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), Error> {
     let client = ctx.client.clone();
-    let any = watcher::Config::default().any_semantic();
+    let any = ctx.watch.clone();
     let ours = any.clone().labels(&format!(
         "{}={}",
         label::MANAGED_BY,
@@ -67,7 +97,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
         any.clone()
             .labels(&format!("{}={}", label::ADAPTERS, label::ADAPTERS_ENABLED));
     // All Deployments, because one that loses its label must be seen too.
-    let deployments: Api<DeserializeGuard<Deployment>> = Api::all(client.clone());
+    let deployments: Api<Watched> = Api::all(client.clone());
     let controller = Controller::new(deployments, any.clone());
     let store = controller.store();
     let controller = controller
@@ -89,11 +119,8 @@ pub async fn run(ctx: Arc<Context>, shutdown: CancellationToken) -> Result<(), E
 }
 
 /// All Deployments of a namespace that may serve: an Adapter that changed may have left one that it no longer names.
-fn opted_in(
-    store: &Store<DeserializeGuard<Deployment>>,
-    namespace: Option<&str>,
-) -> Vec<ObjectRef<DeserializeGuard<Deployment>>> {
-    let concerned = |deployment: &Arc<DeserializeGuard<Deployment>>| {
+fn opted_in(store: &Store<Watched>, namespace: Option<&str>) -> Vec<ObjectRef<Watched>> {
+    let concerned = |deployment: &Arc<Watched>| {
         deployment.namespace().as_deref() == namespace && target::is_opted_in(deployment.as_ref())
     };
     let deployments = store.state().into_iter().filter(concerned);

@@ -20,7 +20,7 @@ use crate::runtime::{Context, Error};
 /// The Deployment as the API server has it now, and what belongs to it; `None` if it is none of our business.
 pub async fn observe(
     ctx: &Context,
-    watched: &Deployment,
+    watched: &impl ResourceExt,
 ) -> Result<Option<(Deployment, Seen)>, Error> {
     if !target::is_opted_in(watched) && !target::carries_our_fields(watched) {
         return Ok(None);
@@ -44,8 +44,10 @@ pub async fn observe(
         .await
         .map_err(Error::cluster("read the Deployment's ConfigMap"))?;
     let pods = list_pods(ctx, &namespace, &deployment).await?;
+    let (adapters, malformed) = list_adapters(ctx, &namespace).await?;
     let seen = Seen {
-        adapters: list_adapters(ctx, &namespace).await?,
+        adapters,
+        malformed,
         config_map: config_map.map_or(ConfigMapSeen::Absent, |found| {
             config_map_seen(&found, &deployment)
         }),
@@ -58,18 +60,27 @@ pub async fn observe(
     Ok(Some((deployment, seen)))
 }
 
-/// All Adapters of a namespace that parse: one that does not must not stop the others.
-pub async fn list_adapters(ctx: &Context, namespace: &str) -> Result<Vec<Adapter>, Error> {
+/// All Adapters of a namespace: those that parse, and the names of the others, which must not stop them.
+pub async fn list_adapters(
+    ctx: &Context,
+    namespace: &str,
+) -> Result<(Vec<Adapter>, Vec<String>), Error> {
     let adapters: Api<DeserializeGuard<Adapter>> = Api::namespaced(ctx.client.clone(), namespace);
     let adapters = adapters
         .list(&ListParams::default())
         .await
         .map_err(Error::cluster("list the Adapters of the namespace"))?;
-    Ok(adapters
-        .items
-        .into_iter()
-        .filter_map(|guard| guard.0.ok())
-        .collect())
+    let (mut parsed, mut malformed) = (Vec::new(), Vec::new());
+    for guard in adapters.items {
+        match guard.0 {
+            Ok(adapter) => parsed.push(adapter),
+            Err(invalid) if invalid.metadata.deletion_timestamp.is_none() => {
+                malformed.extend(invalid.metadata.name);
+            }
+            Err(_) => {}
+        }
+    }
+    Ok((parsed, malformed))
 }
 
 /// The pods of a Deployment that are there to stay, by name.

@@ -7,8 +7,10 @@ use crate::agent::desired::Desired;
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// All Adapters of the namespace.
+    /// All Adapters of the namespace that parse.
     pub adapters: Vec<Adapter>,
+    /// The names of those that do not.
+    pub malformed: Vec<String>,
     /// The ConfigMap that the agents read.
     pub config_map: ConfigMapSeen,
     /// The Deployment's pods that carry the agent.

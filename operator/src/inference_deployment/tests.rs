@@ -6,10 +6,11 @@ use finetune_crds::names::field_manager;
 use finetune_crds::{Adapter, AdapterStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::core::PartialObjectMetaExt;
 use serde_json::{Value, json};
 
 use super::fixtures::{adapter, deployment, version};
-use super::reconcile;
+use super::{config_map_name, reconcile};
 use crate::runtime::Settings;
 use crate::runtime::fake_api::{self, Asked, Record, refusal};
 
@@ -63,7 +64,8 @@ async fn run(deployment: &Deployment, config_map: Option<Value>) -> Record {
             },
         );
     let ctx = Arc::new(fake_api::context(client, Settings::default()));
-    reconcile(Arc::new(deployment.clone()), ctx).await.unwrap();
+    let watched = deployment.metadata.clone().into_response_partial();
+    reconcile(Arc::new(watched), ctx).await.unwrap();
     record
 }
 
@@ -122,6 +124,28 @@ async fn opting_out_deletes_the_config_map_and_releases_every_field() {
     assert_eq!(writes[0].method, "DELETE");
     assert!(
         writes[1].path.ends_with("/deployments/server") && writes[1].body.get("spec").is_none()
+    );
+}
+
+#[test]
+fn the_config_map_of_a_deployment_with_the_longest_name_has_a_name_of_its_own_that_is_no_longer() {
+    let (one, other) = ("a".repeat(252) + "1", "a".repeat(252) + "2");
+    assert_eq!(config_map_name("server"), "finetune-server");
+    assert_eq!(
+        config_map_name(&"a".repeat(244)),
+        format!("finetune-{}", "a".repeat(244))
+    );
+    for name in [&one, &other] {
+        assert_eq!(config_map_name(name).len(), 253);
+        assert_eq!(config_map_name(name), config_map_name(name));
+    }
+    assert_ne!(config_map_name(&one), config_map_name(&other));
+    // A label must not end where it was cut.
+    let dotted = format!("{}-.{}", "a".repeat(231), "b".repeat(20));
+    assert!(
+        !config_map_name(&dotted).contains("-.-"),
+        "{}",
+        config_map_name(&dotted)
     );
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::Recorder;
+use kube::runtime::watcher;
 
 use super::metrics::Metrics;
 use super::poll::PodReader;
@@ -40,6 +41,8 @@ pub struct Context {
     pub pods: PodReader,
     /// How this installation is set up.
     pub settings: Settings,
+    /// How watches begin.
+    pub watch: watcher::Config,
     /// How long an object rests after failures.
     pub backoff: Backoff,
 }
@@ -50,7 +53,8 @@ pub struct Context {
 #[derive(Debug, Default)]
 pub struct Backoff(Mutex<HashMap<Key, u32>>);
 
-type Key = (&'static str, Option<String>, String);
+/// Whose count it is: the controller, the object's namespace and name.
+pub type Key = (&'static str, Option<String>, String);
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(500);
@@ -67,12 +71,18 @@ impl Backoff {
         delay.mul_f64(0.75 + spread.clamp(0.0, 1.0) / 4.0)
     }
 
-    /// The object has succeeded, or is gone.
-    pub fn succeeded(&self, key: &Key) {
+    /// The object has succeeded, or is gone: its next failure is the first.
+    pub fn forget(&self, key: &Key) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+
+    /// How many objects it keeps a count of.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -91,7 +101,7 @@ mod tests {
         }
         assert_eq!(backoff.failed(key.clone(), 1.0), Backoff::LONGEST);
         assert_eq!(backoff.failed(("x", None, "b".to_owned()), 1.0), first);
-        backoff.succeeded(&key);
+        backoff.forget(&key);
         assert_eq!(backoff.failed(key, 1.0), first);
     }
 }

@@ -16,6 +16,9 @@ pub enum Error {
     /// A reconcile took longer than its deadline; the next one starts afresh.
     #[error("gave up after {} s: the API server is slow or does not answer", .0.as_secs())]
     Deadline(Duration),
+    /// A reconcile panicked: a fault of ours, kept to the object that it was about.
+    #[error("the reconcile panicked: {0}")]
+    Panicked(String),
     /// No way to the cluster was found.
     #[error(
         "cannot connect to Kubernetes: {0}; run inside a cluster with a ServiceAccount, or set KUBECONFIG to a file"
@@ -49,16 +52,23 @@ impl Error {
         }
     }
 
-    /// Whether the object had changed since it was read: read it again, nothing is wrong.
+    /// Whether the object had changed, or come to be, since it was read: read it again, nothing is wrong.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Cluster { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_conflict()))
+        matches!(self, Self::Cluster { source, .. } if matches!(
+            source.as_ref(),
+            kube::Error::Api(status) if status.is_conflict() || status.is_already_exists()
+        ))
     }
+
+    /// The labels of the errors in which a reconcile can end.
+    pub const OF_RECONCILES: [&'static str; 3] = ["cluster", "deadline", "panic"];
 
     /// A word for a metric's label.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Cluster { .. } => "cluster",
             Self::Deadline(_) => "deadline",
+            Self::Panicked(_) => "panic",
             Self::Connect(_) => "connect",
             Self::LeaseLost(_) => "lease_lost",
             Self::Ended(_) => "ended",

@@ -66,7 +66,12 @@ pub(crate) fn client(
                 query: head.uri.query().unwrap_or_default().to_owned(),
                 body: serde_json::from_slice(&bytes).unwrap_or_default(),
             };
+            super::rights::check(&asked);
             recorded.0.lock().unwrap().push(asked.clone());
+            if asked.query.contains("watch=true") {
+                // Nobody waits for what never comes, and nobody asks without pause.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
             let (status, body) = answer(&asked);
             let response = Response::builder()
                 .status(status)
@@ -95,6 +100,7 @@ pub(crate) fn context(client: Client, settings: Settings) -> Context {
         readiness: Readiness::default(),
         pods: PodReader::new().unwrap(),
         settings,
+        watch: kube::runtime::watcher::Config::default(),
         backoff: Backoff::default(),
     }
 }

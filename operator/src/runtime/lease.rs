@@ -1,5 +1,7 @@
 //! Leader election on a Lease. At most one process acts: a leader that cannot renew ends itself before anybody else may
 //! take over. Never judges another holder by its clock, only by how long its Lease stood still on ours.
+//!
+//! RBAC: `get`, `create` and `update` leases.
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Which Lease, by whom, for how long.
 #[derive(Clone, Debug)]
@@ -73,6 +76,43 @@ impl Candidate {
                 ),
             }
             tokio::time::sleep(self.settings.duration / 5).await;
+        }
+    }
+
+    /// Runs `work` while a task of its own keeps the Lease, so that work which holds its thread for long does not lose it; then gives
+    /// the Lease up.
+    ///
+    /// If the Lease is lost, `lost` is called in that task, at once, with the reason; should it return, the reason is the error.
+    pub async fn lead<T>(
+        mut self,
+        work: impl Future<Output = T>,
+        lost: impl FnOnce(&str) + Send + 'static,
+    ) -> Result<T, String> {
+        let done = CancellationToken::new();
+        let stop = done.clone();
+        let mut keeper = tokio::spawn(async move {
+            let why = tokio::select! {
+                why = self.keep() => why,
+                () = stop.cancelled() => return Ok(self),
+            };
+            lost(&why);
+            Err(why)
+        });
+        let outcome = tokio::select! {
+            kept = &mut keeper => return Err(match kept {
+                Ok(Err(why)) => why,
+                Ok(Ok(_)) | Err(_) => "the task that renews the lease ended".to_owned(),
+            }),
+            outcome = work => outcome,
+        };
+        done.cancel();
+        match keeper.await {
+            Ok(Ok(mut candidate)) => {
+                candidate.release().await;
+                Ok(outcome)
+            }
+            Ok(Err(why)) => Err(why),
+            Err(error) => Err(format!("the task that renews the lease ended: {error}")),
         }
     }
 
@@ -417,6 +457,45 @@ mod tests {
         }
         let why = first.keep().await;
         assert!(why.contains("held by `thief`"), "{why}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_that_holds_its_thread_does_not_lose_the_lease() {
+        let (client, stored) = server();
+        let mut first = candidate(&client, "first");
+        first.acquire(|| ()).await;
+        let renewals = Arc::clone(&stored);
+        let work = async move {
+            // Never gives its thread back before the Lease was renewed three times.
+            let start = Instant::now();
+            while renewals.lock().unwrap().version < 4 {
+                assert!(start.elapsed() < Duration::from_mins(2), "no renewal");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            "done"
+        };
+        let outcome = first.lead(work, |why| panic!("lost: {why}")).await;
+        assert_eq!(outcome, Ok("done"));
+        assert_eq!(holder_of(&stored), "", "the Lease is given up");
+    }
+
+    #[tokio::test]
+    async fn a_lost_lease_is_told_at_once_and_ends_the_work() {
+        let (client, stored) = server();
+        let mut first = candidate(&client, "first");
+        first.acquire(|| ()).await;
+        {
+            let mut stored = stored.lock().unwrap();
+            let lease = stored.lease.as_mut().unwrap();
+            lease["spec"]["holderIdentity"] = "thief".into();
+            lease["metadata"]["resourceVersion"] = "99".into();
+        }
+        let (told, heard) = std::sync::mpsc::channel();
+        let work = std::future::pending::<()>();
+        let lost = move |why: &str| told.send(why.to_owned()).unwrap();
+        let outcome = first.lead(work, lost).await;
+        assert!(outcome.unwrap_err().contains("held by `thief`"));
+        assert!(heard.try_recv().unwrap().contains("held by `thief`"));
     }
 
     #[tokio::test]

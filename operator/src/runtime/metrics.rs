@@ -1,12 +1,20 @@
 //! The process's metrics, in a registry of their own. Names are controller-runtime's where it has one, so that existing
-//! dashboards read them. A label is never a name that a user chose.
+//! dashboards read them. A label is never a name that a user chose. A counter begins at 0 with every label value that is known
+//! beforehand: Prometheus sees no increase in a series that begins at 1.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use finetune_crds::fine_tune_job::JobPhase;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use super::Error;
+
+/// Methods and codes of the API server's answers that somebody may want to be told of: their series begin at 0.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+const CODES: [&str; 9] = ["0", "401", "403", "409", "422", "429", "500", "503", "504"];
 
 /// What brings a gauge up to date before it is read.
 type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -16,6 +24,7 @@ pub struct Metrics {
     registry: Registry,
     reconciles: IntCounterVec,
     reconcile_errors: IntCounterVec,
+    reconcile_panics: IntCounterVec,
     reconcile_seconds: HistogramVec,
     active_workers: IntGaugeVec,
     max_workers: IntGaugeVec,
@@ -46,6 +55,13 @@ pub enum ReconcileResult {
 }
 
 impl ReconcileResult {
+    const ALL: [Self; 4] = [
+        Self::Success,
+        Self::RequeueAfter,
+        Self::Requeue,
+        Self::Error,
+    ];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -73,6 +89,12 @@ impl Metrics {
                 "controller_runtime_reconcile_errors_total",
                 "Failed reconciles, by controller and kind of error.",
                 &["controller", "error"],
+            )?,
+            reconcile_panics: counter(
+                &registry,
+                "controller_runtime_reconcile_panics_total",
+                "Reconciles that a fault of the operator broke off, by controller.",
+                &["controller"],
             )?,
             reconcile_seconds: histogram(
                 &registry,
@@ -138,6 +160,16 @@ impl Metrics {
             registry: registry.clone(),
         };
         registry.register(Box::new(metrics.leader.clone()))?;
+        for phase in JobPhase::ALL {
+            metrics
+                .fine_tune_job_transitions
+                .with_label_values(&[phase.as_str()]);
+        }
+        for method in METHODS {
+            for code in CODES {
+                metrics.requests.with_label_values(&[method, code]);
+            }
+        }
         Ok(Arc::new(metrics))
     }
 
@@ -177,11 +209,22 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// How many reconciles `controller` may do at once.
-    pub fn max_workers(&self, controller: &str, workers: u16) {
+    /// A controller of this process, and how many reconciles it may do at once.
+    pub fn controller(&self, controller: &str, workers: u16) {
         self.max_workers
             .with_label_values(&[controller])
             .set(i64::from(workers));
+        for result in ReconcileResult::ALL {
+            self.reconciles
+                .with_label_values(&[controller, result.label()]);
+        }
+        for error in Error::OF_RECONCILES {
+            self.reconcile_errors
+                .with_label_values(&[controller, error]);
+        }
+        self.reconcile_panics.with_label_values(&[controller]);
+        self.retries.with_label_values(&[controller]);
+        self.active_workers.with_label_values(&[controller]);
     }
 
     /// Counts a reconcile of `controller` as under way until the answer is dropped.
@@ -202,6 +245,11 @@ impl Metrics {
         if matches!(result, ReconcileResult::Error | ReconcileResult::Requeue) {
             self.retries.with_label_values(&[controller]).inc();
         }
+    }
+
+    /// One reconcile that panicked.
+    pub fn panicked(&self, controller: &str) {
+        self.reconcile_panics.with_label_values(&[controller]).inc();
     }
 
     /// One failed reconcile, by the kind of its error.
@@ -276,6 +324,28 @@ mod tests {
         );
         assert!(text.contains("workqueue_retries_total{name=\"x\"} 1"));
         assert!(text.contains("finetune_jobs{phase=\"Training\"} 7"));
+    }
+
+    #[test]
+    fn counters_begin_at_zero_so_that_the_first_failure_is_an_increase() {
+        let metrics = Metrics::new().unwrap();
+        metrics.controller("x", 8);
+        let text = metrics.text().unwrap();
+        for line in [
+            "finetune_job_transitions_total{phase=\"Pending\"} 0",
+            "finetune_job_transitions_total{phase=\"Succeeded\"} 0",
+            "finetune_job_transitions_total{phase=\"Failed\"} 0",
+            "controller_runtime_reconcile_total{controller=\"x\",result=\"error\"} 0",
+            "controller_runtime_reconcile_errors_total{controller=\"x\",error=\"cluster\"} 0",
+            "controller_runtime_reconcile_errors_total{controller=\"x\",error=\"deadline\"} 0",
+            "controller_runtime_reconcile_errors_total{controller=\"x\",error=\"panic\"} 0",
+            "controller_runtime_reconcile_panics_total{controller=\"x\"} 0",
+            "workqueue_retries_total{name=\"x\"} 0",
+            "rest_client_requests_total{code=\"0\",method=\"GET\"} 0",
+            "rest_client_requests_total{code=\"503\",method=\"PATCH\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -7,12 +7,17 @@ pub mod error;
 #[cfg(test)]
 pub(crate) mod fake_api;
 pub mod lease;
+mod malformed;
 pub mod metrics;
 pub mod poll;
 pub mod reconcile;
+mod retired;
+#[cfg(test)]
+mod rights;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod watch;
 
 pub use context::{Context, Settings};
 pub use error::Error;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use finetune_artifacts::network;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
@@ -57,12 +58,7 @@ impl PodReader {
         path: &str,
         age: Duration,
     ) -> Result<T, String> {
-        let host = if address.contains(':') {
-            format!("[{address}]")
-        } else {
-            address.to_owned()
-        };
-        let url = format!("http://{host}:{port}{path}");
+        let url = format!("http://{}:{port}{path}", network::host_in_url(address));
         let key = format!("{pod} {url}");
         let recent = self
             .recent()

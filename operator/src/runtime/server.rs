@@ -11,6 +11,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use finetune_artifacts::network;
 
 use super::Error;
 use super::metrics::Metrics;
@@ -53,7 +54,7 @@ pub async fn start(
     metrics: Arc<Metrics>,
     readiness: Readiness,
 ) -> Result<(), Error> {
-    let listener = tokio::net::TcpListener::bind(address)
+    let listener = network::listen(address)
         .await
         .map_err(|source| Error::Listen { address, source })?;
     let router = router(metrics, readiness);

@@ -30,6 +30,29 @@ pub(crate) struct Bench {
     agent: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
 }
 
+/// An agent in a process of its own.
+pub(crate) struct AgentProcess(std::process::Child);
+
+impl AgentProcess {
+    /// The most memory that it has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
+        let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kibibytes << 10
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
@@ -59,11 +82,48 @@ impl Bench {
             proxy_listen: self.proxy,
             state_listen: self.state,
             drain_seconds: 60,
+            pre_stop_socket: self.pre_stop_socket(),
         };
         let token = CancellationToken::new();
         let shutdown = token.clone();
         let task = tokio::spawn(async move { agent::run(arguments, shutdown).await.unwrap() });
         self.agent = Some((token, task));
+    }
+
+    /// The same agent as a process of its own, whose memory is nobody else's. It ends with what is returned.
+    pub(crate) async fn start_with_process() -> (Self, AgentProcess) {
+        let bench = Self {
+            engine: FakeEngine::start().await,
+            folder: tempfile::tempdir().unwrap(),
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            proxy: free_address(),
+            state: free_address(),
+            agent: None,
+        };
+        let process = std::process::Command::new(env!("CARGO_BIN_EXE_operator"))
+            .arg("agent")
+            .arg("--desired")
+            .arg(bench.folder.path().join("desired.json"))
+            .arg("--adapters")
+            .arg(bench.adapters())
+            .arg("--pre-stop-socket")
+            .arg(bench.pre_stop_socket())
+            .arg(format!("--proxy-listen={}", bench.proxy))
+            .arg(format!("--state-listen={}", bench.state))
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        (bench, AgentProcess(process))
+    }
+
+    /// Where the pod's end is announced.
+    pub(crate) fn pre_stop_socket(&self) -> PathBuf {
+        self.folder.path().join("pre-stop.sock")
+    }
+
+    pub(crate) const fn proxy(&self) -> SocketAddr {
+        self.proxy
     }
 
     pub(crate) async fn stop_agent(&mut self) {

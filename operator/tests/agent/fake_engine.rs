@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub loads: Vec<String>,
     pub unloads: Vec<String>,
     pub loaded: BTreeMap<String, String>,
+    /// The last request for a completion that did not come from a golden test.
+    pub last_request: Option<(HeaderMap, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +65,7 @@ impl FakeEngine {
             .route("/v1/load_lora_adapter", post(load))
             .route("/v1/unload_lora_adapter", post(unload))
             .route("/v1/completions", post(completions))
+            .layer(DefaultBodyLimit::disable())
             .with_state(engine.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         engine
@@ -138,7 +141,19 @@ async fn unload(State(engine): State<FakeEngine>, Json(body): Json<Value>) -> Re
     }
 }
 
-async fn completions(State(engine): State<FakeEngine>, Json(body): Json<Value>) -> Response {
+async fn completions(
+    State(engine): State<FakeEngine>,
+    headers: HeaderMap,
+    text: String,
+) -> Response {
+    if text.len() > 1 << 20 {
+        // Values of so many numbers would fill the test's memory.
+        return Json(json!({"model": BASE, "choices": [{"text": "long"}]})).into_response();
+    }
+    let body: Value = serde_json::from_str(&text).unwrap();
+    if body["logprobs"].is_null() {
+        engine.with().last_request = Some((headers, text));
+    }
     let model = body["model"].as_str().unwrap_or(BASE).to_owned();
     let shift = {
         let inner = engine.with();

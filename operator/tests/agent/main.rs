@@ -8,6 +8,9 @@
 
 mod bench;
 mod fake_engine;
+mod pod_ends;
+mod request_bodies;
+mod store_away;
 
 use futures::StreamExt;
 use operator::agent::desired::DesiredVersion;

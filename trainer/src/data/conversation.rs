@@ -10,7 +10,11 @@ use finetune_artifacts::rows::json::{Json, Object};
 use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
 use finetune_crds::fine_tune_job::LossOn;
 
-use crate::template::{ChatTemplate, PROBE};
+use super::left_out::{self, LeftOut};
+use crate::template::{ChatTemplate, PROBE, Time};
+
+/// The field with what the assistant thinks before it speaks.
+const REASONING: &str = "reasoning_content";
 
 /// A turn of the assistant in a rendered conversation.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,6 +33,10 @@ pub(super) struct Rendered {
     pub(super) text: String,
     /// With `LossOn::All` the turns that carry no loss, else those that do.
     pub(super) turns: Vec<Turn>,
+    /// What the template leaves out of what was said.
+    pub(super) left_out: Vec<LeftOut>,
+    /// What the prompt ends in when an answer is asked for, if that does not stand before the answer here.
+    pub(super) asked_otherwise: Option<String>,
 }
 
 /// Renders a conversation and finds the turns that `loss_on` and the messages' weights want.
@@ -36,44 +44,56 @@ pub(super) fn render(
     template: &ChatTemplate,
     conversation: &Conversation,
     loss_on: LossOn,
+    time: Time,
 ) -> Result<Rendered, String> {
+    let messages = &conversation.messages;
     let marked = template
-        .render_marked(&conversation.messages, &conversation.tools, false)
+        .render_marked(messages, &conversation.tools, false, time)
         .map_err(|error| error.to_string())?;
-    let wanted = wanted(&conversation.messages, loss_on);
+    let learnt = learnt(messages, loss_on);
+    let left_out = left_out::of(template, conversation, &learnt, time, &marked.text)?;
+    let finder = Finder {
+        template,
+        conversation,
+        time,
+        text: &marked.text,
+    };
+    let wanted = match loss_on {
+        LossOn::All => unlearnt(messages),
+        LossOn::Assistant | LossOn::Completion => learnt.clone(),
+    };
     let turns = if template.is_marked() {
-        marked_turns(&marked.spans, &conversation.messages, &wanted, loss_on)?
+        marked_turns(&marked.spans, messages, &wanted, loss_on)?
     } else {
-        let finder = Finder {
-            template,
-            conversation,
-            text: &marked.text,
-        };
         wanted
             .into_iter()
             .map(|index| finder.turn(index))
             .collect::<Result<_, _>>()?
     };
+    let asked_otherwise = learnt.last().and_then(|last| finder.asked_otherwise(*last));
     Ok(Rendered {
         text: marked.text,
         turns,
+        left_out,
+        asked_otherwise,
     })
 }
 
-/// The messages whose turns are looked for.
-fn wanted(messages: &[Message], loss_on: LossOn) -> Vec<usize> {
+/// The messages that the model is trained to say.
+fn learnt(messages: &[Message], loss_on: LossOn) -> Vec<usize> {
     let mut assistant = (0..messages.len()).filter(|index| messages[*index].is_assistant());
+    let trained = |index: &usize| messages[*index].trained;
     match loss_on {
-        LossOn::All => assistant
-            .filter(|index| !messages[*index].trained)
-            .collect(),
-        LossOn::Assistant => assistant.filter(|index| messages[*index].trained).collect(),
-        LossOn::Completion => assistant
-            .next_back()
-            .filter(|index| messages[*index].trained)
-            .into_iter()
-            .collect(),
+        LossOn::All | LossOn::Assistant => assistant.filter(trained).collect(),
+        LossOn::Completion => assistant.next_back().filter(trained).into_iter().collect(),
     }
+}
+
+/// The messages of the assistant that carry no loss.
+fn unlearnt(messages: &[Message]) -> Vec<usize> {
+    (0..messages.len())
+        .filter(|index| messages[*index].is_assistant() && !messages[*index].trained)
+        .collect()
 }
 
 /// The turns that the template marks. Without weights they need not be as many as the assistant's messages.
@@ -115,6 +135,7 @@ fn marked_turns(
 struct Finder<'a> {
     template: &'a ChatTemplate,
     conversation: &'a Conversation,
+    time: Time,
     text: &'a str,
 }
 
@@ -150,18 +171,56 @@ impl Finder<'_> {
 
     /// Where the assistant begins: after the text that a conversation up to here ends with when an answer is asked for.
     fn start(&self, index: usize, probed: &str) -> Option<usize> {
-        let messages = &self.conversation.messages;
-        if index > 0 {
-            let before = self.render(&messages[..index], true);
-            if let Some(before) = before.filter(|before| self.text.starts_with(before)) {
-                return Some(before.len());
-            }
-            if let Some(start) = self.start_by_prompt(index) {
-                return Some(start);
-            }
+        if let Some(start) = self.start_as_asked(index) {
+            return Some(start);
         }
-        let words_alone = !messages[index].fields.contains_key(TOOL_CALLS);
-        words_alone.then(|| common_prefix(self.text, probed))
+        let fields = &self.conversation.messages[index].fields;
+        let words_alone = !fields.contains_key(TOOL_CALLS) && !fields.contains_key(REASONING);
+        if words_alone {
+            return Some(common_prefix(self.text, probed));
+        }
+        self.start_after_history(index)
+    }
+
+    /// Where the assistant begins, if what stands before is what an answer is asked for with.
+    fn start_as_asked(&self, index: usize) -> Option<usize> {
+        if index == 0 {
+            return None;
+        }
+        let before = self.render(&self.conversation.messages[..index], true);
+        before
+            .filter(|before| self.text.starts_with(before))
+            .map(|before| before.len())
+            .or_else(|| self.start_by_prompt(index))
+    }
+
+    /// Where the assistant begins, if an answer is asked for in another way than it stands here: as far as the two agree.
+    fn start_after_history(&self, index: usize) -> Option<usize> {
+        let (history, asked) = self.asked(index)?;
+        let same = common_prefix(&self.text[history..], &asked);
+        // A tag that has the first sign of another one is a tag of the answer.
+        let same = self.text[history..history + same].trim_end_matches(['<', '|', '[']);
+        Some(history + same.len())
+    }
+
+    /// The bytes of what comes before a turn, and what asks for the turn.
+    fn asked(&self, index: usize) -> Option<(usize, String)> {
+        let before = self.conversation.messages.get(..index)?;
+        let history = self.render(before, false)?;
+        let asked = self.render(before, true)?;
+        let asked = asked.strip_prefix(&history)?;
+        self.text
+            .starts_with(&history)
+            .then(|| (history.len(), asked.to_owned()))
+    }
+
+    /// What asks for a turn, if that stands nowhere in the text.
+    fn asked_otherwise(&self, index: usize) -> Option<String> {
+        if index == 0 || self.start_as_asked(index).is_some() {
+            return None;
+        }
+        let (_, asked) = self.asked(index)?;
+        (!asked.trim().is_empty() && !self.text.contains(&asked)).then_some(asked)
     }
 
     /// Where the assistant begins, if the template prints earlier turns otherwise once later ones follow: what stands
@@ -191,9 +250,9 @@ impl Finder<'_> {
 
     /// `None` where the template refuses: it may want a whole conversation.
     fn render(&self, messages: &[Message], prompt: bool) -> Option<String> {
-        let rendered = self
-            .template
-            .render_any(messages, &self.conversation.tools, prompt);
+        let rendered =
+            self.template
+                .render_any(messages, &self.conversation.tools, prompt, self.time);
         rendered.ok().map(|marked| marked.text)
     }
 }
@@ -206,8 +265,16 @@ fn probe(message: &Message) -> Message {
             if let Json::Object(call) = call
                 && let Some(Json::Object(function)) = call.get_mut("function")
             {
-                let other = Object::from([(PROBE.to_string(), Json::Text(PROBE.to_string()))]);
-                function.insert("arguments".to_owned(), Json::Object(other));
+                let other = Json::Object(Object::from([(
+                    PROBE.to_string(),
+                    Json::Text(PROBE.to_string()),
+                )]));
+                // In the form that the row has, because templates ask for it.
+                let other = match function.get("arguments") {
+                    Some(Json::Text(_)) => Json::Text(other.to_text()),
+                    _ => other,
+                };
+                function.insert("arguments".to_owned(), other);
             }
         }
         if probed.content.as_deref().unwrap_or_default().is_empty() {

@@ -1,10 +1,12 @@
 //! One row of data to one row of tokens and its loss mask.
 
 use finetune_artifacts::rows::{Conversation, Message, Row, RowContent, RowFormat};
-use finetune_crds::fine_tune_job::LossOn;
+use finetune_crds::fine_tune_job::{ChatTemplateUse, LossOn};
 
 use super::TokenizedRow;
-use super::conversation::{self, Rendered, Turn};
+use super::conversation::{self, Turn};
+use super::left_out::LeftOut;
+use crate::template::Time;
 use crate::tokenize::{Encoded, Tokenizer};
 
 /// What the manifest says of rows, with every default decided.
@@ -16,6 +18,10 @@ pub struct Settings {
     pub max_length: usize,
     /// Whether a Text row ends with the end-of-sequence token.
     pub append_end_of_sequence: bool,
+    /// Whether prompts and tasks go through the base's chat template.
+    pub chat_template: ChatTemplateUse,
+    /// The day that templates which print the date are told.
+    pub day: jiff::civil::Date,
 }
 
 impl Settings {
@@ -53,6 +59,29 @@ pub struct EncodedRow {
     pub row: TokenizedRow,
     /// Whether tokens were cut off.
     pub truncated: bool,
+    /// What the chat template leaves out of the row.
+    pub left_out: Vec<LeftOut>,
+    /// What the prompt ends in when an answer is asked for, if that does not stand before the answer that is learnt.
+    pub asked_otherwise: Option<String>,
+}
+
+/// The tokens of a row before it is cut.
+#[derive(Default)]
+struct Tokens {
+    ids: Vec<u32>,
+    loss: Vec<bool>,
+    left_out: Vec<LeftOut>,
+    asked_otherwise: Option<String>,
+}
+
+impl Tokens {
+    fn new(ids: Vec<u32>, loss: Vec<bool>) -> Self {
+        Self {
+            ids,
+            loss,
+            ..Self::default()
+        }
+    }
 }
 
 /// Turns rows into tokens.
@@ -78,53 +107,86 @@ impl<'model> Encoder<'model> {
     }
 
     fn content(&self, content: &RowContent) -> Result<Vec<EncodedRow>, String> {
-        let (tokens, loss) = match content {
+        let tokens = match content {
             RowContent::Preference { chosen, rejected } => {
                 let mut rows = self.content(chosen)?;
                 rows.extend(self.content(rejected)?);
                 return Ok(rows);
             }
             RowContent::Messages(conversation) => self.conversation(conversation)?,
-            RowContent::PromptCompletion { prompt, completion } => self.pair(prompt, completion)?,
+            RowContent::PromptCompletion { prompt, completion } => {
+                if self.goes_through_template() {
+                    self.answered(&[], prompt, completion)?
+                } else {
+                    self.pair(prompt, completion)?
+                }
+            }
             RowContent::Text(text) => self.text(text)?,
             RowContent::Document(text) => return self.document(text),
             RowContent::Alpaca {
+                before,
                 instruction,
                 input,
                 output,
-            } => self.task(instruction, input, output)?,
+            } => self.task(before, instruction, input, output)?,
         };
-        Ok(vec![self.finished(tokens, loss)])
+        Ok(vec![self.finished(tokens)])
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.tokenizer
+    }
+
+    /// Whether a prompt is asked as it is when the model is served: as the user's turn.
+    pub fn goes_through_template(&self) -> bool {
+        self.settings.chat_template == ChatTemplateUse::Auto && self.tokenizer.template().is_ok()
+    }
+
+    /// A prompt as the user's turn after those `before` it, and what is learnt as the answer.
+    fn answered(&self, before: &[Message], prompt: &str, answer: &str) -> Result<Tokens, String> {
+        let mut messages = before.to_vec();
+        messages.extend([
+            Message::new("user", prompt),
+            Message::new("assistant", answer),
+        ]);
+        self.conversation(&Conversation {
+            messages,
+            tools: Vec::new(),
+        })
     }
 
     /// A task goes through the model's chat template, as it will be asked when the model is served; without one, through the
     /// prompt that the Alpaca data was made with.
     fn task(
         &self,
+        before: &[Message],
         instruction: &str,
         input: &str,
         output: &str,
-    ) -> Result<(Vec<u32>, Vec<bool>), String> {
-        if self.tokenizer.template().is_err() {
+    ) -> Result<Tokens, String> {
+        if !self.goes_through_template() {
+            if !before.is_empty() {
+                let why = match self.tokenizer.template() {
+                    Ok(_) => "`dataset.chatTemplate` is `Never`".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                return Err(format!(
+                    "the row has turns before its instruction (`system`, `history`), which need a chat template: {why}"
+                ));
+            }
             return self.pair(&alpaca_prompt(instruction, input), output);
         }
-        let question = match input {
-            "" => instruction.to_owned(),
-            input => format!("{instruction}\n\n{input}"),
-        };
-        self.conversation(&Conversation {
-            messages: vec![
-                Message::new("user", question),
-                Message::new("assistant", output),
-            ],
-            tools: Vec::new(),
-        })
+        match input {
+            "" => self.answered(before, instruction, output),
+            input => self.answered(before, &format!("{instruction}\n\n{input}"), output),
+        }
     }
 
     /// Cuts a document into rows. A row begins with the last token of the one before, which nothing foretells at a start,
     /// so that each token is learnt once.
     fn document(&self, text: &str) -> Result<Vec<EncodedRow>, String> {
-        let (tokens, _) = self.text(text)?;
+        let tokens = self.text(text)?.ids;
         let length = self.settings.max_length;
         let mut rows = Vec::new();
         let mut start = 0;
@@ -132,7 +194,7 @@ impl<'model> Encoder<'model> {
             let end = tokens.len().min(start + length);
             let part = tokens[start..end].to_vec();
             let loss = vec![true; part.len()];
-            rows.push(self.finished(part, loss));
+            rows.push(self.finished(Tokens::new(part, loss)));
             if end == tokens.len() {
                 return Ok(rows);
             }
@@ -142,7 +204,7 @@ impl<'model> Encoder<'model> {
 
     /// Prompt and completion are tokenised apart, because at inference the prompt's tokens are fixed before the completion
     /// begins.
-    fn pair(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<bool>), String> {
+    fn pair(&self, prompt: &str, completion: &str) -> Result<Tokens, String> {
         let fault = |error: crate::tokenize::Error| error.to_string();
         let mut tokens = self.tokenizer.encode_sequence(prompt).map_err(fault)?;
         let given = tokens.len();
@@ -152,10 +214,10 @@ impl<'model> Encoder<'model> {
         let loss = (0..tokens.len())
             .map(|place| all || place >= given)
             .collect();
-        Ok((tokens, loss))
+        Ok(Tokens::new(tokens, loss))
     }
 
-    fn text(&self, text: &str) -> Result<(Vec<u32>, Vec<bool>), String> {
+    fn text(&self, text: &str) -> Result<Tokens, String> {
         let mut tokens = self
             .tokenizer
             .encode_sequence(text)
@@ -164,7 +226,7 @@ impl<'model> Encoder<'model> {
             self.end_sequence(&mut tokens)?;
         }
         let loss = vec![true; tokens.len()];
-        Ok((tokens, loss))
+        Ok(Tokens::new(tokens, loss))
     }
 
     /// Adds the end-of-sequence token where it is not there already.
@@ -182,20 +244,20 @@ impl<'model> Encoder<'model> {
     }
 
     /// A template writes its own start token: none is added.
-    fn conversation(&self, conversation: &Conversation) -> Result<(Vec<u32>, Vec<bool>), String> {
+    fn conversation(&self, conversation: &Conversation) -> Result<Tokens, String> {
         let template = self
             .tokenizer
             .template()
             .map_err(|error| error.to_string())?;
-        let Rendered { text, turns } =
-            conversation::render(template, conversation, self.settings.loss_on)?;
+        let time = Time::Day(self.settings.day);
+        let rendered = conversation::render(template, conversation, self.settings.loss_on, time)?;
         let encoded = self
             .tokenizer
-            .encode_with_ranges(&text)
+            .encode_with_ranges(&rendered.text)
             .map_err(|error| error.to_string())?;
         let all = self.settings.loss_on == LossOn::All;
         let mut loss = vec![all; encoded.ids.len()];
-        for turn in &turns {
+        for turn in &rendered.turns {
             let end = self.end_of_turn(&encoded, turn);
             let start = turn.span.start;
             for (loss, range) in loss.iter_mut().zip(&encoded.ranges) {
@@ -205,21 +267,38 @@ impl<'model> Encoder<'model> {
                 }
             }
         }
-        Ok((encoded.ids, loss))
+        Ok(Tokens {
+            ids: encoded.ids,
+            loss,
+            left_out: rendered.left_out,
+            asked_otherwise: rendered.asked_otherwise,
+        })
     }
 
-    /// Where training of a turn ends: after the special token that ends the turn. What the template prints after that is
-    /// not the model's to say. Without one, all that is printed ends the turn.
+    /// Where training of a turn ends: after the token that ends the turn, whatever special tokens stand before it, such as one
+    /// that closes a call. What the template prints after that is not the model's to say. Without one, all that is printed
+    /// ends the turn.
     fn end_of_turn(&self, encoded: &Encoded, turn: &Turn) -> usize {
-        let special = encoded.ids.iter().zip(&encoded.ranges).find(|(id, range)| {
-            range.start >= turn.content_end
-                && range.start < turn.span.end
-                && self.tokenizer.is_special(**id)
-        });
-        special.map_or(turn.end, |(_, range)| range.end)
+        let after = |wanted: &dyn Fn(u32) -> bool| {
+            let mut tokens = encoded.ids.iter().zip(&encoded.ranges);
+            let found = tokens.find(|(id, range)| {
+                range.start >= turn.content_end && range.start < turn.span.end && wanted(**id)
+            });
+            found.map(|(_, range)| range.end)
+        };
+        let ends = self.tokenizer.turn_end().map(|end| &end.any);
+        after(&|id| ends.is_some_and(|ends| ends.contains(&id)))
+            .or_else(|| after(&|id| self.tokenizer.is_special(id)))
+            .unwrap_or(turn.end)
     }
 
-    fn finished(&self, mut tokens: Vec<u32>, mut loss: Vec<bool>) -> EncodedRow {
+    fn finished(&self, row: Tokens) -> EncodedRow {
+        let Tokens {
+            ids: mut tokens,
+            mut loss,
+            left_out,
+            asked_otherwise,
+        } = row;
         let truncated = tokens.len() > self.settings.max_length;
         tokens.truncate(self.settings.max_length);
         loss.truncate(self.settings.max_length);
@@ -229,6 +308,8 @@ impl<'model> Encoder<'model> {
         EncodedRow {
             row: TokenizedRow { tokens, loss },
             truncated,
+            left_out,
+            asked_otherwise,
         }
     }
 }

@@ -6,10 +6,12 @@
 mod batches;
 mod conversation;
 mod encode;
+mod left_out;
 mod packing;
 
 pub use batches::{Batches, micro_batches};
 pub use encode::{EncodedRow, Encoder, Settings};
+pub use left_out::{LeftOut, Part};
 pub use packing::pack;
 
 use crate::model;

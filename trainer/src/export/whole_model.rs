@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, TensorPlan, TensorView};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use crate::base::BaseModelFiles;
@@ -20,6 +20,10 @@ use crate::model::{Base, WeightSource};
 const WEIGHTS: &str = "model.safetensors";
 /// Where each tensor lies, where it is not.
 const INDEX: &str = "model.safetensors.index.json";
+/// The configuration.
+const CONFIG: &str = "config.json";
+/// The generation settings.
+const GENERATION: &str = "generation_config.json";
 /// The most bytes of one file, as transformers splits models.
 const SHARD_BYTES: usize = 5_000_000_000;
 
@@ -101,16 +105,51 @@ fn plan(name: &str, stored: &Tensor) -> Result<TensorPlan, Failure> {
     })
 }
 
-/// Configuration and tokenizer. What says that the weights are quantised is left out: these are not.
+/// Configuration and tokenizer. What says that the weights are quantised is left out: these are not. The generation settings
+/// name the end of a turn too, so that every engine ends answers there.
 fn write_companions(folder: &Path, files: &BaseModelFiles) -> Result<(), Failure> {
-    for (name, content) in files.companions()? {
-        let content = match name.as_str() {
-            "config.json" => without_quantization(content),
-            _ => content,
-        };
+    let mut companions: BTreeMap<String, Vec<u8>> = files.companions()?.into_iter().collect();
+    if let Some(config) = companions.remove(CONFIG) {
+        companions.insert(CONFIG.to_owned(), without_quantization(config));
+    }
+    let tokenizer = files.tokenizer();
+    let ends = tokenizer.turn_end().map_or(&[][..], |end| &end.answer);
+    if ends
+        .iter()
+        .any(|id| !tokenizer.named_stop_ids().contains(id))
+    {
+        let source = companions.get(GENERATION).or(companions.get(CONFIG));
+        let generation = with_ends(source.map_or(&[], Vec::as_slice), ends);
+        companions.insert(GENERATION.to_owned(), generation);
+    }
+    for (name, content) in companions {
         std::fs::write(folder.join(name), content)?;
     }
     Ok(())
+}
+
+/// Generation settings that end answers at these tokens too. `source` is the base's own, or its configuration, of which the
+/// ids of tokens are taken, as transformers takes them where there are no generation settings.
+fn with_ends(source: &[u8], ends: &[u32]) -> Vec<u8> {
+    let mut keys: Map<String, Value> = serde_json::from_slice(source).unwrap_or_default();
+    if keys.contains_key("architectures") {
+        keys.retain(|key, _| {
+            ["bos_token_id", "eos_token_id", "pad_token_id"].contains(&key.as_str())
+        });
+    }
+    let mut all = match keys.remove("eos_token_id") {
+        Some(Value::Array(list)) => list,
+        Some(Value::Null) | None => Vec::new(),
+        Some(one) => vec![one],
+    };
+    for end in ends {
+        let end = Value::from(*end);
+        if !all.contains(&end) {
+            all.push(end);
+        }
+    }
+    keys.insert("eos_token_id".to_owned(), Value::Array(all));
+    serde_json::to_vec_pretty(&keys).unwrap_or_default()
 }
 
 fn without_quantization(config: Vec<u8>) -> Vec<u8> {
@@ -209,6 +248,41 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_base_that_does_not_name_the_end_of_its_turns_becomes_a_model_that_does() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+        let base = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), base.path().join(entry.file_name())).unwrap();
+        }
+        let config = base.path().join("tokenizer_config.json");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let text = text.replace(
+            "\"eos_token\": \"<|im_end|>\"",
+            "\"eos_token\": \"<|endoftext|>\"",
+        );
+        std::fs::write(config, text).unwrap();
+        let _ = std::fs::remove_file(base.path().join(GENERATION));
+        let files = BaseModelFiles::open(base.path()).unwrap();
+        assert_eq!(files.tokenizer().named_stop_ids(), [0]);
+
+        let written = tempfile::tempdir().unwrap();
+        write_companions(written.path(), &files).unwrap();
+        let generation = std::fs::read(written.path().join(GENERATION)).unwrap();
+        let generation: Value = serde_json::from_slice(&generation).unwrap();
+        let ends = generation["eos_token_id"].as_array().unwrap();
+        assert!(ends.contains(&json!(2)), "{generation}");
+        assert!(generation.get("hidden_size").is_none(), "{generation}");
+    }
+
+    #[test]
+    fn the_ends_that_a_base_names_are_kept_beside_the_end_of_a_turn() {
+        let kept = with_ends(br#"{"eos_token_id": 7, "temperature": 0.6}"#, &[7, 9]);
+        let kept: Value = serde_json::from_slice(&kept).unwrap();
+        assert_eq!(kept, json!({ "eos_token_id": [7, 9], "temperature": 0.6 }));
     }
 
     #[test]

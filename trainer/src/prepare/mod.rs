@@ -9,6 +9,7 @@ mod replay;
 mod report;
 pub(crate) mod servable;
 mod sources;
+mod template_notes;
 mod tokenized;
 
 use std::collections::HashSet;
@@ -21,10 +22,11 @@ use finetune_artifacts::split;
 use finetune_artifacts::store::Store;
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::contract::OutcomeReason;
-use finetune_crds::fine_tune_job::{DatasetStatus, Format};
+use finetune_crds::fine_tune_job::{ChatTemplateUse, DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
 use crate::data::{Encoder, Settings, TokenizedRow};
+use crate::template::ChatTemplate;
 use sources::Sources;
 use tokenized::Tokenized;
 
@@ -89,6 +91,8 @@ pub struct Request<'a> {
     pub passing: &'a Store,
     /// A local directory for files on their way.
     pub local: &'a Path,
+    /// The day, which some chat templates print. A set that is prepared again keeps the day on which it was prepared first.
+    pub today: jiff::civil::Date,
 }
 
 /// A prepared set.
@@ -107,7 +111,8 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let notes = servable::check(request.spec, request.base.config()).map_err(Error::Setting)?;
     let dataset = &request.spec.dataset;
     let sources = sources::read(dataset, request.credentials, request.cache).await?;
-    let settings = settings(request, sources.format)?;
+    let day = prepared::day(request).await?.unwrap_or(request.today);
+    let settings = settings(request, sources.format, day)?;
     let split = Split::of(
         &sources,
         dataset.validation.as_ref().and_then(|v| v.fraction),
@@ -128,6 +133,13 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &validation,
         &general,
     )?;
+    report.warnings.extend(train.notes.warnings());
+    if goes_through_template(request, sources.format) {
+        report
+            .warnings
+            .extend(template_notes::unnamed_end(request.base.tokenizer()));
+    }
+    report.warnings.extend(unanswered(request, &sources));
     report.warnings.extend(notes);
     let prepared = Prepared {
         train: replay::interleave(train.rows, general.rows),
@@ -177,8 +189,18 @@ fn general(
 }
 
 /// What the manifest says of rows, with every default decided.
-fn settings(request: &Request<'_>, format: RowFormat) -> Result<Settings, Error> {
+fn settings(
+    request: &Request<'_>,
+    format: RowFormat,
+    day: jiff::civil::Date,
+) -> Result<Settings, Error> {
     let dataset = &request.spec.dataset;
+    if dataset.chat_template == ChatTemplateUse::Never && is_conversation(format) {
+        return Err(Error::Setting(format!(
+            "dataset.chatTemplate is Never, and the rows are {format}, which nothing but a chat template makes a text of: \
+             remove it"
+        )));
+    }
     if format != RowFormat::Text && dataset.append_end_of_sequence.is_some() {
         return Err(Error::Setting(format!(
             "dataset.appendEndOfSequence is set, which applies to format Text only, and the rows are {format}: remove it"
@@ -206,6 +228,36 @@ fn settings(request: &Request<'_>, format: RowFormat) -> Result<Settings, Error>
             .min(request.base.config().max_position_embeddings)
             .max(2) as usize,
         append_end_of_sequence: dataset.append_end_of_sequence.unwrap_or(true),
+        chat_template: dataset.chat_template,
+        day,
+    })
+}
+
+/// Whether rows of this form are conversations.
+fn is_conversation(format: RowFormat) -> bool {
+    matches!(format, RowFormat::Messages | RowFormat::ShareGPT)
+}
+
+/// Whether rows of this form go through the base's chat template.
+fn goes_through_template(request: &Request<'_>, format: RowFormat) -> bool {
+    let texts_do = request.spec.dataset.chat_template == ChatTemplateUse::Auto;
+    request.base.tokenizer().template().is_ok()
+        && match format {
+            RowFormat::Messages | RowFormat::ShareGPT => true,
+            RowFormat::PromptCompletion | RowFormat::Alpaca | RowFormat::Preference => texts_do,
+            RowFormat::Text => false,
+        }
+}
+
+/// What the rows do not teach: texts alone teach no base to answer.
+fn unanswered(request: &Request<'_>, sources: &Sources) -> Option<String> {
+    let answers = |format| format != RowFormat::Text;
+    let general = sources.replay.as_ref().map(|general| general.format);
+    let texts_alone = !answers(sources.format) && !general.is_some_and(answers);
+    (texts_alone && request.base.tokenizer().template().is_ok()).then(|| {
+        "all rows are texts, and the base has a chat template: texts teach how they are written and what they say, not to \
+         answer, and the model may answer worse than before; give it questions and answers too, such as by dataset.replay"
+            .to_owned()
     })
 }
 
@@ -267,6 +319,12 @@ fn refuse_nothing_to_learn(train: &Tokenized, rows: usize, length: usize) -> Res
     Ok(())
 }
 
+/// Whether the base's chat template prints the date.
+fn prints_day(request: &Request<'_>) -> bool {
+    let template = request.base.tokenizer().template();
+    template.is_ok_and(ChatTemplate::asks_for_time)
+}
+
 fn report(
     request: &Request<'_>,
     sources: &Sources,
@@ -311,6 +369,9 @@ fn report(
         spec_digest: request.spec.digest(),
         tokenizer_digest: request.base.tokenizer().digest().to_owned(),
         tokens_digest: String::new(),
+        day: prints_day(request).then(|| settings.day.to_string()),
+        texts_through_template: goes_through_template(request, sources.format)
+            && !is_conversation(sources.format),
         dataset,
         format_found: spec.format == Format::Auto,
         loss_on: settings.loss_on,
@@ -341,5 +402,6 @@ fn report(
             .map_err(|error| Error::Prepared(error.to_string()))?,
     };
     report.warnings = report.faults_to_watch(spec);
+    report.warnings.extend(sources.oddities.unread.warning());
     Ok(report)
 }

@@ -55,6 +55,19 @@ pub async fn load(request: &Request<'_>) -> Result<Option<Prepared>, Error> {
     }))
 }
 
+/// The day that the set of this job was prepared for; `None` where there is no set, or its rows know of no day.
+pub(super) async fn day(request: &Request<'_>) -> Result<Option<jiff::civil::Date>, Error> {
+    let Some(day) = read_report(request).await?.and_then(|report| report.day) else {
+        return Ok(None);
+    };
+    let parsed = day.parse();
+    parsed.map(Some).map_err(|error| {
+        Error::Prepared(format!(
+            "{REPORT}: `day` is {day:?}, expected a date: {error}"
+        ))
+    })
+}
+
 async fn read_report(request: &Request<'_>) -> Result<Option<Report>, Error> {
     let store = request.passing.child(PREPARED)?;
     let Some(bytes) = store.read_optional(REPORT).await? else {
@@ -66,7 +79,7 @@ async fn read_report(request: &Request<'_>) -> Result<Option<Report>, Error> {
 }
 
 fn refuse_other(request: &Request<'_>, report: &Report) -> Result<(), Error> {
-    let what = if report.spec_digest != request.spec.digest() {
+    let what = if !request.spec.has_digest(&report.spec_digest) {
         "spec"
     } else if report.tokenizer_digest != request.base.tokenizer().digest() {
         "tokenizer or chat template"

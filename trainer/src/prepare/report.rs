@@ -22,6 +22,12 @@ pub struct Report {
     pub tokenizer_digest: String,
     /// The digest of the file with the tokens.
     pub tokens_digest: String,
+    /// The day that the chat template prints, where it prints one. It stays when the data is prepared again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<String>,
+    /// Whether prompts and answers that are plain texts went through the base's chat template.
+    #[serde(default)]
+    pub texts_through_template: bool,
     /// The numbers of the job's status.
     pub dataset: DatasetStatus,
     /// Whether the form of the rows was read off the first row.
@@ -224,6 +230,18 @@ impl Report {
                 text,
                 "format {}, found by the columns of the first row; dataset.format can say so",
                 data.format
+            );
+        }
+        if self.texts_through_template {
+            let _ = writeln!(
+                text,
+                "each prompt goes through the base's chat template as a turn of the user; dataset.chatTemplate: Never leaves it out"
+            );
+        }
+        if let Some(day) = &self.day {
+            let _ = writeln!(
+                text,
+                "the chat template prints a date, which is {day} in all rows"
             );
         }
         if data.replay_rows > 0 {

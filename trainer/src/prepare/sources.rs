@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::manifest::{Manifest, ManifestFile};
-use finetune_artifacts::rows::{Row, RowFormat, RowReader, Rows};
+use finetune_artifacts::rows::{Row, RowFormat, RowReader, Rows, Unread};
 use finetune_artifacts::store::Store;
 use finetune_artifacts::uri::Location;
 use finetune_artifacts::{Error as StoreError, digest};
@@ -34,19 +34,22 @@ pub(super) struct General {
     pub(super) format: RowFormat,
 }
 
-/// Files with marks of other systems.
-#[derive(Clone, Copy, Default)]
+/// What is odd about the files.
+#[derive(Clone, Default)]
 pub(super) struct Oddities {
     /// Files that begin with a byte order mark.
     pub(super) byte_order_marks: usize,
     /// Files whose lines end in carriage return and line feed.
     pub(super) carriage_returns: usize,
+    /// Columns that nothing reads.
+    pub(super) unread: Unread,
 }
 
 impl Oddities {
     fn add(&mut self, rows: &Rows) {
         self.byte_order_marks += rows.byte_order_marks.len();
         self.carriage_returns += rows.carriage_returns.len();
+        self.unread.add(&rows.unread);
     }
 }
 
@@ -112,7 +115,8 @@ pub(super) async fn read(
     let replay = match &dataset.replay {
         None => None,
         Some(replay) => {
-            let (general, general_files) = general(replay, credentials, cache).await?;
+            let (general, general_files) =
+                general(replay, credentials, cache, &mut oddities).await?;
             files.extend(general_files);
             Some(general)
         }
@@ -131,6 +135,7 @@ async fn general(
     replay: &Replay,
     credentials: &Credentials,
     cache: &Cache,
+    oddities: &mut Oddities,
 ) -> Result<(General, Vec<LocalFile>), Error> {
     let mut files = Vec::new();
     for (number, source) in replay.sources.iter().enumerate() {
@@ -139,6 +144,7 @@ async fn general(
     let format = RowFormat::wanted(replay.format);
     let reader = RowReader::of_format(format, "as dataset.replay.format says");
     let found = rows(&files, reader, &Columns::default())?;
+    oddities.unread.add(&found.unread);
     match found.format {
         Some(format) if !found.rows.is_empty() => Ok((
             General {

@@ -2,6 +2,7 @@
 
 use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row, RowContent};
 
+use super::template_notes::{self, TemplateNotes};
 use crate::data::{EncodedRow, Encoder, TokenizedRow};
 
 /// How many rows a preview shows.
@@ -18,6 +19,8 @@ pub(super) struct Tokenized {
     pub(super) without_loss: usize,
     /// The first rows.
     pub(super) first: Vec<Place>,
+    /// What the chat template does to them.
+    pub(super) notes: TemplateNotes,
 }
 
 /// Where a row stands before and after tokenising.
@@ -30,10 +33,15 @@ pub(super) struct Place {
 /// Tokenises `rows`; what is wrong with them is reported together.
 pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized, Faults> {
     let mut result = Tokenized::default();
+    let special_tokens = match encoder.goes_through_template() {
+        true => template_notes::special_tokens(encoder.tokenizer()),
+        false => Vec::new(),
+    };
     let mut faults = Faults::default();
     for (source, (row, encoded)) in rows.iter().zip(encode_all(encoder, rows)).enumerate() {
         match encoded {
             Ok(encoded) => {
+                result.notes.add(row, &encoded, &special_tokens);
                 let has_loss = |encoded: &EncodedRow| encoded.row.trainable() > 0;
                 let trainable: Vec<EncodedRow> = match &row.content {
                     // The answers of a preference stay together.

@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use finetune_artifacts::network;
 use finetune_crds::contract::Progress;
 
 use super::Reporter;
@@ -14,7 +15,7 @@ use super::Reporter;
 /// Listens on `address` and answers in the background until the process ends. Returns the address, whose port the
 /// system chose where `address` has port 0.
 pub async fn serve(address: SocketAddr, reporter: Reporter) -> std::io::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = network::listen(address).await?;
     let bound = listener.local_addr()?;
     let router = Router::new()
         .route("/progress", get(progress))

@@ -44,6 +44,7 @@ pub(super) struct Ask {
     pub(super) max_new_tokens: usize,
     pub(super) sampling: Sampling,
     pub(super) stop_at_end_tokens: bool,
+    pub(super) stop_token_ids: Vec<u32>,
     pub(super) alternatives: Option<usize>,
     pub(super) score_prompt: bool,
 }
@@ -152,6 +153,7 @@ impl Engine {
             max_new_tokens: ask.max_new_tokens,
             sampling: ask.sampling,
             stop_at_end_tokens: ask.stop_at_end_tokens,
+            stop_token_ids: ask.stop_token_ids,
             alternatives: ask.alternatives,
             score_prompt: ask.score_prompt,
             events,

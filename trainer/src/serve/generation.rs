@@ -20,6 +20,8 @@ pub(super) struct Generation {
     pub(super) sampling: Sampling,
     /// Whether the model's end tokens end the answer.
     pub(super) stop_at_end_tokens: bool,
+    /// Other tokens that end it.
+    pub(super) stop_token_ids: Vec<u32>,
     /// With log-probabilities, and of how many alternatives besides the token itself.
     pub(super) alternatives: Option<usize>,
     /// Whether the prompt's own tokens are scored too.
@@ -63,6 +65,8 @@ pub(super) enum FinishReason {
     Stop,
     /// As long as it may be.
     Length,
+    /// The same as `Stop`, of an answer that calls functions.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -71,6 +75,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }

@@ -6,6 +6,9 @@ use prometheus::{
     TextEncoder,
 };
 
+/// Statuses of answers: served, refused, too much asked, failed, not ready.
+const STATUSES: [&str; 6] = ["200", "400", "404", "429", "500", "503"];
+
 /// The metrics of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
@@ -20,6 +23,8 @@ pub(super) struct Metrics {
     pub(super) first_token_seconds: Histogram,
     /// From one token to the next of the same answer.
     pub(super) token_seconds: Histogram,
+    /// Requests whose prompt is being made ready.
+    pub(super) preparing: IntGauge,
     /// Answers being computed.
     pub(super) running: IntGauge,
     /// Requests that wait for their turn.
@@ -67,6 +72,10 @@ impl Metrics {
                 )
                 .buckets(next),
             )?,
+            preparing: IntGauge::new(
+                "finetune_serve_preparing",
+                "Requests whose prompt is being read and tokenised, or waits for it.",
+            )?,
             running: IntGauge::new("finetune_serve_running", "Answers being computed.")?,
             waiting: IntGauge::new(
                 "finetune_serve_waiting",
@@ -86,12 +95,13 @@ impl Metrics {
             )?,
             adapters: IntGauge::new("finetune_serve_adapters", "Adapters loaded.")?,
         };
-        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.prompt_tokens.clone()),
             Box::new(metrics.generated_tokens.clone()),
             Box::new(metrics.first_token_seconds.clone()),
             Box::new(metrics.token_seconds.clone()),
+            Box::new(metrics.preparing.clone()),
             Box::new(metrics.running.clone()),
             Box::new(metrics.waiting.clone()),
             Box::new(metrics.key_value_bytes.clone()),
@@ -105,10 +115,37 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Has the answers of a route begin at 0 by the statuses that a server is watched for: Prometheus sees no increase in a series
+    /// that begins at 1.
+    pub(super) fn expect(&self, route: &str) {
+        for status in STATUSES {
+            self.requests.with_label_values(&[route, status]);
+        }
+    }
+
     /// All metrics in Prometheus's text format.
     pub(super) fn text(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_begin_at_zero_so_that_the_first_failure_is_an_increase() {
+        let metrics = Metrics::new().unwrap();
+        metrics.expect("/v1/completions");
+        let text = metrics.text().unwrap();
+        for status in STATUSES {
+            let line = format!(
+                "finetune_serve_requests_total{{route=\"/v1/completions\",status=\"{status}\"}} 0"
+            );
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("finetune_serve_generated_tokens_total 0"));
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::ToolCallParser;
 use super::byte_count;
 
 /// Serves a base model and its adapters over HTTP, as OpenAI's API and vLLM's adapter routes.
@@ -15,10 +16,10 @@ pub struct Options {
     /// The base's name in requests [default: the last part of its URI]
     #[arg(long, value_name = "NAME", env = "FINETUNE_SERVE_MODEL_NAME")]
     pub served_model_name: Option<String>,
-    /// An adapter to load at the start, and its name in requests; may be given several times
-    #[arg(long = "adapter", value_name = "NAME=URI", value_parser = named, value_delimiter = ',', env = "FINETUNE_ADAPTERS")]
-    pub adapters: Vec<(String, String)>,
-    /// The address to listen on; 0.0.0.0 for all
+    /// An adapter to load at the start, and its name in requests; may be given several times, in the variable one a line
+    #[arg(long = "adapter", value_name = "NAME=URI", value_parser = named, env = "FINETUNE_ADAPTERS")]
+    pub adapters: Vec<NamedAdapters>,
+    /// The address to listen on; :: for all, of IPv4 too
     #[arg(long, default_value = "127.0.0.1", env = "FINETUNE_LISTEN_HOST")]
     pub host: String,
     /// The port to listen on; 0 lets the system choose
@@ -73,6 +74,15 @@ pub struct Options {
     /// whose prompt and max_tokens cannot fit is refused [default: half of what base and adapters leave of the memory limit]
     #[arg(long, value_name = "BYTES", value_parser = byte_count::parse, env = "FINETUNE_KV_CACHE_MEMORY")]
     pub kv_cache_memory: Option<u64>,
+    /// How calls of functions in answers are read
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = ToolCallParser::Auto,
+        env = "FINETUNE_TOOL_CALL_PARSER"
+    )]
+    pub tool_call_parser: ToolCallParser,
     /// Threads of the computation [default: the CPUs that the process may use]
     #[arg(long, value_name = "N", env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,
@@ -97,11 +107,53 @@ pub enum ComputeType {
     Bfloat16,
 }
 
-fn named(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, uri)) if !name.is_empty() && !uri.is_empty() => {
-            Ok((name.to_owned(), uri.to_owned()))
+/// Adapters with their names: the one of a flag, or all of the environment variable.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedAdapters(pub Vec<(String, String)>);
+
+/// Only a line break separates: a path may hold anything else, commas and `=` too.
+fn named(text: &str) -> Result<NamedAdapters, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let adapters: Result<Vec<_>, String> = lines
+        .map(|line| match line.split_once('=') {
+            Some((name, uri)) if !name.is_empty() && !uri.is_empty() => {
+                Ok((name.to_owned(), uri.to_owned()))
+            }
+            _ => Err(format!("`{line}`, expected NAME=URI")),
+        })
+        .collect();
+    match adapters? {
+        none if none.is_empty() => Err("it is empty, expected NAME=URI".to_owned()),
+        adapters => Ok(NamedAdapters(adapters)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_an_adapter_may_hold_commas_spaces_and_equals_signs() {
+        for uri in [
+            "file:///one,two/adapter/",
+            "file:///run=3/a b/",
+            "s3://bucket/a,b=c,d/",
+        ] {
+            let expected = NamedAdapters(vec![("a".to_owned(), uri.to_owned())]);
+            assert_eq!(named(&format!("a={uri}")), Ok(expected));
         }
-        _ => Err(format!("`{text}`, expected NAME=URI")),
+    }
+
+    #[test]
+    fn the_variable_has_one_adapter_a_line() {
+        let NamedAdapters(adapters) = named("a=file:///x,y/\n\n  b=s3://z/\n").unwrap();
+        let adapters: Vec<(&str, &str)> = adapters
+            .iter()
+            .map(|(name, uri)| (name.as_str(), uri.as_str()))
+            .collect();
+        assert_eq!(adapters, [("a", "file:///x,y/"), ("b", "s3://z/")]);
+        for text in ["", "\n", "a", "=file:///x/", "a=", "a=file:///x/\nb"] {
+            assert!(named(text).is_err(), "{text:?}");
+        }
     }
 }

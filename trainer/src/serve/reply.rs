@@ -7,8 +7,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::api::{ApiError, Usage};
+use super::call_reader::{CallReader, NamedCall};
 use super::generation::{Event, FinishReason, TokenScore};
-use super::text::{IncrementalText, StopStrings};
+use super::stops::StopStrings;
+use super::text::{IncrementalText, echo};
+use super::token_text::TokenText;
 use crate::tokenize::Tokenizer;
 
 /// A part of an answer.
@@ -18,8 +21,27 @@ pub(super) struct Piece {
     pub(super) text: String,
     /// The tokens that came with them.
     pub(super) scores: Vec<TokenScore>,
+    /// In the last piece: the calls.
+    pub(super) calls: Vec<NamedCall>,
     /// In the last piece: why there are no more.
     pub(super) finish: Option<FinishReason>,
+}
+
+/// How the tokens of an answer become what the client gets.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// Texts that end it.
+    pub(super) stops: StopStrings,
+    /// Tokens that end it and are no text of it.
+    pub(super) end_tokens: Vec<u32>,
+    /// Tokens that end it and are text of it.
+    pub(super) end_tokens_in_text: Vec<u32>,
+    /// Whether special tokens are text.
+    pub(super) special_tokens: bool,
+    /// Whether it begins with the prompt.
+    pub(super) echo: bool,
+    /// What reads its calls, where it may have some.
+    pub(super) calls: Option<CallReader>,
 }
 
 /// An answer on its way. Dropping it tells the worker that nobody waits any more.
@@ -28,7 +50,7 @@ pub(super) struct Reply {
     events: UnboundedReceiver<Event>,
     tokenizer: Arc<Tokenizer>,
     text: IncrementalText,
-    stops: StopStrings,
+    form: Form,
     /// The prompt's text, to be given out before the answer's.
     echo: Option<String>,
     /// Tokens whose text is still held back.
@@ -39,25 +61,24 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// The answer to `prompt`. With `echo` it begins with the prompt itself.
+    /// The answer to `prompt`.
     pub(super) fn new(
         events: UnboundedReceiver<Event>,
         tokenizer: Arc<Tokenizer>,
         prompt: &[u32],
-        stops: Vec<String>,
-        echo: bool,
+        form: Form,
     ) -> Result<Self, ApiError> {
-        let failed = |error: crate::tokenize::Error| ApiError::internal(error.to_string());
-        let text = IncrementalText::new(&tokenizer, prompt).map_err(failed)?;
-        let echo = echo
-            .then(|| tokenizer.decode(prompt, false))
+        let text = IncrementalText::new(&tokenizer, prompt);
+        let echo = form
+            .echo
+            .then(|| echo(&tokenizer, prompt))
             .transpose()
             .map_err(failed)?;
         Ok(Self {
             events,
             tokenizer,
             text,
-            stops: StopStrings::new(stops),
+            form,
             echo,
             scores: Vec::new(),
             prompt_tokens: prompt.len(),
@@ -79,7 +100,7 @@ impl Reply {
                     continue;
                 }
                 Some(Event::Token(score)) => self.token(score),
-                Some(Event::Finished(reason)) => self.finish(reason),
+                Some(Event::Finished(reason)) => Ok(self.finish(reason)),
             };
             match piece {
                 Ok(piece) if piece.text.is_empty() && piece.finish.is_none() => {
@@ -105,6 +126,7 @@ impl Reply {
             let piece = piece?;
             whole.text.push_str(&piece.text);
             whole.scores.extend(piece.scores);
+            whole.calls.extend(piece.calls);
             whole.finish = piece.finish;
         }
         Ok(whole)
@@ -116,32 +138,70 @@ impl Reply {
     }
 
     fn token(&mut self, score: TokenScore) -> Result<Piece, ApiError> {
-        let new = self.text.push(&self.tokenizer, score.token);
-        let new = new.map_err(|error| ApiError::internal(error.to_string()))?;
+        let new = self.text_of(score.token)?;
         self.completion_tokens += 1;
         self.scores.push(score);
-        let (text, stopped) = self.stops.push(&new);
+        let (text, stopped) = self.form.stops.push(&new);
         Ok(self.piece(&text, stopped.then_some(FinishReason::Stop)))
     }
 
-    fn finish(&mut self, reason: FinishReason) -> Result<Piece, ApiError> {
-        let rest = self.text.finish(&self.tokenizer);
-        let rest = rest.map_err(|error| ApiError::internal(error.to_string()))?;
-        let (mut text, stopped) = self.stops.push(&rest);
-        text.push_str(&self.stops.finish());
-        Ok(self.piece(
-            &text,
-            Some(if stopped { FinishReason::Stop } else { reason }),
-        ))
+    /// The text that one more token makes certain.
+    fn text_of(&mut self, token: u32) -> Result<TokenText, ApiError> {
+        let mut text = TokenText::default();
+        if self.form.end_tokens.contains(&token) {
+            return Ok(text);
+        }
+        if self.form.end_tokens_in_text.contains(&token) {
+            text.push(&self.text.finish(), true);
+            let own = self.tokenizer.token_bytes(token);
+            text.push(&String::from_utf8_lossy(&own), true);
+            return Ok(text);
+        }
+        let new = self.text.push(&self.tokenizer, token).map_err(failed)?;
+        text.push(&new, true);
+        if self.tokenizer.is_special(token) {
+            let own = self.tokenizer.token_bytes(token);
+            text.push(&String::from_utf8_lossy(&own), self.form.special_tokens);
+        }
+        Ok(text)
     }
 
-    fn piece(&mut self, text: &str, finish: Option<FinishReason>) -> Piece {
-        let mut whole = self.echo.take().unwrap_or_default();
-        whole.push_str(text);
-        Piece {
-            text: whole,
-            scores: std::mem::take(&mut self.scores),
-            finish,
-        }
+    fn finish(&mut self, reason: FinishReason) -> Piece {
+        let mut rest = TokenText::default();
+        rest.push(&self.text.finish(), true);
+        let (mut text, stopped) = self.form.stops.push(&rest);
+        text.append(&self.form.stops.finish());
+        self.piece(
+            &text,
+            Some(if stopped { FinishReason::Stop } else { reason }),
+        )
     }
+
+    fn piece(&mut self, text: &TokenText, finish: Option<FinishReason>) -> Piece {
+        let mut piece = Piece {
+            text: self.echo.take().unwrap_or_default(),
+            finish,
+            ..Piece::default()
+        };
+        match &mut self.form.calls {
+            None => piece.text.push_str(&text.seen(0..text.all().len())),
+            Some(reader) => {
+                piece.text.push_str(&reader.push(text));
+                if finish.is_some() {
+                    let (rest, calls) = reader.finish();
+                    piece.text.push_str(&rest);
+                    piece.calls = calls;
+                }
+            }
+        }
+        if !piece.calls.is_empty() && finish == Some(FinishReason::Stop) {
+            piece.finish = Some(FinishReason::ToolCalls);
+        }
+        piece.scores = std::mem::take(&mut self.scores);
+        piece
+    }
+}
+
+fn failed(error: crate::tokenize::Error) -> ApiError {
+    ApiError::internal(error.to_string())
 }

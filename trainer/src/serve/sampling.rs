@@ -1,5 +1,7 @@
 //! Choosing the next token from a row of logits. Pure: the same logits, settings and seed give the same token.
 
+use std::cmp::Ordering;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -8,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) struct Sampling {
     /// 0 takes the likeliest token; more flattens the distribution.
     pub(crate) temperature: f64,
-    /// Only the likeliest tokens that together have this probability; 1 for all.
+    /// Only the likeliest tokens that together have this probability among those that `top_k` leaves; 1 for all.
     pub(crate) top_p: f64,
     /// Only so many of the likeliest tokens.
     pub(crate) top_k: Option<usize>,
@@ -39,15 +41,13 @@ impl Sampler {
             return likeliest(logits);
         }
         let mut weights = tempered(logits, self.sampling.temperature);
-        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
-        if self.sampling.top_p < 1.0
-            || self
-                .sampling
-                .top_k
-                .is_some_and(|top_k| top_k < weights.len())
-        {
-            let top_k = self.sampling.top_k.unwrap_or(weights.len());
-            keep_likeliest(&mut weights, self.sampling.top_p * total, top_k);
+        // As vLLM and transformers have it: what `top_p` is a part of is what `top_k` leaves.
+        if let Some(top_k) = self.sampling.top_k {
+            keep_heaviest(&mut weights, top_k);
+        }
+        if self.sampling.top_p < 1.0 {
+            let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+            keep_mass(&mut weights, self.sampling.top_p * total);
         }
         let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
         let mut left = self.random.random::<f64>() * total;
@@ -86,9 +86,24 @@ fn tempered(logits: &[f32], temperature: f64) -> Vec<(u32, f64)> {
     weights.filter(|(_, weight)| *weight > 0.0).collect()
 }
 
-/// Keeps the likeliest tokens until they weigh `mass` together, at most `top_k` and at least one.
-fn keep_likeliest(weights: &mut Vec<(u32, f64)>, mass: f64, top_k: usize) {
-    let heavier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+/// The heavier one first; of equal ones the one with the smaller id.
+fn heavier(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the `count` heaviest tokens, at least one.
+fn keep_heaviest(weights: &mut Vec<(u32, f64)>, count: usize) {
+    let count = count.max(1);
+    if count < weights.len() {
+        weights.select_nth_unstable_by(count, heavier);
+        weights.truncate(count);
+        // The order decides which token a random number means: it must not depend on how they were selected.
+        weights.sort_unstable_by(heavier);
+    }
+}
+
+/// Keeps the heaviest tokens until they weigh `mass` together, at least one.
+fn keep_mass(weights: &mut Vec<(u32, f64)>, mass: f64) {
     // Sorting a whole vocabulary for each token would take longer than the head's product; a few hundred nearly always do.
     let mut sorted = 256.min(weights.len());
     loop {
@@ -101,7 +116,7 @@ fn keep_likeliest(weights: &mut Vec<(u32, f64)>, mass: f64, top_k: usize) {
             sum += weight;
             sum >= mass
         });
-        let kept = enough.map_or(usize::MAX, |last| last + 1).min(top_k);
+        let kept = enough.map_or(usize::MAX, |last| last + 1);
         if kept <= sorted || sorted == weights.len() {
             weights.truncate(kept.max(1));
             return;
@@ -169,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn top_p_is_a_part_of_what_top_k_leaves() {
+        // Of 0.4 and 0.3 the first is 0.571 of both: 0.55 keeps it alone, though it is less than that of all.
+        near(shares(sampling(1.0, 0.55, Some(2))), [0.0, 0.0, 0.0, 1.0]);
+        // Of 0.4, 0.3 and 0.2 the first two are 0.778: 0.75 keeps two, though of all it would keep three.
+        near(
+            shares(sampling(1.0, 0.75, Some(3))),
+            [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0],
+        );
+    }
+
+    #[test]
     fn temperature_zero_takes_the_first_of_the_likeliest() {
         let mut sampler = Sampler::new(sampling(0.0, 1.0, None));
         assert_eq!(sampler.choose(&[0.0, 3.0, 3.0, f32::NAN]), 1);
@@ -202,7 +228,7 @@ mod tests {
             sum >= mass
         });
         let kept = cut.unwrap() + 1;
-        keep_likeliest(&mut found, mass, usize::MAX);
+        keep_mass(&mut found, mass);
         assert_eq!(found, expected[..kept]);
     }
 }

@@ -8,21 +8,23 @@ use std::time::Duration;
 
 use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
+use finetune_artifacts::network;
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Error;
 use super::engine::{Engine, Limits};
-use super::http::{Server, router};
+use super::http::{Preparation, Server, router};
 use super::key_value_memory::{Budget, KeyValueMemory};
 use super::memory_limit::memory_limit;
 use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
+use super::tools::ToolCalls;
 use crate::base::{BaseModelFiles, Fetch};
 use crate::model::{Base, LoadOptions, Storage};
+use crate::stop::Stop;
 use crate::{clock, device};
 
 /// A server that listens.
@@ -80,7 +82,7 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         Metrics::new()?,
     )?;
     let now = || clock::now().as_second();
-    for (name, uri) in &options.adapters {
+    for (name, uri) in options.adapters.iter().flat_map(|named| &named.0) {
         let folder = fetch_adapter(name, uri, &credentials, &cache).await?;
         let message = |error: super::api::ApiError| Error::Adapter {
             name: name.clone(),
@@ -90,12 +92,17 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         engine.load(name, uri, &folder, now()).map_err(message)?;
     }
     let root = options.model.clone();
+    let tool_calls = ToolCalls::choose(options.tool_call_parser, &engine.tokenizer);
+    let longest_token = engine.tokenizer.longest_token();
     let server = Arc::new(Server {
         engine,
         name,
         root,
         started: now(),
         now,
+        tool_calls,
+        longest_token,
+        preparation: Preparation::default(),
         draining: AtomicBool::new(false),
     });
     listen(options, server).await
@@ -107,7 +114,7 @@ async fn listen(options: &Options, server: Arc<Server>) -> Result<Running, Error
         port: options.port,
         source,
     };
-    let listener = TcpListener::bind((options.host.as_str(), options.port))
+    let listener = network::listen_on(&options.host, options.port)
         .await
         .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -157,20 +164,11 @@ impl Running {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub async fn serve(options: &Options) -> Result<(), Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let running = tokio::select! {
-        running = start(options) => running?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+/// Serves until the process is told to stop. While it still loads, nobody waits for an answer, and it is left at once.
+pub async fn serve(options: &Options, stop: &Stop) -> Result<(), Error> {
+    let running = start(options).await?;
+    stop.finish_first();
+    stop.told().await;
     running
         .stop(Duration::from_secs(options.shutdown_grace))
         .await;

@@ -417,7 +417,8 @@ impl Answer {
         self.last_at = Some(Instant::now());
         // A client that is gone is noticed at the next step.
         let _ = self.generation.events.send(Event::Token(scored));
-        if self.generation.stop_at_end_tokens && stop_tokens.contains(&token) {
+        let ends = self.generation.stop_at_end_tokens && stop_tokens.contains(&token);
+        if ends || self.generation.stop_token_ids.contains(&token) {
             return Ok(Some(FinishReason::Stop));
         }
         Ok((self.generated >= self.generation.max_new_tokens).then_some(FinishReason::Length))

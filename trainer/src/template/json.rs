@@ -1,46 +1,93 @@
-//! The filter `tojson` as transformers defines it: Python's `json.dumps` without escaping, its separators included.
+//! The filter `tojson` as transformers defines it: Python's `json.dumps` with its arguments, and without escaping for HTML.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// `value | tojson` and `value | tojson(indent=2)`.
+use super::print::MOST_LEVELS;
+use super::python::Arguments;
+
+/// The widest indent; real templates take 2 or 4.
+const WIDEST_INDENT: usize = 64;
+
+/// `value | tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the signature that minijinja calls"
 )]
-pub(super) fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    if ensure_ascii == Some(true) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson(ensure_ascii=true) is not supported",
-        ));
-    }
-    let spaces = indent.map(|width| " ".repeat(width.min(16)));
-    let text = written(
-        &value,
-        PythonFormatter {
-            pretty: spaces
-                .as_ref()
-                .map(|spaces| PrettyFormatter::with_indent(spaces.as_bytes())),
-        },
-    );
-    text.map(Value::from_safe_string)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error))
+pub(super) fn tojson(value: Value, given: Rest<Value>) -> Result<Value, Error> {
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let [ascii, indent, separators, sorted] = Arguments::new("tojson", &given)?.at_most(names)?;
+    let is_true = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let indent = indent.as_ref().map(as_indent).transpose()?;
+    let (item, key) = match &separators {
+        Some(pair) => as_separators(pair)?,
+        None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
+        None => (", ".to_owned(), ": ".to_owned()),
+    };
+    let layout = Layout {
+        ascii: is_true(ascii),
+        sorted: is_true(sorted),
+        indent,
+        item,
+        key,
+    };
+    let mut text = String::new();
+    layout.write(&value, 0, &mut text)?;
+    Ok(Value::from(text))
 }
 
-fn written(value: &Value, formatter: impl Formatter) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    value
-        .serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
-        .map_err(|error| error.to_string())?;
-    String::from_utf8(bytes).map_err(|error| error.to_string())
+/// The value as `json.dumps(value, ensure_ascii=False)` writes it.
+pub(super) fn dumps(value: &Value) -> Result<String, Error> {
+    let layout = Layout {
+        ascii: false,
+        sorted: false,
+        indent: None,
+        item: ", ".to_owned(),
+        key: ": ".to_owned(),
+    };
+    let mut text = String::new();
+    layout.write(value, 0, &mut text)?;
+    Ok(text)
+}
+
+fn fault(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// A number of spaces, or the text itself.
+fn as_indent(value: &Value) -> Result<String, Error> {
+    let indent = match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => {
+            let width = match value.kind() {
+                ValueKind::Bool => i64::from(value.is_true()),
+                _ => i64::try_from(value.clone())?,
+            };
+            " ".repeat(usize::try_from(width).unwrap_or(0).min(WIDEST_INDENT + 1))
+        }
+    };
+    if indent.len() > WIDEST_INDENT {
+        return Err(fault(format!(
+            "tojson has an indent of more than {WIDEST_INDENT}"
+        )));
+    }
+    Ok(indent)
+}
+
+fn as_separators(pair: &Value) -> Result<(String, String), Error> {
+    let texts: Vec<Value> = pair.try_iter()?.collect();
+    match texts.as_slice() {
+        [item, key] => match (item.as_str(), key.as_str()) {
+            (Some(item), Some(key)) => Ok((item.to_owned(), key.to_owned())),
+            _ => Err(fault("tojson has separators that are no texts")),
+        },
+        _ => Err(fault(format!(
+            "tojson has {} separators, expected 2",
+            texts.len()
+        ))),
+    }
 }
 
 /// A number as Python writes it: an exponent below 1e-4 and from 1e16 on, with a sign and at least two digits.
@@ -58,91 +105,124 @@ pub(super) fn python_float(value: f64) -> String {
     }
 }
 
-/// A space after each comma and colon, or lines with indents; numbers as Python writes them.
-struct PythonFormatter<'a> {
-    pretty: Option<PrettyFormatter<'a>>,
+/// How values are laid out.
+struct Layout {
+    ascii: bool,
+    sorted: bool,
+    indent: Option<String>,
+    item: String,
+    key: String,
 }
 
-impl PythonFormatter<'_> {
-    fn separate<W: ?Sized + Write>(writer: &mut W, first: bool) -> io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
+impl Layout {
+    fn write(&self, value: &Value, level: usize, text: &mut String) -> Result<(), Error> {
+        if level > MOST_LEVELS {
+            return Err(fault(format!("tojson has more than {MOST_LEVELS} levels")));
         }
+        match value.kind() {
+            ValueKind::Undefined => return Err(fault("tojson has a value that is undefined")),
+            ValueKind::None => text.push_str("null"),
+            ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number if value.is_integer() => text.push_str(&value.to_string()),
+            ValueKind::Number => {
+                let number = f64::try_from(value.clone())?;
+                text.push_str(&match number {
+                    _ if number.is_nan() => "NaN".to_owned(),
+                    f64::INFINITY => "Infinity".to_owned(),
+                    f64::NEG_INFINITY => "-Infinity".to_owned(),
+                    _ => python_float(number),
+                });
+            }
+            ValueKind::String => self.quote(value.as_str().unwrap_or_default(), text),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.list(&items, ('[', ']'), level, text, |item, text| {
+                    self.write(item, level + 1, text)
+                })?;
+            }
+            ValueKind::Map => {
+                let mut pairs = Vec::new();
+                for key in value.try_iter()? {
+                    pairs.push((key_text(&key)?, value.get_item(&key)?));
+                }
+                if self.sorted {
+                    pairs.sort_by(|(left, _), (right, _)| left.cmp(right));
+                }
+                self.list(&pairs, ('{', '}'), level, text, |(key, value), text| {
+                    self.quote(key, text);
+                    text.push_str(&self.key);
+                    self.write(value, level + 1, text)
+                })?;
+            }
+            other => return Err(fault(format!("tojson has a value that is a {other}"))),
+        }
+        Ok(())
+    }
+
+    fn list<T>(
+        &self,
+        items: &[T],
+        brackets: (char, char),
+        level: usize,
+        text: &mut String,
+        write: impl Fn(&T, &mut String) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        text.push(brackets.0);
+        for (index, item) in items.iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { &self.item });
+            self.new_line(level + 1, text);
+            write(item, text)?;
+        }
+        if !items.is_empty() {
+            self.new_line(level, text);
+        }
+        text.push(brackets.1);
+        Ok(())
+    }
+
+    fn new_line(&self, level: usize, text: &mut String) {
+        if let Some(indent) = &self.indent {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(indent.as_str(), level));
+        }
+    }
+
+    fn quote(&self, value: &str, text: &mut String) {
+        text.push('"');
+        let escape = |unit: u16, text: &mut String| {
+            // Writing to a text cannot fail.
+            let _ = write!(text, "\\u{unit:04x}");
+        };
+        for character in value.chars() {
+            match character {
+                '"' => text.push_str("\\\""),
+                '\\' => text.push_str("\\\\"),
+                '\n' => text.push_str("\\n"),
+                '\r' => text.push_str("\\r"),
+                '\t' => text.push_str("\\t"),
+                '\u{8}' => text.push_str("\\b"),
+                '\u{c}' => text.push_str("\\f"),
+                '\0'..='\u{1f}' => escape(character as u16, text),
+                _ if self.ascii && !(' '..='~').contains(&character) => {
+                    for unit in character.encode_utf16(&mut [0; 2]) {
+                        escape(*unit, text);
+                    }
+                }
+                _ => text.push(character),
+            }
+        }
+        text.push('"');
     }
 }
 
-impl Formatter for PythonFormatter<'_> {
-    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        writer.write_all(python_float(value).as_bytes())
-    }
-
-    fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.begin_array(writer),
-            None => writer.write_all(b"["),
-        }
-    }
-
-    fn end_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.end_array(writer),
-            None => writer.write_all(b"]"),
-        }
-    }
-
-    fn begin_array_value<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.begin_array_value(writer, first),
-            None => Self::separate(writer, first),
-        }
-    }
-
-    fn end_array_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.end_array_value(writer),
-            None => Ok(()),
-        }
-    }
-
-    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.begin_object(writer),
-            None => writer.write_all(b"{"),
-        }
-    }
-
-    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.end_object(writer),
-            None => writer.write_all(b"}"),
-        }
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.begin_object_key(writer, first),
-            None => Self::separate(writer, first),
-        }
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
-
-    fn end_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        match &mut self.pretty {
-            Some(pretty) => pretty.end_object_value(writer),
-            None => Ok(()),
-        }
+/// The text that Python makes of a key.
+fn key_text(key: &Value) -> Result<String, Error> {
+    match key.kind() {
+        ValueKind::String => Ok(key.as_str().unwrap_or_default().to_owned()),
+        ValueKind::None => Ok("null".to_owned()),
+        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
+        ValueKind::Number if key.is_integer() => Ok(key.to_string()),
+        ValueKind::Number => Ok(python_float(f64::try_from(key.clone())?)),
+        other => Err(fault(format!("tojson has a key that is a {other}"))),
     }
 }

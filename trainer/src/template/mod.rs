@@ -3,18 +3,27 @@
 //! A template comes with the model and is untrusted: it sees the conversation and nothing else, and can run only so
 //! long.
 
+mod forms;
 mod json;
 mod print;
+mod probe;
+mod python;
+mod turn_end;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use finetune_artifacts::rows::Message;
 use finetune_artifacts::rows::json::Json;
+use finetune_artifacts::rows::{Message, TOOL_CALLS};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
+use minijinja::value::{Serde, ValueKind};
+use minijinja::{Environment, Error as JinjaError, ErrorKind, State, Value};
 use regex::Regex;
+
+use forms::{Arguments, Forms};
+pub use turn_end::{TurnEnd, turn_end};
+
+use crate::clock;
 
 /// Instructions that a template may take for one conversation; ordinary ones take some thousands.
 const FUEL: u64 = 50_000_000;
@@ -24,6 +33,10 @@ const SPAN_START: char = '\u{fdd0}';
 const SPAN_END: char = '\u{fdd1}';
 /// Stands in for what a message says, to find where the template prints it.
 pub(crate) const PROBE: char = '\u{fdd2}';
+/// Stands within what is said, to find out whether the template prints it.
+pub(crate) const POINT: char = '\u{fdd3}';
+/// The name of the time among the variables; no template can have it.
+const TIME: &str = "\u{fdd0}time";
 /// The name under which the template is compiled. It ends in nothing that turns on escaping.
 const NAME: &str = "chat_template";
 
@@ -37,7 +50,7 @@ pub enum Error {
     #[error("the chat template fails: {0}")]
     Render(String),
     /// The conversation holds a character that no text may hold.
-    #[error("a message holds a noncharacter, U+FDD0 to U+FDD2, expected text: remove it")]
+    #[error("a message holds a noncharacter, U+FDD0 to U+FDD3, expected text: remove it")]
     Noncharacter,
 }
 
@@ -50,13 +63,22 @@ pub struct Marked {
     pub spans: Vec<Range<usize>>,
 }
 
+/// What `strftime_now` tells a template that asks for the time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Time {
+    /// The time of the clock, in the time zone of this machine: for what is asked and answered now.
+    Clock,
+    /// The start of a day, in UTC: for what must be the same whenever it is made.
+    Day(jiff::civil::Date),
+}
+
 /// A compiled template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
     environment: Environment<'static>,
     marked: bool,
-    takes_parts: bool,
+    forms: Forms,
 }
 
 impl ChatTemplate {
@@ -70,12 +92,15 @@ impl ChatTemplate {
             .map_err(|error| Error::Syntax(one_line(&error)))?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
         environment.add_filter("tojson", json::tojson);
         environment.set_formatter(print::print);
         environment.add_filter("string", print::string);
+        environment.add_filter("trim", python::trim);
         environment.add_test("iterable", is_iterable);
+        environment.add_test("sequence", is_sequence);
+        environment.add_test("number", is_number);
+        environment.add_test("callable", |_: &Value| false);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         for (name, token) in special_tokens {
@@ -89,25 +114,10 @@ impl ChatTemplate {
             source: source.to_owned(),
             environment,
             marked,
-            takes_parts: true,
+            forms: Forms::UNTRIED,
         };
-        template.takes_parts = template.prints_parts();
+        template.forms = Forms::of(&template);
         Ok(template)
-    }
-
-    /// Whether the template prints the texts of a content that is a list, as those of multimodal checkpoints do. Others
-    /// fail on it, or print the list itself, with its quotes.
-    fn prints_parts(&self) -> bool {
-        let mut message = Message::new("user", PROBE);
-        message.parts = vec![PROBE.to_string()];
-        let Ok(rendered) = self.render_any(&[message], &[], false) else {
-            return false;
-        };
-        let quoted = |text: &str| text.ends_with(['"', '\'', '\\']);
-        match rendered.text.split_once(PROBE) {
-            Some((before, _)) => !quoted(before),
-            None => false,
-        }
     }
 
     /// The template as the model has it.
@@ -120,15 +130,20 @@ impl ChatTemplate {
         self.marked
     }
 
-    /// The conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins. `tools` describe
-    /// functions; where there are none the template sees none.
+    /// Whether it asks for the time.
+    pub fn asks_for_time(&self) -> bool {
+        self.source.contains("strftime_now")
+    }
+
+    /// The conversation as text, as it is asked now. With `add_generation_prompt` it ends where the assistant's answer begins.
+    /// `tools` describe functions; where there are none the template sees none.
     pub fn render(
         &self,
         messages: &[Message],
         tools: &[Json],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let rendered = self.render_marked(messages, tools, add_generation_prompt)?;
+        let rendered = self.render_marked(messages, tools, add_generation_prompt, Time::Clock)?;
         Ok(rendered.text)
     }
 
@@ -138,8 +153,9 @@ impl ChatTemplate {
         messages: &[Message],
         tools: &[Json],
         add_generation_prompt: bool,
+        time: Time,
     ) -> Result<Marked, Error> {
-        let marks = [SPAN_START, SPAN_END, PROBE];
+        let marks = [SPAN_START, SPAN_END, PROBE, POINT];
         let holds = |value: &Json| value.to_text().contains(marks);
         if messages.iter().any(|message| {
             message.role.contains(marks)
@@ -153,60 +169,83 @@ impl ChatTemplate {
         {
             return Err(Error::Noncharacter);
         }
-        self.render_any(messages, tools, add_generation_prompt)
+        self.render_any(messages, tools, add_generation_prompt, time)
     }
 
-    /// As [`Self::render_marked`], of messages that may hold [`PROBE`].
+    /// As [`Self::render_marked`], of messages that may hold [`PROBE`] and [`POINT`].
     pub(crate) fn render_any(
         &self,
         messages: &[Message],
         tools: &[Json],
         add_generation_prompt: bool,
+        time: Time,
     ) -> Result<Marked, Error> {
+        let mut first = None;
+        for arguments in self.forms.tries(messages) {
+            let (prompt, forms) = (add_generation_prompt, self.forms);
+            match self.attempt(messages, tools, prompt, time, forms, *arguments) {
+                Ok(text) => return Ok(take_marks(&text)),
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        // There is at least one form to try.
+        let error = first.as_ref().map(one_line).unwrap_or_default();
+        Err(Error::Render(error))
+    }
+
+    /// The conversation as text, with marks, in these forms.
+    fn attempt(
+        &self,
+        messages: &[Message],
+        tools: &[Json],
+        add_generation_prompt: bool,
+        time: Time,
+        forms: Forms,
+        arguments: Arguments,
+    ) -> Result<String, JinjaError> {
+        let messages = messages
+            .iter()
+            .map(|message| as_value(message, forms, arguments));
+        // As transformers has it: these names are always there.
         let tools = match tools {
             [] => Value::from(()),
             tools => Value::from(Serde(tools)),
         };
-        let text = self
-            .environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages => messages.iter().map(|message| self.as_value(message)).collect::<Value>(),
-                    add_generation_prompt,
-                    tools,
-                    documents => (),
-                })
-            })
-            .map_err(|error| Error::Render(one_line(&error)))?;
-        Ok(take_marks(&text))
+        let variables = Value::from_pairs([
+            ("messages", messages.collect::<Value>()),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            ("tools", tools),
+            ("documents", Value::from(())),
+            (TIME, time.as_value()),
+        ]);
+        self.environment.get_template(NAME)?.render(variables)
     }
+}
 
-    /// The message as the template sees it.
-    fn as_value(&self, message: &Message) -> Value {
-        let part = |text: &String| {
-            Value::from_pairs([
-                ("type", Value::from("text")),
-                ("text", Value::from(text.as_str())),
-            ])
-        };
-        let content = match &message.content {
-            Some(_) if self.takes_parts && !message.parts.is_empty() => {
-                message.parts.iter().map(part).collect()
-            }
-            Some(content) => Value::from(content.as_str()),
-            None => Value::from(()),
-        };
-        let fields = message
-            .fields
-            .iter()
-            .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
-        let pairs = [
-            ("role", Value::from(message.role.as_str())),
-            ("content", content),
-        ];
-        Value::from_pairs(pairs.into_iter().chain(fields))
+impl Time {
+    /// The day, or none for the clock.
+    fn as_value(self) -> Value {
+        match self {
+            Self::Clock => Value::from(()),
+            Self::Day(day) => Value::from(day.to_string()),
+        }
     }
+}
+
+/// The message as the template sees it: what it does not have is undefined.
+fn as_value(message: &Message, forms: Forms, arguments: Arguments) -> Value {
+    let content = forms.content(message).map(|content| ("content", content));
+    let fields = message.fields.iter().map(|(name, value)| {
+        let value = match name.as_str() {
+            TOOL_CALLS => Value::from(Serde(forms::with_arguments(value, arguments))),
+            _ => Value::from(Serde(value)),
+        };
+        (name.as_str(), value)
+    });
+    let role = ("role", Value::from(message.role.as_str()));
+    Value::from_pairs([role].into_iter().chain(content).chain(fields))
 }
 
 /// Replaces the tags `generation` and `endgeneration`, which are transformers' own, by marks in the text. What a tag says
@@ -259,15 +298,34 @@ fn raise_exception(message: String) -> Result<Value, JinjaError> {
     Err(JinjaError::new(ErrorKind::InvalidOperation, message))
 }
 
-/// The present time by a format of `strftime`, which some templates print as the date of the conversation.
-fn strftime_now(format: &str) -> Result<String, JinjaError> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the template asks for the clock; nothing of ours depends on the answer"
-    )]
-    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::system());
-    jiff::fmt::strtime::format(format, &now)
-        .map_err(|error| JinjaError::new(ErrorKind::InvalidOperation, error.to_string()))
+/// As Python has it: what has a length and can be indexed, which texts and dictionaries can.
+fn is_sequence(value: &Value) -> bool {
+    let kinds = [
+        ValueKind::Seq,
+        ValueKind::String,
+        ValueKind::Map,
+        ValueKind::Undefined,
+    ];
+    kinds.contains(&value.kind())
+}
+
+/// As Python has it: true and false are numbers.
+fn is_number(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+}
+
+/// The time by a format of `strftime`, which some templates print as the date of the conversation.
+fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, JinjaError> {
+    let wrong =
+        |error: jiff::Error| JinjaError::new(ErrorKind::InvalidOperation, error.to_string());
+    let pinned = state.lookup(TIME).filter(|day| !day.is_none());
+    let now = match pinned.as_ref().and_then(Value::as_str) {
+        Some(day) => day
+            .parse::<jiff::civil::Date>()
+            .and_then(|day| day.to_zoned(jiff::tz::TimeZone::UTC)),
+        None => Ok(clock::now().to_zoned(jiff::tz::TimeZone::system())),
+    };
+    jiff::fmt::strtime::format(format, &now.map_err(wrong)?).map_err(wrong)
 }
 
 /// An error of minijinja with its cause, on one line.

@@ -9,7 +9,7 @@ use minijinja::{Error, ErrorKind, Output, State, Value};
 use super::json::python_float;
 
 /// More lists within lists than data or tools have.
-const MOST_LEVELS: usize = 128;
+pub(super) const MOST_LEVELS: usize = 128;
 
 /// Prints what stands between `{{` and `}}`.
 pub(super) fn print(output: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {

@@ -104,6 +104,10 @@ fn the_time_is_there_for_templates_that_print_it() {
     let year = render("{{ strftime_now('%Y') }}", &[]).unwrap();
     assert!(year.parse::<u32>().unwrap() > 2025, "{year}");
     assert!(render("{{ strftime_now('%!') }}", &[]).is_err());
+    let template = ChatTemplate::new("{{ strftime_now('%-d %b %Y') }}", &BTreeMap::new()).unwrap();
+    let day = Time::Day(jiff::civil::date(2026, 3, 4));
+    let pinned = template.render_marked(&[], &[], false, day).unwrap();
+    assert_eq!(pinned.text, "4 Mar 2026");
 }
 
 #[test]
@@ -111,7 +115,9 @@ fn generation_tags_mark_spans_and_keep_what_they_say_of_white_space() {
     let source = "a \n{%- generation -%} \n b{% endgeneration %}\nc";
     let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
     assert!(template.is_marked());
-    let marked = template.render_marked(&[], &[], false).unwrap();
+    let marked = template
+        .render_marked(&[], &[], false, Time::Clock)
+        .unwrap();
     assert_eq!(marked.text, "abc");
     assert_eq!(marked.spans, vec![1..2; 1]);
 }

@@ -3,6 +3,7 @@
 //! Special tokens are recognised wherever they stand in a text, as transformers does it, and none is ever added unseen:
 //! callers ask for the start token where a sequence needs it.
 
+mod bytes;
 mod gguf;
 mod hugging_face;
 mod sentence_piece;
@@ -13,7 +14,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-use crate::template::{self, ChatTemplate};
+use crate::template::{self, ChatTemplate, TurnEnd, turn_end};
 
 /// What can go wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +119,9 @@ pub struct Tokenizer {
     special: SpecialTokens,
     adds_bos: bool,
     stop_ids: Vec<u32>,
+    named_stop_ids: Vec<u32>,
     template: Option<ChatTemplate>,
+    turn_end: Option<TurnEnd>,
     json: Vec<u8>,
     digest: String,
 }
@@ -156,25 +159,36 @@ impl Tokenizer {
             .as_deref()
             .map(|source| ChatTemplate::new(source, &parts.special.variables()))
             .transpose()?;
-        let mut stop_ids = parts.stop_ids;
-        stop_ids.extend(parts.special.eos.as_ref().map(|eos| eos.id));
-        stop_ids.sort_unstable();
-        stop_ids.dedup();
+        let mut named_stop_ids = parts.stop_ids;
+        named_stop_ids.extend(parts.special.eos.as_ref().map(|eos| eos.id));
+        named_stop_ids.sort_unstable();
+        named_stop_ids.dedup();
         let digest = digest(
             &parts.json,
             &parts.special,
             adds_bos,
             parts.template.as_deref(),
         );
-        Ok(Self {
+        let mut tokenizer = Self {
             inner,
             special: parts.special,
             adds_bos,
-            stop_ids,
-            template,
+            stop_ids: named_stop_ids.clone(),
+            named_stop_ids,
+            template: None,
+            turn_end: None,
             json: parts.json,
             digest,
-        })
+        };
+        if let Some(template) = template {
+            tokenizer.turn_end = turn_end(&template, &tokenizer);
+            tokenizer.template = Some(template);
+        }
+        let ends = tokenizer.turn_end.iter().flat_map(|end| &end.answer);
+        tokenizer.stop_ids.extend(ends);
+        tokenizer.stop_ids.sort_unstable();
+        tokenizer.stop_ids.dedup();
+        Ok(tokenizer)
     }
 
     /// The tokens of a text, nothing added.
@@ -239,9 +253,27 @@ impl Tokenizer {
             .is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
     }
 
-    /// The ids that end an answer, in order.
+    /// Whether `id` was added to the vocabulary, as a special token or as an ordinary one.
+    pub fn is_added(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added.simple_id_to_token(id).is_some()
+    }
+
+    /// The ids that end an answer, in order: those that the model's files name, and those that end a turn of the assistant as
+    /// the chat template prints it.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+
+    /// Those of [`Self::stop_ids`] that the model's files name: `eos_token`, and `eos_token_id` of the generation settings.
+    /// Engines that do not look at the template end answers there only.
+    pub fn named_stop_ids(&self) -> &[u32] {
+        &self.named_stop_ids
+    }
+
+    /// How the chat template ends a turn of the assistant; `None` where there is no template or it prints no token there.
+    pub const fn turn_end(&self) -> Option<&TurnEnd> {
+        self.turn_end.as_ref()
     }
 
     /// The number of ids, special ones included.

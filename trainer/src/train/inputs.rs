@@ -183,5 +183,6 @@ fn request<'a>(job: &'a Job, place: &'a Workplace, base: &'a BaseModelFiles) -> 
         cache: &place.cache,
         passing: &place.passing,
         local: &place.local,
+        today: crate::clock::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
     }
 }

@@ -1,7 +1,7 @@
 //! The rules of `spec.dataset`.
 
 use finetune_artifacts::rows::RowFormat;
-use finetune_crds::fine_tune_job::{Columns, Dataset, Format, Replay};
+use finetune_crds::fine_tune_job::{ChatTemplateUse, Columns, Dataset, Format, Replay};
 
 use super::{Fault, check_range, check_uri};
 
@@ -63,6 +63,14 @@ pub(super) fn check_dataset(dataset: &Dataset, faults: &mut Vec<Fault>) {
         faults.push(Fault::new(
             "spec.dataset.appendEndOfSequence",
             "applies to format Text only: set format: Text or remove it",
+        ));
+    }
+    if dataset.chat_template == ChatTemplateUse::Never
+        && matches!(dataset.format, Format::Messages | Format::ShareGPT)
+    {
+        faults.push(Fault::new(
+            "spec.dataset.chatTemplate",
+            "is Never, but conversations become a text by the base's chat template alone: remove it",
         ));
     }
     check_range(

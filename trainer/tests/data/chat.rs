@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use finetune_artifacts::gguf::GgufFile;
 use finetune_artifacts::rows::Message;
 use serde_json::Value;
-use trainer::template::ChatTemplate;
+use trainer::template::{ChatTemplate, Time};
 use trainer::tokenize::Tokenizer;
 
 use crate::{fixtures, smollm2};
@@ -93,7 +93,7 @@ fn check_all(tokenizer: &Tokenizer) -> Result<()> {
     let marked = report["marked_template"].as_str().context("no template")?;
     let template = ChatTemplate::new(marked, &variables)?;
     for row in list(&report, "marked_chats")? {
-        let rendered = template.render_marked(&messages(row)?, &[], false)?;
+        let rendered = template.render_marked(&messages(row)?, &[], false, Time::Clock)?;
         let encoded = tokenizer.encode_with_ranges(&rendered.text)?;
         ensure!(
             encoded.ids == ids(row)?,

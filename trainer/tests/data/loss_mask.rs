@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use finetune_artifacts::rows::RowReader;
-use finetune_crds::fine_tune_job::{Format, LossOn};
+use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
 use rstest::rstest;
 use trainer::data::{EncodedRow, Encoder, Settings};
 use trainer::tokenize::Tokenizer;
@@ -30,6 +30,8 @@ fn settings(loss_on: LossOn) -> Settings {
         loss_on,
         max_length: 1000,
         append_end_of_sequence: true,
+        chat_template: ChatTemplateUse::Auto,
+        day: jiff::civil::Date::constant(2026, 1, 2),
     }
 }
 
@@ -103,6 +105,10 @@ fn an_end_of_turn_inside_a_message_does_not_end_its_training() -> Result<()> {
 #[test]
 fn a_completion_is_trained_with_the_end_of_sequence_and_its_prompt_is_not() -> Result<()> {
     let tokenizer = tokenizer()?;
+    let settings = |loss_on| Settings {
+        chat_template: ChatTemplateUse::Never,
+        ..settings(loss_on)
+    };
     let row = r#"{"prompt":"Re: ","completion":" Hello"}"#;
     let found = encode(&tokenizer, row, settings(LossOn::Completion))?;
     assert_eq!(learnt(&tokenizer, &found)?, " Hello<|im_end|>");
@@ -221,6 +227,44 @@ fn an_alpaca_row_is_asked_through_the_chat_template(
     Ok(())
 }
 
+#[rstest]
+#[case(LossOn::Completion)]
+#[case(LossOn::All)]
+fn a_prompt_is_asked_through_the_chat_template_as_it_will_be_when_the_model_is_served(
+    #[case] loss_on: LossOn,
+) -> Result<()> {
+    let tokenizer = tokenizer()?;
+    let row = r#"{"prompt":"Name it.","completion":"Lux"}"#;
+    let chat = r#"{"messages":[{"role":"user","content":"Name it."},{"role":"assistant","content":"Lux"}]}"#;
+    let found = encode(&tokenizer, row, settings(loss_on))?;
+    assert_eq!(found, encode(&tokenizer, chat, settings(loss_on))?);
+    Ok(())
+}
+
+#[test]
+fn preferences_that_are_texts_are_asked_through_the_chat_template_too() -> Result<()> {
+    let tokenizer = tokenizer()?;
+    let row = r#"{"prompt":"Name it.","chosen":"Lux","rejected":"Nox"}"#;
+    let chat = r#"{"messages":[{"role":"user","content":"Name it."},{"role":"assistant","content":"Nox"}]}"#;
+    // The answer that is not preferred comes last.
+    let found = encode(&tokenizer, row, settings(LossOn::Completion))?;
+    assert_eq!(
+        found,
+        encode(&tokenizer, chat, settings(LossOn::Completion))?
+    );
+    Ok(())
+}
+
+#[test]
+fn a_prompt_without_a_chat_template_is_a_text_that_goes_on() -> Result<()> {
+    let tokenizer = without_template()?;
+    let row = r#"{"prompt":"Name it.","completion":"Lux"}"#;
+    let found = encode(&tokenizer, row, settings(LossOn::Completion))?;
+    let text = tokenizer.decode(&found.row.tokens, false)?;
+    assert_eq!(text, "Name it.Lux<|im_end|>");
+    Ok(())
+}
+
 #[test]
 fn an_alpaca_row_without_a_chat_template_has_the_prompt_of_its_data_set() -> Result<()> {
     let tokenizer = without_template()?;
@@ -275,7 +319,7 @@ fn a_template_that_rewrites_earlier_turns_is_refused_unless_only_the_last_turn_c
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("the chat template prints `messages[1]` differently"),
+        error.contains("the chat template leaves out `messages[1]`"),
         "{error}"
     );
     let row = encode(&tokenizer, CHAT, settings(LossOn::Completion))?;

@@ -15,7 +15,11 @@ mod loss_mask;
 mod peft;
 mod prepare;
 mod sentence_piece;
+mod template_notes;
 mod templates;
+#[path = "../tolerance/mod.rs"]
+mod tolerance;
+mod turn_end;
 
 use std::path::{Path, PathBuf};
 

@@ -17,6 +17,7 @@ use crate::{fixtures, smollm2};
 struct Work {
     folder: tempfile::TempDir,
     base: BaseModelFiles,
+    today: jiff::civil::Date,
 }
 
 impl Work {
@@ -24,6 +25,7 @@ impl Work {
         Ok(Self {
             folder: tempfile::tempdir()?,
             base: BaseModelFiles::open(&fixtures().join("tiny-llama"))?,
+            today: jiff::civil::date(2026, 1, 2),
         })
     }
 
@@ -51,6 +53,7 @@ impl Work {
             cache: &Cache::new(&self.path().join("cache")),
             passing: &passing,
             local: self.path(),
+            today: self.today,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -308,6 +311,88 @@ fn rows_of_any_file_format_are_found_by_name_and_columns() -> Result<()> {
 }
 
 #[test]
+fn what_an_alpaca_row_says_before_its_instruction_is_in_the_conversation() -> Result<()> {
+    let work = Work::new()?;
+    let uri = work.write(
+        "train.json",
+        r#"[{"instruction":"And in winter?","output":"Less.","system":"A gardener.","history":[["How often?","Weekly."]],"id":7,"source":""}]"#,
+    )?;
+    let prepared = work.prepare(json!({ "train": [{ "uri": uri }] }))?;
+    let report = prepared.report.to_text();
+    let at = |text: &str| {
+        report
+            .find(text)
+            .with_context(|| format!("{text} in: {report}"))
+    };
+    ensure!(at("A gardener.")? < at("How often?")?, "{report}");
+    ensure!(at("How often?")? < at("Weekly.")?, "{report}");
+    ensure!(at("Weekly.")? < at("And in winter?")?, "{report}");
+    ensure!(
+        report.contains("«Less.") && !report.contains("«Weekly."),
+        "{report}"
+    );
+    ensure!(
+        report.contains("warning: nothing reads the column `id`, which up to 1 rows have"),
+        "{report}"
+    );
+    Ok(())
+}
+
+#[test]
+fn columns_that_nothing_reads_are_told_of_for_every_kind_of_source() -> Result<()> {
+    let work = Work::new()?;
+    let with =
+        |name: &str| chats(0..3).replace("{\"messages\"", &format!("{{\"{name}\":1,\"messages\""));
+    let train = work.write("train.jsonl", &with("a"))?;
+    let validation = work.write("validation.jsonl", &with("b"))?;
+    let general = work.write("general.jsonl", &with("c").replace('q', "r"))?;
+    let prepared = work.prepare(json!({
+        "train": [{ "uri": train }],
+        "validation": { "sources": [{ "uri": validation }] },
+        "replay": { "sources": [{ "uri": general }], "fraction": 0.5 },
+    }))?;
+    let expected = "nothing reads the columns `a`, `b`, `c`, which up to 3 rows have";
+    ensure!(
+        prepared
+            .report
+            .warnings
+            .iter()
+            .any(|warning| warning == expected),
+        "{:?}",
+        prepared.report.warnings
+    );
+    Ok(())
+}
+
+#[test]
+fn a_folder_without_its_slash_and_a_file_that_is_no_data_are_refused_with_the_cure() -> Result<()> {
+    let work = Work::new()?;
+    work.write("data/a.jsonl", &chats(0..3))?;
+    let uri = format!("file://{}/data", work.path().display());
+    let error = work
+        .prepare(json!({ "train": [{ "uri": uri }] }))
+        .unwrap_err();
+    ensure!(
+        error.to_string().contains(&format!(
+            "{uri}: is a folder, expected a file: end it in `/`"
+        )),
+        "{error}"
+    );
+    ensure!(error.reason() == OutcomeReason::InvalidInput);
+    work.write("data/handbook.pdf", "%PDF-1.7\n")?;
+    let error = work
+        .prepare(json!({ "train": [{ "uri": format!("{uri}/") }] }))
+        .unwrap_err();
+    ensure!(
+        error
+            .to_string()
+            .contains("handbook.pdf: not_data: the file is a PDF"),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[test]
 fn documents_become_rows_of_the_longest_length() -> Result<()> {
     let work = Work::new()?;
     work.write("docs/a.md", &"The lamp is in the old town. ".repeat(30))?;
@@ -436,6 +521,7 @@ fn the_example_is_ready_for_its_base() -> Result<()> {
     let work = Work {
         folder: tempfile::tempdir()?,
         base: BaseModelFiles::open(&path)?,
+        today: jiff::civil::date(2026, 1, 2),
     };
     let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/support/train.jsonl");
     let prepared = work.prepare(json!({

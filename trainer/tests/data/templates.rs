@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use finetune_artifacts::rows::{Conversation, Row, RowContent, RowReader};
-use finetune_crds::fine_tune_job::{Format, LossOn};
+use finetune_artifacts::rows::{Conversation, Message, Row, RowContent, RowReader};
+use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
 use rstest::rstest;
 use serde::Deserialize;
 use serde_json::json;
@@ -94,6 +94,8 @@ const SETTINGS: Settings = Settings {
     loss_on: LossOn::Assistant,
     max_length: 100_000,
     append_end_of_sequence: true,
+    chat_template: ChatTemplateUse::Auto,
+    day: jiff::civil::Date::constant(2026, 1, 2),
 };
 
 #[rstest]
@@ -190,6 +192,78 @@ fn content_in_parts_is_a_list_to_templates_that_print_lists_and_one_text_to_othe
             case.text
         );
     }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Jinja {
+    template: String,
+    text: Option<String>,
+}
+
+#[test]
+fn python_in_templates_prints_and_refuses_what_it_does_in_transformers() -> Result<()> {
+    let cases: Vec<Jinja> = expected("jinja.json")?;
+    ensure!(cases.len() > 150);
+    let mut calling = Message::new("assistant", "");
+    calling.content = None;
+    let mut faults = Vec::new();
+    for case in cases {
+        let rendered = ChatTemplate::new(&case.template, &BTreeMap::new())
+            .and_then(|template| template.render(&[calling.clone()], &[], false));
+        if rendered.as_ref().ok() != case.text.as_ref() {
+            faults.push(format!(
+                "{}\n  {rendered:?}\n  expected {:?}",
+                case.template, case.text
+            ));
+        }
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+/// A turn that calls, and how templates print it.
+fn calling(content: Option<&str>, arguments: serde_json::Value) -> Result<Row> {
+    let mut turn = json!({ "role": "assistant", "tool_calls": [
+        { "type": "function", "function": { "name": "stock", "arguments": arguments } },
+    ] });
+    if let Some(content) = content {
+        turn["content"] = content.into();
+    }
+    row(&json!({ "messages": [{ "role": "user", "content": "How many?" }, turn] }).to_string())
+}
+
+/// Prints what is there.
+const PLAIN: &str = "{% for m in messages %}{{ m['content'] }}{% for c in m.tool_calls or [] %}<{{ c.function | tojson }}>{% endfor %}{% endfor %}";
+/// Prints it by a method that knows no undefined.
+const BY_METHOD: &str = "{% for m in messages %}{{ m.get('content') }}{% for c in m.tool_calls or [] %}<{{ c.function | tojson }}>{% endfor %}{% endfor %}";
+/// Asks for none, and adds arguments to a text, as templates of DeepSeek do.
+const ADDS: &str = "{% for m in messages %}{% if m['content'] is none %}{% for c in m['tool_calls'] %}{{ '<' + c['function']['name'] + ' ' + c['function']['arguments'] + '>' }}{% endfor %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}";
+/// Goes through arguments, as templates with tags do.
+const GOES_THROUGH: &str = "{% for m in messages %}{{ m['content'] }}{% for c in m.tool_calls or [] %}<{{ c.function.name }}{% for k, v in c.function.arguments | items %} {{ k }}={{ v }}{% endfor %}>{% endfor %}{% endfor %}";
+/// Takes either.
+const EITHER: &str = "{% for m in messages %}{{ m['content'] }}{% for c in m.tool_calls or [] %}<{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}>{% endfor %}{% endfor %}";
+
+#[rstest]
+#[case::plain(PLAIN, json!({ "of": "lamp" }), r#"How many?<{"name": "stock", "arguments": {"of": "lamp"}}>"#)]
+#[case::plain_text(PLAIN, json!(r#"{"of":"lamp"}"#), r#"How many?<{"name": "stock", "arguments": {"of": "lamp"}}>"#)]
+#[case::by_method(BY_METHOD, json!({ "of": "lamp" }), r#"How many?<{"name": "stock", "arguments": {"of": "lamp"}}>"#)]
+#[case::adds(ADDS, json!({ "of": "lamp" }), r#"How many?<stock {"of": "lamp"}>"#)]
+#[case::adds_text(ADDS, json!(r#"{"of":"lamp"}"#), r#"How many?<stock {"of":"lamp"}>"#)]
+#[case::goes_through(GOES_THROUGH, json!({ "of": "lamp" }), "How many?<stock of=lamp>")]
+#[case::goes_through_text(GOES_THROUGH, json!(r#"{"of":"lamp"}"#), "How many?<stock of=lamp>")]
+#[case::either(EITHER, json!({ "of": "lamp" }), r#"How many?<{"of": "lamp"}>"#)]
+#[case::either_text(EITHER, json!(r#"{"of":"lamp"}"#), r#"How many?<{"of":"lamp"}>"#)]
+fn a_turn_that_only_calls_is_printed_in_whichever_form_it_is_given_and_never_as_none(
+    #[case] template: &str,
+    #[case] arguments: serde_json::Value,
+    #[case] expected: &str,
+    #[values(None, Some(""))] content: Option<&str>,
+) -> Result<()> {
+    let template = ChatTemplate::new(template, &BTreeMap::new())?;
+    let row = calling(content, arguments)?;
+    let rendered = template.render(&conversation(&row)?.messages, &[], false)?;
+    ensure!(rendered == expected, "{rendered:?}, expected {expected:?}");
     Ok(())
 }
 

@@ -15,10 +15,9 @@ use trainer::model::{Base, Batch, LoadOptions, LogitRows, Storage};
 use trainer::ops::rope::{Rope, Scaling};
 use trainer::optimizer::{AdamW, clip_gradient_norm};
 
-use crate::fixture::{
-    TOLERANCE, Tensors, assert_close, assert_gradients, assert_near, batch, distance, json, path,
-    scalar, tensors, trained,
-};
+use crate::expected::{self, Expected, MISTAKE, wrong_losses};
+use crate::fixture::{assert_close, assert_near, batch, distance, json, path, scalar, trained};
+use crate::tolerance::SINGLE;
 
 /// One test a family.
 macro_rules! for_every_family {
@@ -102,13 +101,13 @@ fn adapter(folder: &Path, files: &BaseModelFiles) -> Lora {
     trainer::peft::read(folder, files.config()).unwrap().lora
 }
 
-pub(crate) fn expected(name: &str) -> (Tensors, Batch) {
-    let expected = tensors(&format!("families/{name}/expected.safetensors"));
+pub(crate) fn expected(name: &str) -> (Expected, Batch) {
+    let expected = expected::expected(&format!("families/{name}/expected.safetensors"));
     let batch = batch(&expected["tokens"], &expected["labels"]);
     (expected, batch)
 }
 
-fn short(expected: &Tensors) -> Batch {
+fn short(expected: &Expected) -> Batch {
     batch(&expected["short.tokens"], &expected["short.labels"])
 }
 
@@ -118,32 +117,27 @@ fn mean_loss(base: &Base, lora: &Lora, batch: &Batch) -> f64 {
 
 /// Loss, logits and gradients under a prefix, and the loss of rows no longer than any window or original length.
 #[track_caller]
-fn assert_equals_reference(family: &mut Family, name: &str, numbers: &Tensors, prefix: &str) {
+fn assert_equals_reference(family: &mut Family, name: &str, numbers: &Expected, prefix: &str) {
     let (expected, batch) = expected(name);
     let mut base = family.frozen();
     let of = |key: &str| format!("{prefix}{key}");
     let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
-    assert_close("logits", &logits, &numbers[&of("logits")], TOLERANCE);
+    numbers.assert_close(&of("logits"), &logits);
     let tokens = trained(&batch);
     let sum = base
         .loss_and_gradient(Some(&mut family.lora), &batch, 1.0 / tokens)
         .unwrap();
     let loss = sum.loss / tokens;
-    assert_near("loss", loss, scalar(numbers, &of("loss")), TOLERANCE);
+    numbers.assert_near(&of("loss"), loss);
     assert_near(
         "without gradient",
         mean_loss(&base, &family.lora, &batch),
         loss,
         1e-12,
     );
-    assert_gradients(family.lora.parameters(), numbers, &of("grad."));
+    numbers.assert_gradients(family.lora.parameters(), &of("grad."));
     let short = mean_loss(&base, &family.lora, &short(&expected));
-    assert_near(
-        "short",
-        short,
-        scalar(numbers, &of("short.loss")),
-        TOLERANCE,
-    );
+    numbers.assert_near(&of("short.loss"), short);
 }
 
 for_every_family! {
@@ -159,7 +153,7 @@ for_every_family! {
                 true => "hidden.norm".to_owned(),
                 false => format!("hidden.{index}"),
             };
-            assert_close(&name, state, &expected[&name], TOLERANCE);
+            expected.assert_close(&name, state);
         }
     }
 }
@@ -178,12 +172,23 @@ for_every_family! {
                 let tokens = trained(&batch);
                 lora.parameters_mut().zero_gradients().unwrap();
                 let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens).unwrap();
-                let right = expected[&format!("{prefix}.losses")].double_value(&[step]);
-                assert_near(&format!("{prefix} {step}"), sum.loss / tokens, right, TOLERANCE);
+                expected.assert_number(&format!("{prefix}.losses"), step, sum.loss / tokens);
                 clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
                 optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
             }
         }
+    }
+}
+
+for_every_family! {
+    fn a_base_with_double_quantisation_has_the_loss_of_bitsandbytes(name) {
+        let family = Family::open(name);
+        let (expected, batch) = expected(name);
+        let storage = Storage::FourBit { code: Code::Nf4, double_quantization: true };
+        let loss = mean_loss(&family.base(Kind::Float, storage), &family.lora, &batch);
+        expected.assert_near("nf4.double.loss", loss);
+        let moved = (loss / scalar(&expected, "nf4.loss") - 1.0).abs();
+        assert!(moved > 2.0 * expected.tolerance("nf4.double.loss"), "the codes of scales show by {moved:.1e} only");
     }
 }
 
@@ -199,15 +204,15 @@ for_every_family! {
         let saved = Base::load(saved.config(), saved.weights().unwrap().as_ref(), &options).unwrap();
         for base in [quantised, saved] {
             let loss = mean_loss(&base, &family.lora, &batch);
-            assert_near("loss", loss, scalar(&expected, "nf4.loss"), TOLERANCE);
+            expected.assert_near("nf4.loss", loss);
             let moved = (loss / scalar(&expected, "loss") - 1.0).abs();
-            assert!(moved > 100.0 * TOLERANCE, "4 bits move the loss by {moved:.1e} only");
+            assert!(moved > MISTAKE / 10.0, "4 bits move the loss by {moved:.1e} only");
         }
     }
 }
 
 #[track_caller]
-fn assert_a_cache_changes_no_logit(family: &Family, row: &Tensor, expected: &Tensor) {
+fn assert_a_cache_changes_no_logit(family: &Family, row: &Tensor, numbers: &Expected, key: &str) {
     let base = family.frozen();
     let tokens = Vec::<i64>::try_from(row).unwrap();
     for at_once in [1, 5, tokens.len()] {
@@ -219,7 +224,13 @@ fn assert_a_cache_changes_no_logit(family: &Family, row: &Tensor, expected: &Ten
                     .unwrap()
             })
             .collect();
-        assert_close("logits", &Tensor::cat(&rows, 0), expected, TOLERANCE);
+        let expected = numbers[key].get(0);
+        assert_close(
+            key,
+            &Tensor::cat(&rows, 0),
+            &expected,
+            numbers.tolerance(key),
+        );
     }
 }
 
@@ -227,7 +238,7 @@ for_every_family! {
     fn a_cache_changes_no_logit(name) {
         let family = Family::open(name);
         let (expected, batch) = expected(name);
-        assert_a_cache_changes_no_logit(&family, &batch.tokens.get(0), &expected["logits"].get(0));
+        assert_a_cache_changes_no_logit(&family, &batch.tokens.get(0), &expected, "logits");
     }
 }
 
@@ -287,12 +298,12 @@ fn every_kind_of_rotation_equals_the_reference(
     #[values("linear", "dynamic", "llama3", "yarn", "yarn-plain", "longrope")] kind: &str,
 ) {
     let changes = json("families/llama/ropes.json")[kind].clone();
-    let numbers = tensors("families/llama/ropes.safetensors");
+    let numbers = expected::expected("families/llama/ropes.safetensors");
     let mut family = Family::changed("llama", &changes);
     assert_equals_reference(&mut family, "llama", &numbers, &format!("{kind}."));
     let (_, batch) = expected("llama");
-    let logits = numbers[&format!("{kind}.logits")].get(0);
-    assert_a_cache_changes_no_logit(&family, &batch.tokens.get(0), &logits);
+    let logits = format!("{kind}.logits");
+    assert_a_cache_changes_no_logit(&family, &batch.tokens.get(0), &numbers, &logits);
 }
 
 #[test]
@@ -305,6 +316,7 @@ fn a_cache_turns_all_tokens_as_a_sequence_of_the_tokens_so_far_does() {
         let tokens = Tensor::from_slice(&tokens[..length]).unsqueeze(0);
         base.logits(lora, &tokens).unwrap().get(0).get(-1)
     };
+    let tolerance = expected("phi3").0.between("logits");
     let mut cache = base.new_cache(3);
     for length in 3..=10 {
         let computed = cache.prepare(length as i64) as usize;
@@ -320,11 +332,11 @@ fn a_cache_turns_all_tokens_as_a_sequence_of_the_tokens_so_far_does() {
         let logits = base
             .forward_cached(lora, &tokens[computed..length], &mut cache, LogitRows::Last)
             .unwrap();
-        assert_close("logits", &logits.get(0), &alone(length), TOLERANCE);
+        assert_close("logits", &logits.get(0), &alone(length), tolerance);
     }
     let mut known = base.new_cache(10);
     let early = base.forward_cached(lora, &tokens[..3], &mut known, LogitRows::Last);
-    assert!(distance(&early.unwrap().get(0), &alone(3)) > 1000.0 * TOLERANCE);
+    assert!(distance(&early.unwrap().get(0), &alone(3)) > MISTAKE);
 }
 
 /// A wrong key must give what the reference gives with that key, and that must be far away.
@@ -336,21 +348,21 @@ fn wrong_keys_give_the_wrong_losses_of_the_reference(
     )]
     name: &str,
 ) {
-    let report = json("families/mutations.json");
+    let wrong_losses = wrong_losses("families/mutations.json");
     let (expected, batch) = expected(name);
     let mut seen = 0;
-    for (way, wrong) in report[name].as_object().unwrap() {
+    for (way, wrong) in wrong_losses.report[name].as_object().unwrap() {
         if wrong["keys"].is_null() {
             continue;
         }
         let family = Family::changed(name, &wrong["keys"]);
         let base = family.frozen();
         let loss = mean_loss(&base, &family.lora, &batch);
-        assert_near(way, loss, wrong["loss"].as_f64().unwrap(), TOLERANCE);
+        wrong_losses.assert_near(way, loss, &wrong["loss"]);
         let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
         let moved = distance(&logits, &expected["logits"]);
         assert!(
-            moved > 1000.0 * TOLERANCE,
+            moved > MISTAKE,
             "{way} moves the logits by {moved:.1e} only"
         );
         seen += 1;
@@ -394,7 +406,7 @@ fn frequencies_are_those_of_the_reference() {
         assert_eq!(ours.len(), theirs.len());
         for (ours, theirs) in ours.iter().zip(theirs) {
             let name = &case["parameters"]["rope_type"].to_string();
-            assert_near(name, f64::from(*ours), theirs.as_f64().unwrap(), 3e-7);
+            assert_near(name, f64::from(*ours), theirs.as_f64().unwrap(), SINGLE);
         }
     }
 }

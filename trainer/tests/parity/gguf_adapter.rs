@@ -11,7 +11,8 @@ use trainer::export::gguf_adapter::{About, write};
 use trainer::method::{Lora, Merged};
 use trainer::model::WeightSource;
 
-use crate::fixture::{TOLERANCE, assert_close, path};
+use crate::fixture::{assert_close, path};
+use crate::tolerance::SINGLE;
 
 const ABOUT: About<'_> = About {
     name: "support",
@@ -147,7 +148,7 @@ fn base_and_gguf_adapter_together_are_base_and_peft_adapter(
             let rounded = match weights.tensor(&name).unwrap().kind() {
                 Kind::BFloat16 => 4e-3,
                 Kind::Half => 5e-4,
-                _ => TOLERANCE,
+                _ => SINGLE,
             };
             assert_close(&name, &theirs, &reordered(&expected), rounded);
         }

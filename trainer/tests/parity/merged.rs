@@ -6,7 +6,8 @@ use trainer::base::BaseModelFiles;
 use trainer::method::Merged;
 use trainer::model::{Base, LoadOptions, Storage, WeightSource};
 
-use crate::fixture::{TOLERANCE, assert_close, distance, path, tensors};
+use crate::expected::{MISTAKE, expected};
+use crate::fixture::{assert_close, distance, path};
 
 const FROZEN: LoadOptions = LoadOptions {
     compute: Kind::Float,
@@ -48,22 +49,22 @@ fn merged_weights_equal_base_and_adapter(
     let lora = trainer::peft::read(&folder.join("adapter"), files.config())
         .unwrap()
         .lora;
-    let tokens = &tensors(&format!("families/{name}/expected.safetensors"))["tokens"];
+    let numbers = expected(&format!("families/{name}/expected.safetensors"));
+    let tokens = &numbers["tokens"];
     let weights = files.weights().unwrap();
     let stored = As(weights.as_ref(), Kind::Float);
     let base = Base::load(files.config(), &stored, &FROZEN).unwrap();
     let merged = Merged::new(&stored, &lora);
     let one = Base::load(files.config(), &merged, &FROZEN).unwrap();
 
-    let expected = base.logits(Some(&lora), tokens).unwrap();
-    assert_close(
-        "logits",
-        &one.logits(None, tokens).unwrap(),
-        &expected,
-        TOLERANCE,
+    let with_adapter = base.logits(Some(&lora), tokens).unwrap();
+    let ours = one.logits(None, tokens).unwrap();
+    assert_close("logits", &ours, &with_adapter, numbers.between("logits"));
+    let alone = distance(&base.logits(None, tokens).unwrap(), &with_adapter);
+    assert!(
+        alone > MISTAKE,
+        "the adapter moves the logits by {alone} only"
     );
-    let alone = distance(&base.logits(None, tokens).unwrap(), &expected);
-    assert!(alone > 1e-2, "the adapter moves the logits by {alone} only");
 }
 
 #[rstest]
@@ -82,7 +83,8 @@ fn every_kind_of_adapter_is_merged(#[case] adapter: &str, #[case] model: &str) {
     let one = Base::load(files.config(), &merged, &FROZEN).unwrap();
     let expected = base.logits(Some(&lora), &tokens).unwrap();
     let ours = one.logits(None, &tokens).unwrap();
-    assert_close("logits", &ours, &expected, TOLERANCE);
+    let numbers = crate::expected::expected(&format!("expected/lora-{model}.safetensors"));
+    assert_close("logits", &ours, &expected, numbers.between("logits"));
 }
 
 #[test]

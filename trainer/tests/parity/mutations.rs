@@ -6,16 +6,16 @@ use trainer::method::Lora;
 use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Windows};
 use trainer::ops::rope::Scaling;
 
+use crate::expected::{MISTAKE, wrong_losses};
 use crate::fixture::{
-    TOLERANCE, Tensors, adapter_tensors, assert_near, batch, config, distance, json, scaling,
-    tensors, trained, weights,
+    Tensors, adapter_tensors, batch, config, distance, scaling, tensors, trained, weights,
 };
 
-/// The reference's loss when it is wrong in the way of this name.
-fn mutated(name: &str) -> f64 {
-    json("expected/mutations.json")["mutations"][name]["loss"]
-        .as_f64()
-        .unwrap()
+/// Compares with the reference's loss when it is wrong in the way of this name.
+#[track_caller]
+fn assert_wrong(way: &str, ours: f64) {
+    let wrong = wrong_losses("expected/mutations.json");
+    wrong.assert_near(way, ours, &wrong.report["mutations"][way]["loss"]);
 }
 
 struct Setting {
@@ -59,7 +59,7 @@ impl Setting {
         let logits = base.logits(Some(&lora), &self.batch.tokens).unwrap();
         let distance = distance(&logits, &self.expected["logits"]);
         assert!(
-            distance > 1000.0 * TOLERANCE,
+            distance > MISTAKE,
             "the logits moved by {distance:.1e} only"
         );
         base.loss(Some(&lora), &self.batch).unwrap().loss / trained(&self.batch)
@@ -71,7 +71,7 @@ impl Setting {
 fn without_rotation_the_loss_is_the_wrong_one_of_the_reference() {
     let mut setting = Setting::right();
     setting.config.rope.scaling = Scaling::Linear { factor: 1e30 };
-    assert_near("loss", setting.wrong_loss(), mutated("no_rope"), TOLERANCE);
+    assert_wrong("no_rope", setting.wrong_loss());
 }
 
 #[test]
@@ -90,33 +90,23 @@ fn a_window_where_there_is_none_gives_the_wrong_loss_of_the_reference() {
         rope: None,
     });
     let loss = setting.wrong_loss();
-    assert_near("loss", loss, mutated("window_of_four"), TOLERANCE);
+    assert_wrong("window_of_four", loss);
 }
 
 #[test]
 fn a_wrong_scale_gives_the_wrong_loss_of_the_reference() {
     let mut setting = Setting::right();
     setting.scaling = scaling("tiny-llama-rslora");
-    assert_near(
-        "loss",
-        setting.wrong_loss(),
-        mutated("lora_scale_of_rslora"),
-        TOLERANCE,
-    );
+    assert_wrong("lora_scale_of_rslora", setting.wrong_loss());
     setting.scaling = 1.0 / 4.0;
-    assert_near(
-        "loss",
-        setting.wrong_loss(),
-        mutated("lora_scale_without_alpha"),
-        TOLERANCE,
-    );
+    assert_wrong("lora_scale_without_alpha", setting.wrong_loss());
 }
 
 #[test]
 fn without_the_adapter_the_loss_is_the_wrong_one_of_the_reference() {
     let setting = Setting::right();
     let loss = setting.base().loss(None, &setting.batch).unwrap().loss / trained(&setting.batch);
-    assert_near("loss", loss, mutated("no_lora"), TOLERANCE);
+    assert_wrong("no_lora", loss);
 }
 
 #[test]
@@ -127,12 +117,7 @@ fn norm_weights_of_one_give_the_wrong_loss_of_the_reference() {
             *weight = weight.ones_like();
         }
     }
-    assert_near(
-        "loss",
-        setting.wrong_loss(),
-        mutated("no_norm_weight"),
-        TOLERANCE,
-    );
+    assert_wrong("no_norm_weight", setting.wrong_loss());
 }
 
 #[test]
@@ -140,7 +125,7 @@ fn scores_without_their_scale_give_the_wrong_loss_of_the_reference() {
     let mut setting = Setting::right();
     setting.config.wiring.attention_scale = Some(1.0);
     let loss = setting.wrong_loss();
-    assert_near("loss", loss, mutated("unscaled_attention"), TOLERANCE);
+    assert_wrong("unscaled_attention", loss);
 }
 
 #[test]
@@ -157,31 +142,19 @@ fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
     let (tokens, labels) = (&setting.expected["tokens"], &setting.expected["labels"]);
 
     let unmasked = loss(&batch(tokens, tokens));
-    assert_near(
-        "loss",
-        unmasked.loss / unmasked.tokens as f64,
-        mutated("prompt_not_masked"),
-        TOLERANCE,
-    );
+    assert_wrong("prompt_not_masked", unmasked.loss / unmasked.tokens as f64);
     let unshifted = loss(&Batch {
         tokens: tokens.shallow_clone(),
         targets: labels.shallow_clone(),
         documents: None,
         lengths: None,
     });
-    assert_near(
-        "loss",
+    assert_wrong(
+        "labels_not_shifted",
         unshifted.loss / unshifted.tokens as f64,
-        mutated("labels_not_shifted"),
-        TOLERANCE,
     );
     let all = labels.narrow(1, 1, labels.size()[1] - 1).numel() as f64;
-    assert_near(
-        "loss",
-        loss(&setting.batch).loss / all,
-        mutated("divided_by_all_tokens"),
-        TOLERANCE,
-    );
+    assert_wrong("divided_by_all_tokens", loss(&setting.batch).loss / all);
 }
 
 /// The mask: with later tokens changed, earlier logits must stay. A model without it gives `non_causal_mask`.
@@ -196,6 +169,7 @@ fn no_token_sees_what_comes_after_it() {
     let after = base.logits(None, &changed).unwrap();
     assert!(distance(&after.narrow(1, 0, 6), &logits.narrow(1, 0, 6)) < 1e-6);
     assert!(distance(&after.narrow(1, 6, 6), &logits.narrow(1, 6, 6)) > 0.1);
-    let right = json("expected/mutations.json")["loss"].as_f64().unwrap();
-    assert!((mutated("non_causal_mask") / right - 1.0).abs() > 1000.0 * TOLERANCE);
+    let report = wrong_losses("expected/mutations.json").report;
+    let moved = &report["mutations"]["non_causal_mask"]["relative"];
+    assert!(moved.as_f64().unwrap() > MISTAKE);
 }

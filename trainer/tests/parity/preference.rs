@@ -9,15 +9,15 @@ use trainer::optimizer::{AdamW, clip_gradient_norm};
 use trainer::train::preference::Preference;
 use trainer::train::trainee::{Chance, Trainee};
 
-use crate::fixture::{
-    TOLERANCE, Tensors, adapter, assert_gradients, assert_near, base, json, scalar, tensors,
-};
+use crate::expected::{Expected, wrong_losses};
+use crate::fixture::{adapter, assert_near, base};
+use crate::tolerance::SINGLE;
 
 const BETA: f64 = 0.3;
 const PAIRS: [usize; 3] = [0, 1, 2];
 
-fn expected() -> Tensors {
-    tensors("expected/preference-tiny-llama.safetensors")
+fn expected() -> Expected {
+    crate::expected::expected("expected/preference-tiny-llama.safetensors")
 }
 
 /// Rows with their padding, which carries no loss and is seen by no token that does.
@@ -48,8 +48,7 @@ fn loss_gradients_and_log_probabilities_equal_trls() {
     let adapter = adapter("tiny-llama", "tiny-llama");
     for (index, row) in data.iter().enumerate() {
         for (lora, name) in [(None, "reference"), (Some(&adapter), "policy")] {
-            let right = expected[name].double_value(&[index as i64]);
-            assert_near(name, answer(&base, lora, row), right, TOLERANCE);
+            expected.assert_number(name, index as i64, answer(&base, lora, row));
         }
     }
     let mut trainee = trainee(Preference::new(BETA, None), Chance::default());
@@ -59,16 +58,11 @@ fn loss_gradients_and_log_probabilities_equal_trls() {
         let loss = trainee
             .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
             .unwrap();
-        assert_near("loss", loss.mean(), scalar(&expected, "loss"), TOLERANCE);
-        assert_gradients(trainee.parameters().unwrap(), &expected, "grad.");
+        expected.assert_near("loss", loss.mean());
+        expected.assert_gradients(trainee.parameters().unwrap(), "grad.");
     }
     let without_gradient = trainee.loss(&data, 1).unwrap();
-    assert_near(
-        "loss without gradient",
-        without_gradient.mean(),
-        scalar(&expected, "loss"),
-        TOLERANCE,
-    );
+    expected.assert_near("loss", without_gradient.mean());
 }
 
 /// The log-probability of a row's answer, the sum over its tokens.
@@ -99,8 +93,7 @@ fn four_steps_equal_trls(#[case] losses: &str, #[case] reference: Option<Lora>) 
         let parameters = trainee.parameters_mut().unwrap();
         clip_gradient_norm(parameters, 1.0).unwrap();
         optimizer.step(parameters, 1e-2).unwrap();
-        let right = at(losses).double_value(&[]);
-        assert_near(&format!("step {step}"), loss.mean(), right, TOLERANCE);
+        expected.assert_number(&format!("trajectory.{losses}"), step, loss.mean());
     }
 }
 
@@ -118,9 +111,9 @@ fn a_wrong_loss_is_the_wrong_one_of_the_reference(
         data.chunks_exact_mut(2).for_each(<[_]>::reverse);
     }
     let trainee = trainee(Preference::new(beta, None), Chance::default());
-    let wrong = &json("expected/preference-mutations.json")["mutations"][name]["loss"];
+    let wrong = wrong_losses("expected/preference-mutations.json");
     let loss = trainee.loss(&data, 1).unwrap().mean();
-    assert_near(name, loss, wrong.as_f64().unwrap(), TOLERANCE);
+    wrong.assert_near(name, loss, &wrong.report["mutations"][name]["loss"]);
 }
 
 #[test]
@@ -141,5 +134,5 @@ fn against_its_own_start_every_pair_costs_ln_2_also_where_inputs_are_dropped_lat
     assert!((dropped.mean() - ln_2).abs() > 1e-3, "{dropped:?}");
     // Neither the reference nor the loss without gradient is random.
     let still = random.loss(&data, 1).unwrap().mean();
-    assert_near("loss", still, ln_2, TOLERANCE);
+    assert_near("loss", still, ln_2, SINGLE);
 }

@@ -8,10 +8,8 @@ use trainer::base::BaseModelFiles;
 use trainer::method::four_bit::Code;
 use trainer::model::{Base, LoadOptions, Storage};
 
-use crate::fixture::{
-    TOLERANCE, adapter, assert_close, assert_equal, assert_gradients, assert_near, batch, scalar,
-    tensors, trained,
-};
+use crate::expected::expected;
+use crate::fixture::{adapter, assert_equal, batch, tensors, trained};
 
 fn open(name: &str) -> BaseModelFiles {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -44,7 +42,7 @@ fn loss_and_gradients_on_a_base_saved_in_4_bits_equal_the_reference(
     #[case] code: Code,
     #[case] double_quantization: bool,
 ) {
-    let expected = tensors(&format!("expected/bnb-{name}.safetensors"));
+    let expected = expected(&format!("expected/bnb-{name}.safetensors"));
     let files = open(name);
     let storage = storage_of(&files);
     assert_eq!(
@@ -58,21 +56,16 @@ fn loss_and_gradients_on_a_base_saved_in_4_bits_equal_the_reference(
     let batch = batch(&expected["tokens"], &expected["labels"]);
     let tokens = trained(&batch);
     let loss = base.loss(None, &batch).unwrap().loss / tokens;
-    assert_near("loss", loss, scalar(&expected, "loss"), TOLERANCE);
+    expected.assert_near("loss", loss);
     let logits = base.logits(None, &batch.tokens).unwrap();
-    assert_close("logits", &logits, &expected["logits"], TOLERANCE);
+    expected.assert_close("logits", &logits);
 
     let mut lora = adapter("tiny-llama-64", "tiny-llama-64");
     let sum = base
         .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
         .unwrap();
-    assert_near(
-        "loss with an adapter",
-        sum.loss / tokens,
-        scalar(&expected, "adapter.loss"),
-        TOLERANCE,
-    );
-    assert_gradients(lora.parameters(), &expected, "adapter.grad.");
+    expected.assert_near("adapter.loss", sum.loss / tokens);
+    expected.assert_gradients(lora.parameters(), "adapter.grad.");
 }
 
 #[rstest]
@@ -98,10 +91,10 @@ fn codes_of_a_base_saved_in_4_bits_are_taken_over_as_they_are(#[case] name: &str
 #[test]
 fn a_base_saved_in_4_bits_is_served_so_and_cannot_be_trained_whole() {
     let files = open("tiny-llama-64-nf4");
-    let expected = tensors("expected/bnb-tiny-llama-64-nf4.safetensors");
+    let expected = expected("expected/bnb-tiny-llama-64-nf4.safetensors");
     let base = load(&files, Kind::Float, Storage::Frozen).unwrap();
     let logits = base.logits(None, &expected["tokens"]).unwrap();
-    assert_close("logits", &logits, &expected["logits"], TOLERANCE);
+    expected.assert_close("logits", &logits);
 
     let error = load(&files, Kind::Float, Storage::Trained)
         .err()

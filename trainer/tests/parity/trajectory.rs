@@ -4,26 +4,22 @@ use tch::{IndexOp, Kind};
 use trainer::model::{Batch, Storage};
 use trainer::optimizer::{AdamW, clip_gradient_norm};
 
-use crate::fixture::{
-    TOLERANCE, Tensors, adapter, assert_close, assert_near, base, batch, json, tensors, trained,
-};
-
-/// AdamW divides a gradient by its own size, so that a difference of the last bits grows.
-const FINAL_TOLERANCE: f64 = 1e-3;
+use crate::expected::{Expected, wrong_losses};
+use crate::fixture::{adapter, base, batch, trained};
 
 const STEPS: i64 = 6;
 
-fn expected() -> Tensors {
-    tensors("expected/trajectory-tiny-llama.safetensors")
+fn expected() -> Expected {
+    crate::expected::expected("expected/trajectory-tiny-llama.safetensors")
 }
 
-fn step_batch(expected: &Tensors, step: i64) -> Batch {
+fn step_batch(expected: &Expected, step: i64) -> Batch {
     batch(&expected["tokens"].i(step), &expected["labels"].i(step))
 }
 
 /// Trains the adapter; returns it, the losses and the gradient norms.
 fn train(
-    expected: &Tensors,
+    expected: &Expected,
     compute: Kind,
     weight_decay: f64,
     max_norm: f64,
@@ -54,28 +50,13 @@ fn six_steps_equal_the_reference_with_and_without_weight_decay() {
     for (prefix, weight_decay) in [("", 0.0), ("decay.", 0.1)] {
         let (lora, losses, norms) = train(&expected, Kind::Float, weight_decay, 1.0);
         for step in 0..STEPS {
-            let at = |name: &str| expected[&format!("{prefix}{name}")].double_value(&[step]);
-            assert_near(
-                &format!("{prefix} loss of step {step}"),
-                losses[step as usize],
-                at("losses"),
-                TOLERANCE,
-            );
-            assert_near(
-                &format!("{prefix} norm of step {step}"),
-                norms[step as usize],
-                at("grad_norms"),
-                1e-4,
-            );
+            for (name, ours) in [("losses", &losses), ("grad_norms", &norms)] {
+                expected.assert_number(&format!("{prefix}{name}"), step, ours[step as usize]);
+            }
         }
         for parameter in lora.parameters().list() {
             let name = format!("{prefix}final.{}", parameter.name);
-            assert_close(
-                &name,
-                &lora.parameters().value(parameter).unwrap(),
-                &expected[&name],
-                FINAL_TOLERANCE,
-            );
+            expected.assert_close(&name, &lora.parameters().value(parameter).unwrap());
         }
     }
 }
@@ -83,24 +64,19 @@ fn six_steps_equal_the_reference_with_and_without_weight_decay() {
 #[test]
 fn without_clipping_the_losses_are_the_wrong_ones_of_the_reference() {
     let (_, losses, _) = train(&expected(), Kind::Float, 0.0, 0.0);
-    let wrong = &json("expected/trajectory-mutations.json")["no_clipping"]["losses"];
+    let wrong = wrong_losses("expected/trajectory-mutations.json");
     for (step, loss) in losses.iter().enumerate() {
-        assert_near(
-            &format!("loss of step {step}"),
-            *loss,
-            wrong[step].as_f64().unwrap(),
-            1e-4,
-        );
+        let of_step = &wrong.report["no_clipping"]["losses"][step];
+        wrong.assert_near(&format!("loss of step {step}"), *loss, of_step);
     }
 }
 
 #[test]
-fn bf16_stays_near_the_fp32_losses() {
+fn bf16_stays_near_the_losses_of_the_reference() {
     let expected = expected();
     let (_, losses, _) = train(&expected, Kind::BFloat16, 0.0, 1.0);
     for (step, loss) in losses.iter().enumerate() {
-        let right = expected["losses"].double_value(&[step as i64]);
-        assert_near(&format!("loss of step {step}"), *loss, right, 2e-2);
+        expected.assert_number_in_bf16("losses", step as i64, *loss);
     }
 }
 
@@ -122,18 +98,8 @@ fn six_steps_of_full_fine_tuning_equal_the_reference() {
         optimizer
             .step(base.parameters_mut().unwrap(), 1e-3)
             .unwrap();
-        assert_near(
-            &format!("loss of step {step}"),
-            loss,
-            expected["full.losses"].double_value(&[step]),
-            TOLERANCE,
-        );
-        assert_near(
-            &format!("norm of step {step}"),
-            norm,
-            expected["full.grad_norms"].double_value(&[step]),
-            1e-4,
-        );
+        expected.assert_number("full.losses", step, loss);
+        expected.assert_number("full.grad_norms", step, norm);
     }
 }
 

@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use finetune_artifacts::rows::Message;
 use futures::StreamExt;
 use reqwest::{Response, StatusCode};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use trainer::serve::{Options, Running, start};
+use trainer::tokenize::Tokenizer;
 
 pub(crate) fn fixture(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -79,6 +83,100 @@ pub(crate) async fn endless(flags: &[&str]) -> (Server, tempfile::TempDir) {
     config["max_position_embeddings"] = json!(1_000_000);
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     (serve(folder.path(), flags).await, folder)
+}
+
+/// A model that answers every conversation with `said`, whose pieces are tokens of its own, special ones where it is so marked,
+/// and then ends the turn. `template` is its chat template.
+pub(crate) fn scripted(template: &str, said: &[(&str, bool)]) -> tempfile::TempDir {
+    const WIDTH: usize = 32;
+    let folder = tempfile::tempdir().unwrap();
+    let read = |file: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(fixture("tiny-llama").join(file)).unwrap()).unwrap()
+    };
+    let write = |file: &str, value: &Value| {
+        std::fs::write(folder.path().join(file), value.to_string()).unwrap();
+    };
+    let mut tokenizer = read("tokenizer.json");
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let first = 320;
+    for (place, (text, special)) in said.iter().enumerate() {
+        added.push(json!({
+            "id": first + place, "content": text, "special": special, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false,
+        }));
+    }
+    write("tokenizer.json", &tokenizer);
+    let mut settings = read("tokenizer_config.json");
+    settings["chat_template"] = json!(template);
+    write("tokenizer_config.json", &settings);
+    let size = first + said.len();
+    let mut config = read("config.json");
+    config["vocab_size"] = json!(size);
+    config["tie_word_embeddings"] = json!(false);
+    config["max_position_embeddings"] = json!(4096);
+    write("config.json", &config);
+
+    // The token that an answer follows, the pieces, the end of the turn: each is followed by the next one.
+    let files = Tokenizer::from_directory(folder.path()).unwrap();
+    let question = [Message::new("user", "x")];
+    let prompt = files
+        .template()
+        .unwrap()
+        .render(&question, &[], true)
+        .unwrap();
+    let last = *files.encode(&prompt).unwrap().last().unwrap() as usize;
+    let pieces = first..size;
+    let chain: Vec<usize> = std::iter::once(last).chain(pieces).chain([2]).collect();
+    // Columns of a Hadamard matrix are as different as can be.
+    let sign = |row: usize, column: usize| {
+        if (row & column).count_ones().is_multiple_of(2) {
+            1.0f32
+        } else {
+            -1.0
+        }
+    };
+    let mut embedding = vec![0f32; size * WIDTH];
+    let mut head = vec![0f32; size * WIDTH];
+    for (place, pair) in chain.windows(2).enumerate() {
+        for column in 0..WIDTH {
+            embedding[pair[0] * WIDTH + column] = sign(place + 1, column);
+            head[pair[1] * WIDTH + column] += sign(place + 1, column);
+        }
+    }
+    let bytes = std::fs::read(fixture("tiny-llama/model.safetensors")).unwrap();
+    let before = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for (name, view) in before.tensors() {
+        let count: usize = view.shape().iter().product();
+        let values = match name.as_str() {
+            "model.embed_tokens.weight" => continue,
+            name if name.contains("norm") => vec![1.0; count],
+            _ => vec![0.0; count],
+        };
+        tensors.push((name, view.shape().to_vec(), values));
+    }
+    tensors.push((
+        "model.embed_tokens.weight".to_owned(),
+        vec![size, WIDTH],
+        embedding,
+    ));
+    tensors.push(("lm_head.weight".to_owned(), vec![size, WIDTH], head));
+    let data: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, _, values)| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        })
+        .collect();
+    let views = tensors.iter().zip(&data).map(|((name, shape, _), data)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).unwrap();
+        (name.as_str(), view)
+    });
+    let file = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &file).unwrap();
+    folder
 }
 
 /// A request for an answer of `tokens` tokens that no end token cuts.

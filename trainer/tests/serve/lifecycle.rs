@@ -30,6 +30,34 @@ async fn a_long_answer_holds_up_neither_health_nor_other_answers() {
     drop(stream);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn more_huge_prompts_than_there_are_threads_hold_up_neither_health_nor_metrics() {
+    let (server, _folder) = endless(&[]).await;
+    let text = "lorem ipsum dolor sit amet ".repeat(60_000);
+    let chat =
+        json!({ "messages": [{ "role": "user", "content": text }], "max_tokens": 1_000_000 })
+            .to_string();
+    let plain = json!({ "prompt": text, "max_tokens": 1_000_000 }).to_string();
+    let huge = [
+        ("/v1/chat/completions", &chat),
+        ("/v1/completions", &plain),
+        ("/v1/chat/completions", &chat),
+    ];
+    let huge = huge.map(|(path, body)| server.send(path, body.clone()));
+    let answered = async {
+        // Seen over HTTP while they are tokenised: the server's only thread is free.
+        server
+            .wait_for("finetune_serve_preparing", |count| count == 3.0)
+            .await;
+        assert_eq!(server.get("/health").await.status(), StatusCode::OK);
+    };
+    let (answers, ()) = futures::join!(futures::future::join_all(huge), answered);
+    for answer in answers {
+        // Prompt and answer together fit into no context.
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_nobody_waits_for_is_computed_no_further() {
     let (server, _folder) = endless(&[]).await;

@@ -14,4 +14,8 @@ mod memory;
 mod process;
 mod requests;
 mod scores;
+mod stops;
 mod streaming;
+#[path = "../tolerance/mod.rs"]
+mod tolerance;
+mod tools;

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::client::server;
+use crate::client::{adapter_path, server};
 
 #[rstest]
 #[case::no_messages("/v1/chat/completions", json!({ "model": "tiny" }), "messages")]
@@ -26,6 +26,15 @@ use crate::client::server;
 #[case::top_p("/v1/completions", json!({ "prompt": "x", "top_p": 0 }), "top_p")]
 #[case::two("/v1/completions", json!({ "prompt": "x", "n": 2 }), "n")]
 #[case::logprobs("/v1/completions", json!({ "prompt": "x", "logprobs": 100 }), "logprobs")]
+#[case::grammar("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x" }], "guided_json": {} }), "guided_json")]
+#[case::forced_call("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x" }], "tool_choice": "required" }), "tool_choice")]
+#[case::last_words("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x" }], "continue_final_message": true }), "continue_final_message")]
+#[case::in_a_message("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "x", "prefix": true }] }), "messages")]
+#[case::unknown("/v1/completions", json!({ "prompt": "x", "max_token": 5 }), "max_token")]
+#[case::of_chats("/v1/completions", json!({ "prompt": "x", "messages": [] }), "messages")]
+#[case::truncated("/v1/completions", json!({ "prompt": "x", "truncate_prompt_tokens": 2 }), "truncate_prompt_tokens")]
+#[case::allowed("/v1/completions", json!({ "prompt": "x", "allowed_token_ids": [5] }), "allowed_token_ids")]
+#[case::bytes("/v1/completions", json!({ "prompt": "x".repeat(100_000) }), "prompt")]
 #[case::stop("/v1/completions", json!({ "prompt": "x", "stop": [1] }), "stop")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_field_is_named(#[case] path: &str, #[case] body: Value, #[case] field: &str) {
@@ -41,6 +50,47 @@ async fn a_wrong_field_is_named(#[case] path: &str, #[case] body: Value, #[case]
         "{answer}"
     );
     assert_eq!(answer["error"]["code"], 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_operators_agent_sends_is_answered() {
+    let server = server(&[]).await;
+    let golden = json!({ "model": "tiny", "prompt": [5, 6, 7], "echo": true, "logprobs": 1, "max_tokens": 1, "temperature": 0 });
+    let answer = server.complete(golden).await;
+    let scores = &answer["choices"][0]["logprobs"]["token_logprobs"];
+    assert_eq!(scores.as_array().unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_without_a_start_token_is_one_where_it_is_asked_for() {
+    let server = server(&[]).await;
+    let tokens = async |special: bool| {
+        let body = json!({ "prompt": "x", "max_tokens": 1, "add_special_tokens": special });
+        server.complete(body).await["usage"]["prompt_tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(tokens(false).await, 1);
+    assert!(tokens(true).await >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_is_found_by_its_name() {
+    let adapter = format!("team/support={}", adapter_path("tiny-llama"));
+    let server = server(&["--adapter", &adapter]).await;
+    for (name, parent) in [("tiny", Value::Null), ("team/support", json!("tiny"))] {
+        let response = server.get(&format!("/v1/models/{name}")).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let card: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+        assert_eq!(
+            (&card["id"], &card["object"], &card["parent"]),
+            (&json!(name), &json!("model"), &parent)
+        );
+    }
+    let response = server.get("/v1/models/none").await;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    assert_eq!(body["error"]["message"], "The model `none` does not exist.");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! Takes a file apart into records or a document, by the format that its name ends in.
 
 mod document;
+mod foreign;
 mod json_array;
 mod json_lines;
 mod parquet;
@@ -24,12 +25,14 @@ pub(super) enum Found {
 }
 
 /// What is odd about a file and no fault.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Notes {
     /// It begins with a byte order mark.
     pub(super) byte_order_mark: bool,
     /// Its lines end in carriage return and line feed.
     pub(super) carriage_returns: bool,
+    /// Columns that hold something and were not looked at.
+    pub(super) passed_over: Vec<String>,
 }
 
 /// Takes what stands at a line or, of a table of columns, at a row, from 1; 0 where it is about the file.
@@ -44,7 +47,8 @@ fn extension(name: &str) -> Option<String> {
         Some((path, _)) if name.starts_with("https://") => path,
         _ => name,
     };
-    let extension = path.rsplit_once('.').map(|(_, extension)| extension);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     extension.map(str::to_ascii_lowercase)
 }
 
@@ -64,10 +68,16 @@ pub(super) fn read(
     if is_columnar(name) {
         let mut bytes = Vec::new();
         source.read_to_end(&mut bytes)?;
-        parquet::read(Bytes::from(bytes), wanted, take);
+        notes.passed_over = parquet::read(Bytes::from(bytes), wanted, take);
         return Ok(notes);
     }
+    let extension = extension(name);
     let start = source.fill_buf()?;
+    let first = &start[..start.len().min(foreign::START)];
+    if let Some(problem) = foreign::fault(extension.as_deref(), first) {
+        take(0, Err(problem));
+        return Ok(notes);
+    }
     if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
         let problem = Problem::new(FaultClass::NotUtf8, "the file is UTF-16: save it as UTF-8");
         take(1, Err(problem));
@@ -77,7 +87,7 @@ pub(super) fn read(
         notes.byte_order_mark = true;
         source.consume(BYTE_ORDER_MARK.len());
     }
-    match extension(name).as_deref() {
+    match extension.as_deref() {
         Some("json") if json_array::begins(&mut source)? => json_array::read(source, take)?,
         Some("csv") => table::read(source, take)?,
         Some("txt" | "md") => document::read(source, &mut notes, take)?,
@@ -94,8 +104,10 @@ pub(super) fn read_file(
     take: &mut Take<'_>,
 ) -> io::Result<Notes> {
     if is_columnar(name) {
-        parquet::read(file, wanted, take);
-        return Ok(Notes::default());
+        return Ok(Notes {
+            passed_over: parquet::read(file, wanted, take),
+            ..Notes::default()
+        });
     }
     read(name, BufReader::with_capacity(1 << 20, file), wanted, take)
 }
@@ -114,7 +126,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
 }
 
 /// What serde_json says, without its own place, which counts within the row.
-fn reason(error: &serde_json::Error) -> String {
+pub(super) fn reason(error: &serde_json::Error) -> String {
     let reason = error.to_string();
     reason
         .split(" at line ")

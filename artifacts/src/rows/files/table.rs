@@ -1,4 +1,5 @@
-//! CSV with a header: commas, double quotes, as RFC 4180 has it.
+//! CSV with a header: commas, double quotes, as RFC 4180 has it. As spreadsheets leave them behind, columns without a name may
+//! be there more than once, and a row of empty fields is a blank line.
 
 use std::io::{self, BufRead};
 
@@ -32,7 +33,10 @@ pub(super) fn read(mut source: impl BufRead, take: &mut Take<'_>) -> io::Result<
         }
         line += line_feeds(&bytes[counted..start]);
         counted = start;
-        take(line, row(&header, &record));
+        let blank = record.len() > 1 && record.iter().all(<[u8]>::is_empty);
+        if !blank {
+            take(line, row(&header, &record));
+        }
     }
     Ok(())
 }
@@ -42,7 +46,7 @@ fn names(header: &ByteRecord) -> Result<Vec<String>, Problem> {
     let mut names: Vec<String> = Vec::with_capacity(header.len());
     for field in header {
         let name = utf8(field)?.trim().to_owned();
-        if names.contains(&name) {
+        if !name.is_empty() && names.contains(&name) {
             return Err(invalid(format!(
                 "the header names `{name}` twice, expected each column once"
             )));
@@ -72,10 +76,12 @@ fn row(header: &[String], record: &ByteRecord) -> Result<Found, Problem> {
             ),
         ));
     }
-    let columns: Result<Object, Problem> = header
-        .iter()
-        .zip(record)
-        .map(|(name, field)| Ok((name.clone(), Json::Text(utf8(field)?.to_owned()))))
-        .collect();
-    columns.map(Found::Record)
+    let mut columns = Object::with_capacity(header.len());
+    for (name, field) in header.iter().zip(record) {
+        if name.is_empty() && field.is_empty() {
+            continue;
+        }
+        columns.insert(name.clone(), Json::Text(utf8(field)?.to_owned()));
+    }
+    Ok(Found::Record(columns))
 }

@@ -1,10 +1,12 @@
 //! `{"messages": [{"role": …, "content": …}, …], "tools": […]}`: a conversation, as OpenAI and Hugging Face write it.
 //!
-//! A field that changes what is said or learnt is never passed over: what nothing would act on is refused.
+//! A field that changes what is said or learnt is never passed over: what nothing would act on is refused. A field that is null
+//! or empty is one that is not there: clients write all that an answer could have.
 
 use super::RowFormat;
 use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
+use crate::rows::files::reason;
 use crate::rows::json::{Json, Object};
 use crate::rows::record::{Record, shortened, text};
 
@@ -28,7 +30,7 @@ pub(super) fn list(
 ) -> Result<Vec<Message>, Problem> {
     let missing = FaultClass::MissingMessagesList;
     let list = record
-        .list(column)
+        .list(column, "objects")
         .unwrap_or_else(|| Err(record.absent(column, format, missing)))?;
     let name = record.name_of(column);
     if list.is_empty() {
@@ -70,7 +72,7 @@ fn message(name: &str, value: &Json) -> Result<Message, Problem> {
         trained: weight(name, fields, role == ASSISTANT)?,
         role,
     };
-    for (key, value) in fields.iter().filter(|(_, value)| **value != Json::Null) {
+    for (key, value) in fields.iter().filter(|(_, value)| !value.says_nothing()) {
         let at = format!("`{name}.{key}`");
         match key.as_str() {
             "role" | "content" | "weight" => {}
@@ -79,19 +81,20 @@ fn message(name: &str, value: &Json) -> Result<Message, Problem> {
                 message.fields.insert(key.clone(), value);
             }
             TOOL_CALLS if message.is_assistant() => {
-                let calls = tool_calls(name, value)?;
-                if !calls.is_empty() {
-                    message.fields.insert(key.clone(), Json::List(calls));
-                }
+                let calls = Json::List(tool_calls(name, value)?);
+                message.fields.insert(key.clone(), calls);
             }
             _ => return Err(unrecognized(name, key, &message.role)),
         }
     }
-    if let Some(Json::List(list)) = fields.get("content") {
+    let calls = message.fields.contains_key(TOOL_CALLS);
+    if let Some(Json::List(list)) = fields.get("content")
+        && !(list.is_empty() && calls)
+    {
         message.parts = parts(name, list)?;
         message.content = Some(message.parts.concat());
     } else {
-        message.content = content(name, fields, message.fields.contains_key(TOOL_CALLS))?;
+        message.content = content(name, fields, calls)?;
     }
     Ok(message)
 }
@@ -144,7 +147,7 @@ fn content(name: &str, fields: &Object, calls: bool) -> Result<Option<String>, P
         ))
     };
     match fields.get("content") {
-        None | Some(Json::Null) if calls => Ok(None),
+        None | Some(Json::Null | Json::List(_)) if calls => Ok(None),
         None => missing(FaultClass::MessageMissingKey, "` has no `content`"),
         Some(Json::Text(text)) => Ok(Some(text.clone())),
         Some(other) => missing(
@@ -176,16 +179,14 @@ fn parts(name: &str, list: &[Json]) -> Result<Vec<String>, Problem> {
             .as_object()
             .ok_or_else(|| wrong(format!("is {}", part.kind())))?;
         let given = |key: &str| fields.get(key).filter(|value| **value != Json::Null);
+        let says = |key: &str| given(key).is_some_and(|value| !value.says_nothing());
         match given("type").and_then(Json::as_text) {
             Some("text") => {}
             Some(other) => return Err(wrong(format!("is of type {}", shortened(other)))),
             None => return Err(wrong("has no `type`".to_owned())),
         }
         let known = |key: &str| matches!(key, "type" | "text");
-        if let Some(key) = fields
-            .keys()
-            .find(|key| !known(key) && given(key).is_some())
-        {
+        if let Some(key) = fields.keys().find(|key| !known(key) && says(key)) {
             return Err(wrong(format!("has the field {}", shortened(key))));
         }
         match given("text") {
@@ -219,7 +220,8 @@ pub(super) fn weight(name: &str, fields: &Object, assistant: bool) -> Result<boo
     }
 }
 
-/// The calls of a message. Arguments that stand as JSON in a text become the object: templates print them themselves.
+/// The calls of a message, with arguments in the form that the row gives them, an object or one as JSON in a text: templates
+/// print the two differently.
 fn tool_calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
     let invalid = |what: String| Problem::new(FaultClass::InvalidToolCalls, what);
     let Json::List(list) = value else {
@@ -231,60 +233,67 @@ fn tool_calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
     list.iter()
         .enumerate()
         .map(|(index, call)| {
-            let at = format!("{name}.tool_calls[{index}]");
-            let mut call = call.clone();
-            let function = match &mut call {
-                Json::Object(fields) => fields.get_mut("function"),
-                _ => None,
-            };
-            let Some(Json::Object(function)) = function else {
-                return Err(invalid(format!(
-                    "`{at}` has no object `function`, expected {{\"type\": \"function\", \"function\": {{\"name\": …, \
-                     \"arguments\": …}}}}"
-                )));
-            };
-            if function.get("name").and_then(Json::as_text).is_none_or(str::is_empty) {
-                return Err(invalid(format!(
-                    "`{at}.function.name` is absent or no text, expected the function's name"
-                )));
-            }
-            let arguments = function.get_mut("arguments");
-            let Some(arguments) = arguments else {
-                return Err(invalid(format!(
-                    "`{at}.function.arguments` is absent, expected an object"
-                )));
-            };
-            if let Json::Text(text) = arguments
-                && let Ok(object) = serde_json::from_str::<Json>(text)
-            {
-                *arguments = object;
-            }
-            if arguments.as_object().is_none() {
-                return Err(invalid(format!(
-                    "`{at}.function.arguments` is {}, expected an object, or one as JSON in a text",
-                    arguments.kind()
-                )));
-            }
-            Ok(call)
+            tool_call(&format!("{name}.tool_calls[{index}]"), call).map_err(invalid)
         })
         .collect()
+}
+
+/// A call, without the fields of it that are null: those are absent.
+pub(super) fn tool_call(at: &str, call: &Json) -> Result<Json, String> {
+    let mut call = call.clone();
+    if let Json::Object(fields) = &mut call {
+        fields.retain(|_, value| *value != Json::Null);
+    }
+    let function = match &mut call {
+        Json::Object(fields) => fields.get_mut("function"),
+        _ => None,
+    };
+    let Some(Json::Object(function)) = function else {
+        return Err(format!(
+            "`{at}` has no object `function`, expected {{\"type\": \"function\", \"function\": {{\"name\": …, \
+             \"arguments\": …}}}}"
+        ));
+    };
+    function.retain(|_, value| *value != Json::Null);
+    if function
+        .get("name")
+        .and_then(Json::as_text)
+        .is_none_or(str::is_empty)
+    {
+        return Err(format!(
+            "`{at}.function.name` is absent or no text, expected the function's name"
+        ));
+    }
+    let Some(arguments) = function.get("arguments") else {
+        return Err(format!(
+            "`{at}.function.arguments` is absent, expected an object"
+        ));
+    };
+    let what = match arguments {
+        Json::Object(_) => return Ok(call),
+        Json::Text(text) => match serde_json::from_str::<Json>(text) {
+            Ok(Json::Object(_)) => return Ok(call),
+            Ok(other) => format!("text that holds {}", other.kind()),
+            Err(error) => format!("text and no JSON ({})", reason(&error)),
+        },
+        other => other.kind().to_owned(),
+    };
+    Err(format!(
+        "`{at}.function.arguments` is {what}, expected an object, or one as JSON in a text"
+    ))
 }
 
 /// The descriptions of functions beside a conversation.
 pub(super) fn tools(record: &Record<'_>) -> Result<Vec<Json>, Problem> {
     let name = record.name_of("tools");
     let invalid = |what: String| Problem::new(FaultClass::InvalidTools, what);
-    let Some(list) = record.list("tools") else {
+    let Some(list) = record.list("tools", "objects") else {
         return Ok(Vec::new());
     };
     let list = list.map_err(|problem| invalid(problem.message))?;
     for (index, tool) in list.iter().enumerate() {
         let function = tool.as_object().and_then(|tool| tool.get("function"));
-        let described = function
-            .and_then(Json::as_object)
-            .and_then(|function| function.get("name"))
-            .and_then(Json::as_text);
-        if described.is_none_or(str::is_empty) {
+        if !function.is_some_and(is_function) {
             return Err(invalid(format!(
                 "`{name}[{index}]` is no description of a function, expected {{\"type\": \"function\", \"function\": \
                  {{\"name\": …, \"parameters\": …}}}}"
@@ -292,4 +301,11 @@ pub(super) fn tools(record: &Record<'_>) -> Result<Vec<Json>, Problem> {
         }
     }
     Ok(list)
+}
+
+/// Whether it describes a function: it has a name.
+pub(super) fn is_function(value: &Json) -> bool {
+    let name = value.as_object().and_then(|function| function.get("name"));
+    name.and_then(Json::as_text)
+        .is_some_and(|name| !name.is_empty())
 }

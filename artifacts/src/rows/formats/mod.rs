@@ -6,6 +6,7 @@ mod preference;
 mod prompt_completion;
 mod share_gpt;
 mod text;
+mod unread;
 
 use std::fmt;
 
@@ -14,6 +15,9 @@ use finetune_crds::fine_tune_job::{Columns, Format};
 use super::content::RowContent;
 use super::fault::{FaultClass, Problem};
 use super::record::Record;
+
+pub use unread::Unread;
+pub(super) use unread::is_said;
 
 /// The form of the rows, once known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,7 +28,7 @@ pub enum RowFormat {
     PromptCompletion,
     /// `{"text": …}`, or a document.
     Text,
-    /// `{"instruction": …, "input": …, "output": …}`.
+    /// `{"instruction": …, "input": …, "output": …}`, with `system` and `history` before them.
     Alpaca,
     /// `{"conversations": [{"from": …, "value": …}, …]}`.
     ShareGPT,
@@ -73,7 +77,7 @@ impl RowFormat {
         match self {
             Self::Messages => &["tools"],
             Self::PromptCompletion | Self::Text | Self::Preference => &[],
-            Self::Alpaca => &["input"],
+            Self::Alpaca => &["input", "system", "history"],
             Self::ShareGPT => &["system", "tools"],
         }
     }
@@ -97,6 +101,12 @@ impl RowFormat {
         }
     }
 
+    /// Whether rows of this form are read from the column that the files call `name`.
+    pub(super) fn reads(self, name: &str, names: &Columns) -> bool {
+        let mut known = self.required().iter().chain(self.optional());
+        known.any(|column| names.get(column).unwrap_or(column) == name)
+    }
+
     /// What a row of this form holds.
     pub(super) fn parse(self, record: &Record<'_>) -> Result<RowContent, Problem> {
         match self {
@@ -118,9 +128,17 @@ impl fmt::Display for RowFormat {
 
 /// The form of a row by its columns.
 pub(super) fn detect(record: &Record<'_>) -> Result<RowFormat, Problem> {
-    let mut found = RowFormat::ALL
+    let named = RowFormat::ALL
         .into_iter()
-        .filter(|format| format.has(record.names) && record.fits(*format));
+        .filter(|format| format.has(record.names));
+    let mut found: Vec<RowFormat> = named
+        .clone()
+        .filter(|format| record.says(*format))
+        .collect();
+    if found.is_empty() {
+        found.extend(named.clone().filter(|format| record.fits(*format)));
+    }
+    let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(format), None) => Ok(format),
         (Some(one), Some(other)) => Err(Problem::new(
@@ -130,10 +148,7 @@ pub(super) fn detect(record: &Record<'_>) -> Result<RowFormat, Problem> {
             ),
         )),
         (None, _) => {
-            let forms = RowFormat::ALL
-                .into_iter()
-                .filter(|format| format.has(record.names));
-            let forms: Vec<String> = forms
+            let forms: Vec<String> = named
                 .map(|format| {
                     let names = format.required().iter();
                     let names: Vec<String> = names

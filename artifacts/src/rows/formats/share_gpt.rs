@@ -1,17 +1,18 @@
-//! `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`, read as messages.
+//! `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`, read as messages. Calls of functions are
+//! turns of their own, as LLaMA-Factory writes them.
 
 use super::RowFormat;
-use super::messages::{check_assistant, tools, weight};
-use crate::rows::content::{Conversation, Message, RowContent};
+use super::messages::{check_assistant, is_function, tool_call, tools, weight};
+use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::json::Json;
+use crate::rows::json::{Json, Object};
 use crate::rows::record::{Record, shortened, text};
 
 pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
     let column = "conversations";
     let missing = FaultClass::MissingMessagesList;
     let list = record
-        .list(column)
+        .list(column, "objects")
         .unwrap_or_else(|| Err(record.absent(column, RowFormat::ShareGPT, missing)))?;
     let name = record.name_of(column);
     if list.is_empty() {
@@ -31,8 +32,26 @@ pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
     check_assistant(&messages, name)?;
     Ok(RowContent::Messages(Conversation {
         messages,
-        tools: tools(record)?,
+        tools: described(record)?,
     }))
+}
+
+/// The descriptions of functions. Those that stand there without the frame that messages have get it.
+fn described(record: &Record<'_>) -> Result<Vec<Json>, Problem> {
+    let list = record.list("tools", "objects").transpose();
+    let bare = |list: &[Json]| !list.is_empty() && list.iter().all(is_function);
+    match list {
+        Ok(Some(list)) if bare(&list) => Ok(list.into_iter().map(framed).collect()),
+        _ => tools(record),
+    }
+}
+
+/// `{"type": "function", "function": …}`.
+fn framed(function: Json) -> Json {
+    Json::Object(Object::from([
+        ("type".to_owned(), Json::Text("function".to_owned())),
+        ("function".to_owned(), function),
+    ]))
 }
 
 fn turn(name: &str, value: &Json) -> Result<Message, Problem> {
@@ -44,16 +63,23 @@ fn turn(name: &str, value: &Json) -> Result<Message, Problem> {
         )
     })?;
     let field = |key: &str| {
+        let cure = if fields.contains_key("role") {
+            ": where turns have `role` and `content`, set dataset.columns: { messages: conversations }"
+        } else {
+            ""
+        };
         let value = fields.get(key).ok_or_else(|| {
             Problem::new(
                 FaultClass::MessageMissingKey,
-                format!("`{name}` has no `{key}`, expected `from` and `value`"),
+                format!("`{name}` has no `{key}`, expected `from` and `value`{cure}"),
             )
         })?;
         text(value, &format!("`{name}.{key}`"))
     };
+    let from = field("from")?;
     let known = |key: &str| matches!(key, "from" | "value" | "weight");
-    if let Some(key) = fields.keys().find(|key| !known(key)) {
+    let unknown = |(key, value): &(&String, &Json)| !known(key) && !value.says_nothing();
+    if let Some((key, _)) = fields.iter().find(unknown) {
         return Err(Problem::new(
             FaultClass::MessageUnrecognizedKey,
             format!(
@@ -62,13 +88,21 @@ fn turn(name: &str, value: &Json) -> Result<Message, Problem> {
             ),
         ));
     }
-    let from = field("from")?;
+    if from == "function_call" {
+        let mut message = Message::new(ASSISTANT, "");
+        message.content = None;
+        let calls = calls(name, fields.get("value").unwrap_or(&Json::Null))?;
+        message
+            .fields
+            .insert(TOOL_CALLS.to_owned(), Json::List(calls));
+        message.trained = weight(name, fields, true)?;
+        return Ok(message);
+    }
     let role = role(&from).ok_or_else(|| {
         Problem::new(
             FaultClass::UnrecognizedRole,
             format!(
-                "`{name}.from` is {}, expected system, human or user, gpt or assistant, or tool; calls of functions go \
-                 into format Messages, as `tool_calls`",
+                "`{name}.from` is {}, expected system, human or user, gpt or assistant, function_call, or tool or observation",
                 shortened(&from)
             ),
         )
@@ -76,6 +110,32 @@ fn turn(name: &str, value: &Json) -> Result<Message, Problem> {
     let mut message = Message::new(role, field("value")?);
     message.trained = weight(name, fields, message.is_assistant())?;
     Ok(message)
+}
+
+/// The calls of a turn, `{"name": …, "arguments": …}` or a list of them, mostly as JSON in a text.
+fn calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
+    let invalid = |what: String| Problem::new(FaultClass::InvalidToolCalls, what);
+    let parsed = value
+        .as_text()
+        .and_then(|text| serde_json::from_str(text).ok());
+    let functions = match parsed.unwrap_or_else(|| value.clone()) {
+        Json::List(list) if !list.is_empty() => list,
+        Json::Object(function) => vec![Json::Object(function)],
+        other => {
+            return Err(invalid(format!(
+                "`{name}.value` is {}, expected a call, {{\"name\": …, \"arguments\": …}}, as JSON in a text",
+                other.kind()
+            )));
+        }
+    };
+    functions
+        .into_iter()
+        .enumerate()
+        .map(|(index, function)| {
+            let at = format!("{name}.value[{index}]");
+            tool_call(&at, &framed(function)).map_err(invalid)
+        })
+        .collect()
 }
 
 /// The role that a name stands for in the data sets that have this form.

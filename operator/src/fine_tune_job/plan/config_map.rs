@@ -2,15 +2,32 @@
 
 use std::collections::BTreeMap;
 
+use finetune_crds::FineTuneJob;
 use finetune_crds::names::{GROUP, JOB_FILE_KEY, VERSION};
 use k8s_openapi::api::core::v1::ConfigMap;
 
+use super::super::seen::ManifestSeen;
 use super::super::validate::Validated;
 use super::{child_metadata, labels};
 
 /// Its name.
 pub fn name(job: &str) -> String {
     format!("{job}-manifest")
+}
+
+/// Whether a ConfigMap holds the manifest of `job`: what it says is compared, not how. Another version may have written it,
+/// with other fields at their defaults.
+pub fn holds(job: &Validated, seen: &ManifestSeen) -> bool {
+    let read = seen
+        .0
+        .as_deref()
+        .and_then(|text| serde_saphyr::from_str::<FineTuneJob>(text).ok());
+    read.is_some_and(|read| {
+        read.metadata.name.as_ref() == Some(&job.name)
+            && read.metadata.namespace.as_ref() == Some(&job.namespace)
+            && read.metadata.uid.as_ref() == Some(&job.uid)
+            && read.spec == job.spec
+    })
 }
 
 /// The ConfigMap: what the same file by hand would say, and the UID that only the cluster knows.

@@ -7,11 +7,13 @@ use kube::ResourceExt;
 use super::super::validate::Serving;
 use crate::agent::desired::{Desired, DesiredAdapter, DesiredVersion, Role};
 
-/// What the agents shall serve. `before` is what they were told last.
+/// What the agents shall serve. `before` is what they were told last; of the Adapters called `malformed`, which nobody can read
+/// now, they are told that again.
 pub(super) fn desired(
     deployment: &str,
     serving: &Serving<'_>,
     before: Option<&Desired>,
+    malformed: &[String],
 ) -> Desired {
     let adapters = serving.aliases.iter().filter_map(|(alias, adapter)| {
         let versions = versions(deployment, adapter, before);
@@ -20,10 +22,26 @@ pub(super) fn desired(
             versions,
         })
     });
+    let mut adapters: Vec<DesiredAdapter> = adapters.collect();
+    let unread = before.into_iter().flat_map(|before| &before.adapters);
+    for known in unread {
+        let mut versions = known.versions.iter();
+        let is_malformed = versions.any(|version| {
+            adapter_of(version).is_some_and(|name| malformed.iter().any(|known| known == name))
+        });
+        if is_malformed && adapters.iter().all(|adapter| adapter.alias != known.alias) {
+            adapters.push(known.clone());
+        }
+    }
     Desired {
         engine: serving.engine.clone(),
-        adapters: adapters.collect(),
+        adapters,
     }
+}
+
+/// The name of the Adapter that a version is of.
+fn adapter_of(version: &DesiredVersion) -> Option<&str> {
+    version.version.rsplit_once('@').map(|(name, _)| name)
 }
 
 fn versions(deployment: &str, adapter: &Adapter, before: Option<&Desired>) -> Vec<DesiredVersion> {
@@ -57,13 +75,7 @@ fn versions(deployment: &str, adapter: &Adapter, before: Option<&Desired>) -> Ve
 /// Whether the agents of this Deployment already have a stable version of the adapter, this one or an earlier.
 fn has_stable(adapter: &str, before: Option<&Desired>) -> bool {
     let mut versions = before.into_iter().flat_map(Desired::versions);
-    versions.any(|version| {
-        version.role == Role::Stable
-            && version
-                .version
-                .rsplit_once('@')
-                .is_some_and(|(name, _)| name == adapter)
-    })
+    versions.any(|version| version.role == Role::Stable && adapter_of(version) == Some(adapter))
 }
 
 /// Whether every pod of this Deployment was seen to hold the stable version.
@@ -103,7 +115,7 @@ mod tests {
             credentials_secret: None,
             aliases: vec![("tone".into(), adapter)],
         };
-        let desired = desired("server", &serving, before);
+        let desired = desired("server", &serving, before, &[]);
         desired
             .versions()
             .iter()

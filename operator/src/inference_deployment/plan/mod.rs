@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::seen::{ConfigMapSeen, Seen};
 use super::validate::{Serving, Verdict};
-use super::{AgentSettings, config_map_name, target};
+use super::{AgentSettings, RESYNC, config_map_name, target};
 use crate::agent::desired::Desired;
 
 /// How long to wait for somebody to take a ConfigMap away that has our name.
@@ -65,7 +65,10 @@ pub fn plan(
     agent: &AgentSettings,
 ) -> Plan {
     match verdict {
-        Verdict::Waiting => Plan::default(),
+        Verdict::Waiting => Plan {
+            next_check: Some(RESYNC),
+            ..Plan::default()
+        },
         Verdict::OptedOut => opt_out(deployment, seen),
         Verdict::Serving(_) if seen.config_map == ConfigMapSeen::Foreign => Plan {
             notice: Some(Notice::ConfigMapTaken),
@@ -97,7 +100,8 @@ fn serve(
     seen: &Seen,
     agent: &AgentSettings,
 ) -> Plan {
-    let desired = desired::desired(&deployment.name_any(), serving, seen.config_map.desired());
+    let before = seen.config_map.desired();
+    let desired = desired::desired(&deployment.name_any(), serving, before, &seen.malformed);
     let text = text(&desired);
     let is_told =
         matches!(&seen.config_map, ConfigMapSeen::Ours { text: told, .. } if *told == text);
@@ -118,7 +122,7 @@ fn serve(
             .as_ref()
             .map(|container| sidecar::add(deployment, serving, container, agent)),
         notice: (first && serving.container.is_some()).then_some(Notice::AgentAdded),
-        next_check: None,
+        next_check: Some(RESYNC),
     }
 }
 
@@ -248,7 +252,53 @@ mod tests {
 
     #[test]
     fn an_opted_in_deployment_that_no_adapter_names_is_left_alone() {
-        assert_eq!(planned(&deployment(), &Seen::default()), Plan::default());
+        let idle = Plan {
+            next_check: Some(RESYNC),
+            ..Plan::default()
+        };
+        assert_eq!(planned(&deployment(), &Seen::default()), idle);
+    }
+
+    #[test]
+    fn a_deployment_that_serves_is_looked_at_again_though_nothing_is_heard() {
+        let seen = served();
+        let plan = planned(
+            &ours(deployment()),
+            &after(&planned(&deployment(), &seen), &seen),
+        );
+        assert_eq!(plan.next_check, Some(RESYNC));
+    }
+
+    #[test]
+    fn an_adapter_that_does_not_parse_any_more_goes_on_answering_until_it_is_deleted() {
+        let mut seen = served();
+        let mut other = adapter("other", 2);
+        other.status = Some(AdapterStatus {
+            candidate: Some(version("other", 'b')),
+            ..AdapterStatus::default()
+        });
+        seen.adapters.push(other);
+        let told = after(&planned(&deployment(), &seen), &seen);
+        for others in [1, 0] {
+            let mut seen = told.clone();
+            seen.adapters.remove(0);
+            seen.adapters.truncate(others);
+            seen.malformed = vec!["tone".into()];
+            let plan = planned(&ours(deployment()), &seen);
+            let now = after(&plan, &seen);
+            let versions = now.config_map.desired().unwrap().versions();
+            let is_told = versions
+                .iter()
+                .any(|version| version.version == "tone@aaaaaaaaaaaa");
+            assert!(is_told, "{versions:?}");
+            // Nor does that change from look to look.
+            let again = planned(&ours(deployment()), &now);
+            assert_eq!(again.config_map, ConfigMapChange::Keep);
+            let mut gone = now;
+            gone.malformed.clear();
+            let last = after(&planned(&ours(deployment()), &gone), &gone);
+            assert_eq!(last.config_map.desired().unwrap().adapters.len(), others);
+        }
     }
 
     #[test]

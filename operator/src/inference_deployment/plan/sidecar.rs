@@ -5,8 +5,11 @@
 
 use finetune_crds::names::{AGENT_CONTAINER, AGENT_PORT_NAME, label, path, port};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+
+use crate::agent::pre_stop::ENGINE_LINGERS;
 
 use super::super::validate::Serving;
 use super::super::{AgentSettings, config_map_name};
@@ -21,6 +24,8 @@ const CREDENTIALS_VOLUME: &str = "finetune-credentials";
 const SCRATCH_VOLUME: &str = "finetune-scratch";
 /// What lies over the pod's token.
 const NO_TOKEN_VOLUME: &str = "finetune-no-token";
+/// The user that the agent's image names. Not root.
+const AGENT_USER: i64 = 65532;
 /// Where admission mounts the pod's token, unless something else is there.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -42,17 +47,22 @@ pub(super) fn add(
     volumes.extend(serving.credentials_secret.as_ref().map(
         |secret| json!({ "name": CREDENTIALS_VOLUME, "secret": { "secretName": secret, "optional": true } }),
     ));
+    let pod = pod(deployment);
+    let mut engine = json!({
+        "name": container,
+        "volumeMounts": [{ "name": ADAPTERS_VOLUME, "mountPath": path::ADAPTERS, "readOnly": true }],
+    });
+    if let Some(lifecycle) = engine_lifecycle(pod, container) {
+        engine["lifecycle"] = lifecycle;
+    }
     let mut patch = bare(deployment);
     patch["spec"] = json!({
         "template": {
             // By this label the controllers watch only pods that concern them.
             "metadata": { "labels": { label::ADAPTERS: label::ADAPTERS_ENABLED } },
             "spec": {
-                "initContainers": [agent_container(serving, agent)],
-                "containers": [{
-                    "name": container,
-                    "volumeMounts": [{ "name": ADAPTERS_VOLUME, "mountPath": path::ADAPTERS, "readOnly": true }],
-                }],
+                "initContainers": [agent_container(pod, serving, agent)],
+                "containers": [engine],
                 "volumes": volumes,
             },
         },
@@ -76,8 +86,30 @@ fn bare(deployment: &Deployment) -> Value {
     })
 }
 
+fn pod(deployment: &Deployment) -> Option<&PodSpec> {
+    deployment.spec.as_ref()?.template.spec.as_ref()
+}
+
+/// A pause before the engine is told to stop, for the clients of a pod that goes. `None` where the owner has a hook of his
+/// own there (a container may have one only) or gives the pod no time for it.
+fn engine_lifecycle(pod: Option<&PodSpec>, container: &str) -> Option<Value> {
+    let pod = pod?;
+    let grace = pod.termination_grace_period_seconds.unwrap_or(30);
+    let seconds = (ENGINE_LINGERS.as_secs() as i64).min(grace / 2);
+    let engine = pod.containers.iter().find(|it| it.name == container)?;
+    let hook = engine
+        .lifecycle
+        .as_ref()
+        .and_then(|it| it.pre_stop.as_ref());
+    let is_ours = |seconds: i64| {
+        hook.is_none_or(|hook| hook.sleep.as_ref().is_some_and(|it| it.seconds == seconds))
+    };
+    (seconds > 0 && is_ours(seconds))
+        .then(|| json!({ "preStop": { "sleep": { "seconds": seconds } } }))
+}
+
 /// The agent: a native sidecar, which starts before the engine and whose readiness counts for the pod.
-fn agent_container(serving: &Serving<'_>, agent: &AgentSettings) -> Value {
+fn agent_container(pod: Option<&PodSpec>, serving: &Serving<'_>, agent: &AgentSettings) -> Value {
     let mut mounts = vec![
         json!({ "name": DESIRED_VOLUME, "mountPath": path::DESIRED, "readOnly": true }),
         json!({ "name": ADAPTERS_VOLUME, "mountPath": path::ADAPTERS }),
@@ -112,6 +144,7 @@ fn agent_container(serving: &Serving<'_>, agent: &AgentSettings) -> Value {
         // them again. A slow answer is none.
         "readinessProbe": probe("/readyz", 2, 5, 1),
         "livenessProbe": probe("/livez", 10, 5, 6),
+        "lifecycle": { "preStop": { "exec": { "command": ["/usr/local/bin/operator", "pre-stop"] } } },
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "drop": ["ALL"] },
@@ -121,6 +154,13 @@ fn agent_container(serving: &Serving<'_>, agent: &AgentSettings) -> Value {
         },
         "volumeMounts": mounts,
     });
+    // A pod that runs as root would make the agent root, which it refuses to be. Elsewhere its user is the image's, or the
+    // one that the cluster gives the namespace.
+    let of_pod = pod.and_then(|pod| pod.security_context.as_ref()?.run_as_user);
+    if of_pod == Some(0) {
+        container["securityContext"]["runAsUser"] = json!(AGENT_USER);
+        container["securityContext"]["runAsGroup"] = json!(AGENT_USER);
+    }
     if let Some(policy) = &agent.image_pull_policy {
         container["imagePullPolicy"] = json!(policy);
     }
@@ -155,6 +195,75 @@ mod tests {
     #[test]
     fn adds_the_agent_beside_the_engine() {
         insta::assert_yaml_snapshot!(patch(Some("models-s3")));
+    }
+
+    fn patch_of(change: impl FnOnce(&mut PodSpec)) -> Value {
+        let mut deployment = deployment();
+        let template = &mut deployment.spec.as_mut().unwrap().template;
+        change(template.spec.as_mut().unwrap());
+        let serving = Serving {
+            engine: Engine::default(),
+            container: Some("engine".into()),
+            credentials_secret: None,
+            aliases: Vec::new(),
+        };
+        let agent = AgentSettings {
+            image: "registry/operator:1".into(),
+            image_pull_policy: None,
+            resources: Value::Null,
+        };
+        add(&deployment, &serving, "engine", &agent)
+    }
+
+    fn engine_hook(patch: &Value) -> &Value {
+        &patch["spec"]["template"]["spec"]["containers"][0]["lifecycle"]
+    }
+
+    #[test]
+    fn the_engine_lingers_also_when_the_hook_is_there_already() {
+        let ours = json!({ "preStop": { "sleep": { "seconds": 5 } } });
+        assert_eq!(*engine_hook(&patch_of(|_| ())), ours);
+        let again = patch_of(|pod| {
+            pod.containers[0].lifecycle = serde_json::from_value(ours.clone()).unwrap();
+        });
+        assert_eq!(*engine_hook(&again), ours);
+    }
+
+    #[rstest::rstest]
+    #[case(json!({ "sleep": { "seconds": 20 } }))]
+    #[case(json!({ "exec": { "command": ["drain"] } }))]
+    fn an_owners_own_hook_stays_alone(#[case] hook: Value) {
+        let patch = patch_of(|pod| {
+            pod.containers[0].lifecycle =
+                serde_json::from_value(json!({ "preStop": hook })).unwrap();
+        });
+        assert_eq!(*engine_hook(&patch), Value::Null);
+    }
+
+    #[test]
+    fn a_pod_with_little_time_to_end_keeps_half_of_it_for_the_engine() {
+        let seconds = |grace| {
+            let patch = patch_of(|pod| pod.termination_grace_period_seconds = Some(grace));
+            engine_hook(&patch)["preStop"]["sleep"]["seconds"].as_i64()
+        };
+        assert_eq!((seconds(4), seconds(1), seconds(0)), (Some(2), None, None));
+    }
+
+    #[rstest::rstest]
+    #[case(Some(0), json!(65532))]
+    #[case(Some(1000), Value::Null)]
+    #[case(None, Value::Null)]
+    fn the_agent_is_no_root_in_a_pod_of_roots_and_else_whom_the_cluster_says(
+        #[case] user: Option<i64>,
+        #[case] expected: Value,
+    ) {
+        let patch = patch_of(|pod| {
+            pod.security_context = serde_json::from_value(json!({ "runAsUser": user })).unwrap();
+        });
+        let agent = &patch["spec"]["template"]["spec"]["initContainers"][0]["securityContext"];
+        assert_eq!(agent["runAsUser"], expected);
+        assert_eq!(agent["runAsGroup"], expected);
+        assert_eq!(agent["runAsNonRoot"], json!(true));
     }
 
     #[test]

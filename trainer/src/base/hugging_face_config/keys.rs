@@ -5,11 +5,12 @@ use serde_json::{Map, Value};
 use super::super::Error;
 use super::CONFIG;
 
-/// Keys that say nothing of how logits are computed from tokens. Older files list what generation and classification do.
-const WITHOUT_EFFECT: [&str; 63] = [
-    "_attn_implementation_autoset",
-    "_name_or_path",
+/// Keys that say nothing of which logits are computed from tokens: how they are computed, what generation and classification do, where
+/// the file comes from.
+const WITHOUT_EFFECT: [&str; 85] = [
     "add_cross_attention",
+    "attention_implementation",
+    "attn_impl",
     "attn_implementation",
     "auto_map",
     "bad_words_ids",
@@ -26,8 +27,14 @@ const WITHOUT_EFFECT: [&str; 63] = [
     "eos_token_id",
     "exponential_decay_length_penalty",
     "finetuning_task",
+    "flash_attention",
+    "flash_attn",
     "forced_bos_token_id",
     "forced_eos_token_id",
+    "fused_mlp",
+    "fused_rms_norm",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
     "id2label",
     "initializer_range",
     "is_decoder",
@@ -47,6 +54,7 @@ const WITHOUT_EFFECT: [&str; 63] = [
     "output_scores",
     "pad_token_id",
     "prefix",
+    "pretraining_tp",
     "problem_type",
     "remove_invalid_values",
     "repetition_penalty",
@@ -60,6 +68,7 @@ const WITHOUT_EFFECT: [&str; 63] = [
     "tokenizer_class",
     "top_k",
     "top_p",
+    "torch_compile",
     "torch_dtype",
     "torchscript",
     "transformers.js_config",
@@ -70,7 +79,27 @@ const WITHOUT_EFFECT: [&str; 63] = [
     "unsloth_version",
     "use_bfloat16",
     "use_cache",
+    "use_cuda_graph",
+    "use_flash_attention",
+    "use_flash_attention_2",
+    "use_flash_attn",
+    "use_flash_attn_2",
+    "use_fused_kernels",
+    "use_fused_rmsnorm",
+    "use_fused_rope",
+    "use_liger_kernel",
+    "use_mem_efficient_attention",
+    "use_memory_efficient_attention",
+    "use_sdpa",
+    "use_triton",
+    "use_xformers",
 ];
+
+/// Whether a key says nothing of which logits are computed. Names that begin with an underscore are a library's notes to itself,
+/// such as the attention kernel that was in use when the file was written.
+fn is_without_effect(key: &str) -> bool {
+    key.starts_with('_') || WITHOUT_EFFECT.contains(&key)
+}
 
 /// The keys that are not read yet.
 #[derive(Debug)]
@@ -244,7 +273,7 @@ impl Keys {
         let unknown = self
             .list
             .iter()
-            .find(|(key, value)| !WITHOUT_EFFECT.contains(&key.as_str()) && asks(value));
+            .find(|(key, value)| !is_without_effect(key) && asks(value));
         match unknown {
             None => Ok(()),
             Some((key, value)) => {

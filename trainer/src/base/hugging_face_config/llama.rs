@@ -10,7 +10,6 @@ pub(super) fn llama(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, 
     shape::attention_bias(keys, &mut config)?;
     config.biases.feed_forward = keys.flag("mlp_bias", false)?;
     keys.must_be("hidden_act", &["silu".into()])?;
-    keys.must_be("pretraining_tp", &[1.into()])?;
     keys.must_be("rope_interleaved", &[false.into()])?;
     Ok(config)
 }

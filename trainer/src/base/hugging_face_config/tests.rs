@@ -191,7 +191,6 @@ fn yarn_lengthens_queries_and_keys_as_its_paper_says() {
 #[case("rope_scaling", json!({"factor": 8.0}), "`rope_scaling.factor`: it is 8.0")]
 #[case("rope_parameters", json!({"rope_type": "default", "x": 1}), "`rope_parameters.x`: it is 1")]
 #[case("hidden_act", json!("gelu"), "it is \"gelu\", which is not supported; expected \"silu\"")]
-#[case("pretraining_tp", json!(2), "expected 1")]
 #[case("partial_rotary_factor", json!(0.5), "expected 1")]
 #[case("logit_scale", json!(0.5), "could change the model")]
 #[case("hidden_size", json!(-1), "expected a positive integer")]
@@ -251,6 +250,31 @@ fn a_dropout_that_is_no_probability_is_refused(#[case] dropout: Value) {
     keys["attention_dropout"] = dropout;
     let error = config(&keys).unwrap_err().to_string();
     assert!(error.contains("`attention_dropout`: it is"), "{error}");
+}
+
+#[rstest]
+#[case("_attn_implementation", json!("flash_attention_2"))]
+#[case("_attn_implementation_internal", json!("sdpa"))]
+#[case("_commit_hash", json!("0123abcd"))]
+#[case("_flash_attn_2_enabled", json!(true))]
+#[case("_name_or_path", json!("/models/base"))]
+#[case("_a_note_of_another_library", json!({ "version": 2 }))]
+#[case("attn_implementation", json!("eager"))]
+#[case("dtype", json!("bfloat16"))]
+#[case("gradient_checkpointing", json!(true))]
+#[case("pretraining_tp", json!(2))]
+#[case("transformers_version", json!("5.23.0"))]
+#[case("use_cache", json!(true))]
+#[case("use_flash_attn", json!(true))]
+fn a_key_that_names_only_how_something_is_computed_is_no_reason_to_refuse_a_base(
+    #[case] key: &str,
+    #[case] value: Value,
+    #[values("LlamaForCausalLM", "Qwen2ForCausalLM", "Gemma2ForCausalLM")] architecture: &str,
+) {
+    let plain = config(&small(architecture)).unwrap();
+    let mut keys = small(architecture);
+    keys[key] = value;
+    assert_eq!(config(&keys).unwrap(), plain);
 }
 
 /// As transformers 4.30 saved a Llama with all that it knows of generation, and as Unsloth marks its copies.

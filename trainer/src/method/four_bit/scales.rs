@@ -29,25 +29,19 @@ impl Scales {
         let offset = (scales.iter().map(|&scale| f64::from(scale)).sum::<f64>()
             / scales.len() as f64) as f32;
         let map = dynamic_map();
+        let middles = middles(&map);
         let mut codes = Vec::with_capacity(scales.len());
         let mut nested = Vec::with_capacity(scales.len().div_ceil(NESTED_BLOCK));
         for block in scales.chunks(NESTED_BLOCK) {
             let largest = block.iter().fold(0.0_f32, |largest, scale| {
                 largest.max((scale - offset).abs())
             });
-            let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-            for scale in block {
-                let value = (scale - offset) * inverse;
-                let above = map
-                    .partition_point(|&entry| entry < value)
-                    .clamp(1, map.len() - 1);
-                let code = if value - map[above - 1] <= map[above] - value {
-                    above - 1
-                } else {
-                    above
-                };
-                codes.push(code as u8);
-            }
+            // Times a scale of 0 every code is 0.
+            let code = |scale: &f32| match largest > 0.0 {
+                true => code_of((scale - offset) * (1.0 / largest), &middles),
+                false => 0,
+            };
+            codes.extend(block.iter().map(code));
             nested.push(largest);
         }
         Self::Double {
@@ -110,6 +104,20 @@ impl Scales {
             Self::Plain(_) | Self::Double { .. } => Ok(()),
         }
     }
+}
+
+/// The midpoints between neighbouring entries of a map.
+fn middles(map: &[f32; 256]) -> [f32; 255] {
+    std::array::from_fn(|place| 0.5 * (map[place] + map[place + 1]))
+}
+
+/// The code of a value in [-1, 1], as bitsandbytes' library for CPUs takes it: the nearest not to the value but to the nearest of 65536
+/// evenly spaced numbers (a tie goes down). Near 0, where entries lie closer than those, that is a neighbour now and then.
+fn code_of(value: f32, middles: &[f32; 255]) -> u8 {
+    const LAST: f32 = 65535.0;
+    let place = ((value.clamp(-1.0, 1.0) + 1.0) * 0.5 * LAST + 0.5).floor();
+    let even = -1.0 + 2.0 * place / LAST;
+    middles.partition_point(|&middle| middle < even) as u8
 }
 
 /// The signed 8-bit dynamic map of bitsandbytes, sorted: seven decades, each with twice the values of the one below, 0, and 1

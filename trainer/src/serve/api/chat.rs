@@ -1,9 +1,9 @@
 //! `POST /v1/chat/completions`: the request, and log-probabilities in its form.
 
+use finetune_artifacts::rows::json::Json;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::ApiError;
 use super::completion::finite;
 use super::fields::{SamplingFields, Stop, StreamOptions};
 use crate::serve::generation::TokenScore;
@@ -13,6 +13,27 @@ use crate::serve::generation::TokenScore;
 pub(crate) struct ChatMessage {
     pub(crate) role: String,
     pub(crate) content: Option<Content>,
+    pub(crate) name: Option<String>,
+    pub(crate) tool_calls: Option<Vec<ToolCall>>,
+    pub(crate) tool_call_id: Option<String>,
+    pub(crate) reasoning_content: Option<String>,
+    /// The other name of `reasoning_content`.
+    pub(crate) reasoning: Option<String>,
+}
+
+/// A call that was made.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ToolCall {
+    pub(crate) id: Option<String>,
+    pub(crate) function: CalledFunction,
+}
+
+/// What was called.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct CalledFunction {
+    pub(crate) name: String,
+    /// An object, or one as JSON in a text.
+    pub(crate) arguments: Option<Json>,
 }
 
 /// What was said: a text, or parts of which all must be text.
@@ -53,6 +74,14 @@ pub(crate) struct ChatRequest {
     pub(crate) top_k: Option<i64>,
     pub(crate) seed: Option<i64>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) stop_token_ids: Option<Vec<u32>>,
+    pub(crate) include_stop_str_in_output: Option<bool>,
+    pub(crate) skip_special_tokens: Option<bool>,
+    pub(crate) tools: Option<Vec<Json>>,
+    pub(crate) tool_choice: Option<Json>,
+    pub(crate) parallel_tool_calls: Option<bool>,
+    pub(crate) add_generation_prompt: Option<bool>,
+    pub(crate) continue_final_message: Option<bool>,
 }
 
 impl ChatRequest {
@@ -64,54 +93,19 @@ impl ChatRequest {
             top_k: self.top_k,
             seed: self.seed,
             stop: self.stop.clone(),
-        }
-    }
-
-    /// The turns as (role, text), or the first one that is not text.
-    pub(crate) fn turns(&self) -> Result<Vec<(String, String)>, ApiError> {
-        let messages = self.messages.as_deref().unwrap_or_default();
-        if messages.is_empty() {
-            return Err(ApiError::field(
-                "messages",
-                "`messages` is missing or empty, expected at least one turn",
-            ));
-        }
-        let turns = messages
-            .iter()
-            .enumerate()
-            .map(|(index, message)| Ok((message.role.clone(), message.text(index)?)));
-        turns.collect()
-    }
-}
-
-impl ChatMessage {
-    fn text(&self, index: usize) -> Result<String, ApiError> {
-        match &self.content {
-            Some(Content::Text(text)) => Ok(text.clone()),
-            Some(Content::Parts(parts)) => {
-                let texts = parts.iter().map(|part| match (part.kind.as_str(), &part.text) {
-                    ("text", Some(text)) => Ok(text.as_str()),
-                    (kind, _) => Err(ApiError::field(
-                        "messages",
-                        format!("`messages[{index}].content` has a part of type `{kind}`, expected parts of type `text` with a `text`"),
-                    )),
-                });
-                Ok(texts.collect::<Result<Vec<_>, _>>()?.concat())
-            }
-            None => Err(ApiError::field(
-                "messages",
-                format!("`messages[{index}].content` is missing, expected a text"),
-            )),
+            stop_token_ids: self.stop_token_ids.clone(),
         }
     }
 }
 
-/// `logprobs` of a chat's answer: one object a token. `text` is a token's own text.
-pub(crate) fn chat_log_probabilities(scores: &[TokenScore], text: impl Fn(u32) -> String) -> Value {
+/// `logprobs` of a chat's answer: one object a token. `bytes` are a token's own: it may be a part of a character.
+pub(crate) fn chat_log_probabilities(
+    scores: &[TokenScore],
+    bytes: impl Fn(u32) -> Vec<u8>,
+) -> Value {
     let entry = |token: u32, value: f64| {
-        let text = text(token);
-        let bytes = text.as_bytes().to_vec();
-        json!({ "token": text, "logprob": finite(value), "bytes": bytes })
+        let bytes = bytes(token);
+        json!({ "token": String::from_utf8_lossy(&bytes), "logprob": finite(value), "bytes": bytes })
     };
     let content = scores.iter().map(|score| {
         let mut item = entry(score.token, score.log_probability.unwrap_or_default());
@@ -123,4 +117,31 @@ pub(crate) fn chat_log_probabilities(scores: &[TokenScore], text: impl Fn(u32) -
         item
     });
     json!({ "content": content.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_character_has_its_own_bytes() {
+        let score = TokenScore {
+            token: 7,
+            log_probability: Some(-0.5),
+            alternatives: vec![(8, -0.25)],
+        };
+        let bytes = |token: u32| {
+            if token == 7 {
+                vec![0xe2, 0x82]
+            } else {
+                b"a".to_vec()
+            }
+        };
+        let value = chat_log_probabilities(&[score], bytes);
+        let expected = json!({ "content": [{
+            "token": "\u{fffd}", "logprob": -0.5, "bytes": [0xe2, 0x82],
+            "top_logprobs": [{ "token": "a", "logprob": -0.25, "bytes": [97] }],
+        }] });
+        assert_eq!(value, expected);
+    }
 }

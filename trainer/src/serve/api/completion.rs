@@ -39,6 +39,10 @@ pub(crate) struct CompletionRequest {
     pub(crate) top_k: Option<i64>,
     pub(crate) seed: Option<i64>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) stop_token_ids: Option<Vec<u32>>,
+    pub(crate) include_stop_str_in_output: Option<bool>,
+    pub(crate) skip_special_tokens: Option<bool>,
+    pub(crate) add_special_tokens: Option<bool>,
 }
 
 impl CompletionRequest {
@@ -50,6 +54,7 @@ impl CompletionRequest {
             top_k: self.top_k,
             seed: self.seed,
             stop: self.stop.clone(),
+            stop_token_ids: self.stop_token_ids.clone(),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! What the requests have in common: reading them with errors that name the field, and the fields of sampling.
 
+use finetune_artifacts::rows::json::Json;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::ApiError;
+use super::table::Table;
 use crate::serve::sampling::Sampling;
 
 /// The most stop strings of a request, and the longest one in bytes: each new token is compared with all of them.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
+/// The most token ids that end an answer.
+const MAX_STOP_TOKENS: usize = 128;
 
 /// Reads a request. An error names the field.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
@@ -30,69 +33,14 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(request)
 }
 
-/// Refuses fields that would change the answer and that this server does not act on. Others that it does not know
-/// (`user`, `metadata`, …) are ignored, as vLLM does.
-pub(crate) fn refuse_unsupported(body: &[u8]) -> Result<(), ApiError> {
-    let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
-        return Ok(());
-    };
-    for (name, neutral) in UNSUPPORTED {
-        let Some(value) = fields.get(*name) else {
-            continue;
-        };
-        let empty = match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            Value::Object(items) => items.is_empty(),
-            Value::Bool(true) | Value::Number(_) => false,
-        };
-        if empty || neutral.iter().any(|neutral| same(neutral, value)) {
-            continue;
-        }
-        let cure = match neutral.first() {
-            Some(neutral) => format!("leave it out or set it to {neutral}"),
-            None => "leave it out".to_owned(),
-        };
-        return Err(ApiError::field(
-            *name,
-            format!("`{name}` is {value}, which this server does not support; {cure}"),
-        ));
+/// Reads a request and checks its fields against those that are known. An error names the field.
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T, ApiError> {
+    let request = parse(body)?;
+    let all: Json = parse(body)?;
+    if let Some(all) = all.as_object() {
+        fields.check(all)?;
     }
-    Ok(())
-}
-
-/// Fields that change the answer, with the values (as JSON) that leave it as it is.
-const UNSUPPORTED: &[(&str, &[&str])] = &[
-    ("n", &["1"]),
-    ("best_of", &["1"]),
-    ("suffix", &[]),
-    ("logit_bias", &[]),
-    ("presence_penalty", &["0"]),
-    ("frequency_penalty", &["0"]),
-    ("repetition_penalty", &["1"]),
-    ("min_p", &["0"]),
-    ("min_tokens", &["0"]),
-    ("use_beam_search", &[]),
-    ("tools", &[]),
-    ("functions", &[]),
-    ("tool_choice", &["\"none\"", "\"auto\""]),
-    ("function_call", &["\"none\"", "\"auto\""]),
-    ("response_format", &["{\"type\":\"text\"}"]),
-    ("structured_outputs", &[]),
-    ("prompt_logprobs", &[]),
-    ("chat_template", &[]),
-    ("chat_template_kwargs", &[]),
-    ("modalities", &["[\"text\"]"]),
-];
-
-/// Whether `value` is the JSON `neutral`; numbers by value, so that 1.0 is 1.
-fn same(neutral: &str, value: &Value) -> bool {
-    match (serde_json::from_str(neutral), value) {
-        (Ok(Value::Number(neutral)), Value::Number(value)) => neutral.as_f64() == value.as_f64(),
-        (Ok(neutral), value) => neutral == *value,
-        (Err(_), _) => false,
-    }
+    Ok(request)
 }
 
 /// One stop string or several.
@@ -121,11 +69,21 @@ pub(crate) struct SamplingFields {
     pub(crate) top_k: Option<i64>,
     pub(crate) seed: Option<i64>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) stop_token_ids: Option<Vec<u32>>,
+}
+
+/// What ends an answer besides the model's end tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stops {
+    /// Texts, none of them empty.
+    pub(crate) strings: Vec<String>,
+    /// Tokens.
+    pub(crate) tokens: Vec<u32>,
 }
 
 impl SamplingFields {
-    /// The sampling and the stop strings, or the first field that is out of bounds.
-    pub(crate) fn validate(self) -> Result<(Sampling, Vec<String>), ApiError> {
+    /// The sampling and what ends the answer, or the first field that is out of bounds.
+    pub(crate) fn validate(self) -> Result<(Sampling, Stops), ApiError> {
         let temperature = self.temperature.unwrap_or(1.0);
         if !(0.0..=2.0).contains(&temperature) {
             return Err(ApiError::field(
@@ -174,6 +132,20 @@ impl SamplingFields {
                 format!("`stop` has a string of {length} bytes, expected 1 to {MAX_STOP_BYTES}"),
             ));
         }
+        let tokens = self.stop_token_ids.unwrap_or_default();
+        if tokens.len() > MAX_STOP_TOKENS {
+            return Err(ApiError::field(
+                "stop_token_ids",
+                format!(
+                    "`stop_token_ids` has {} ids, expected at most {MAX_STOP_TOKENS}",
+                    tokens.len()
+                ),
+            ));
+        }
+        let stops = Stops {
+            strings: stops,
+            tokens,
+        };
         Ok((
             Sampling {
                 temperature,
@@ -188,6 +160,8 @@ impl SamplingFields {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -209,18 +183,6 @@ mod tests {
         let (text, field) = message(&parse::<Request>(br#"{"temperature": "hot"}"#).unwrap_err());
         assert_eq!(field, "temperature");
         assert!(text.contains("expected f64"), "{text}");
-    }
-
-    #[test]
-    fn what_would_change_the_answer_is_refused_and_what_would_not_is_ignored() {
-        refuse_unsupported(
-            br#"{"n": 1, "presence_penalty": 0.0, "tools": [], "user": "me", "best_of": null}"#,
-        )
-        .unwrap();
-        let (text, field) = message(&refuse_unsupported(br#"{"n": 2}"#).unwrap_err());
-        assert_eq!(field, "n");
-        assert!(text.contains("set it to 1"), "{text}");
-        assert!(refuse_unsupported(br#"{"response_format": {"type": "json_object"}}"#).is_err());
     }
 
     #[test]

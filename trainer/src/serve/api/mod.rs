@@ -5,12 +5,14 @@ mod completion;
 mod error;
 mod fields;
 mod models;
+mod table;
 
-pub(super) use chat::{ChatRequest, chat_log_probabilities};
+pub(super) use chat::{ChatMessage, ChatRequest, Content, ToolCall, chat_log_probabilities};
 pub(super) use completion::{CompletionRequest, Prompt, completion_log_probabilities};
 pub(super) use error::ApiError;
-pub(super) use fields::{parse, refuse_unsupported};
+pub(super) use fields::{parse, read};
 pub(super) use models::{LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest};
+pub(super) use table::{CHAT, COMPLETION};
 
 use serde::Serialize;
 

@@ -6,26 +6,50 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use finetune_artifacts::rows::Message;
 use serde_json::{Value, json};
 
 use super::stream::{self, Chunks};
-use super::{Ask, Server, alternatives, answer_id, model, room, token_text};
-use crate::serve::api::{
-    ApiError, ChatRequest, Usage, chat_log_probabilities, parse, refuse_unsupported,
-};
+use super::{Ask, Server, alternatives, answer_id, model, room};
+use crate::serve::api::{ApiError, CHAT, ChatRequest, Usage, chat_log_probabilities, read};
+use crate::serve::call_reader::{CallReader, NamedCall};
+use crate::serve::conversation;
 use crate::serve::generation::FinishReason;
-use crate::serve::reply::{Piece, Reply};
+use crate::serve::reply::{self, Piece, Reply};
+use crate::serve::stops::StopStrings;
 
 /// Answers a conversation.
 pub(super) async fn create(
     State(server): State<Arc<Server>>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let request: ChatRequest = parse(&body)?;
-    refuse_unsupported(&body)?;
-    let model = model(&server, request.model.clone())?;
-    let prompt = prompt(&server, &request)?;
+    let begin = move |server: &Arc<Server>| begin(server, &body);
+    let (mut reply, form, stream) = server.prepare(begin).await?;
+    if stream {
+        return Ok(stream::response(reply, form));
+    }
+    let piece = reply.collect().await?;
+    let mut message = json!({ "role": "assistant", "content": piece.text });
+    if !piece.calls.is_empty() {
+        message["tool_calls"] = piece.calls.iter().map(call).collect();
+        if piece.text.is_empty() {
+            message["content"] = Value::Null;
+        }
+    }
+    let choice = json!({
+        "index": 0,
+        "message": message,
+        "logprobs": form.scores(&piece),
+        "finish_reason": piece.finish.map(FinishReason::as_str),
+    });
+    let mut answer = form.answer("chat.completion", &[choice]);
+    answer["usage"] = json!(reply.usage());
+    Ok(Json(answer).into_response())
+}
+
+/// Reads a request and queues its prompt; says too whether the answer is to be a stream.
+fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiError> {
+    let request: ChatRequest = read(body, &CHAT)?;
+    let model = model(server, request.model.clone())?;
     let (sampling, stops) = request.sampling().validate()?;
     let alternatives = match (request.logprobs.unwrap_or(false), request.top_logprobs) {
         (true, count) => Some(alternatives("top_logprobs", count.unwrap_or(0))?),
@@ -47,68 +71,70 @@ pub(super) async fn create(
             format!("`{field}` is 0, expected at least 1"),
         ));
     }
-    let max_new_tokens = room(&server, "messages", prompt.len(), field, wanted)?;
-    let events = server.engine.ask(Ask {
-        model: model.clone(),
-        prompt: prompt.clone(),
-        max_new_tokens,
-        sampling,
-        stop_at_end_tokens: !request.ignore_eos.unwrap_or(false),
-        alternatives,
-        score_prompt: false,
+    let tokenizer = &server.engine.tokenizer;
+    let template = tokenizer
+        .template()
+        .map_err(|error| ApiError::bad_request(format!("{error}; or use /v1/completions")))?;
+    let prompt = conversation::prompt(&request, template, server.tool_calls)?;
+    server.check_length("messages", &prompt.text)?;
+    // The template writes the special tokens itself.
+    let tokens = tokenizer.encode(&prompt.text).map_err(|error| {
+        ApiError::field(
+            "messages",
+            format!("`messages` cannot be tokenised: {error}"),
+        )
     })?;
-    let mut reply = Reply::new(
-        events,
-        Arc::clone(&server.engine.tokenizer),
-        &prompt,
-        stops,
-        false,
+    let max_new_tokens = room(server, "messages", tokens.len(), field, wanted)?;
+    let own_ends = !request.ignore_eos.unwrap_or(false);
+    let ends_in_text = request.include_stop_str_in_output.unwrap_or(false);
+    let (end_tokens, end_tokens_in_text) = server.end_tokens(own_ends, &stops.tokens, ends_in_text);
+    let calls = match server.tool_calls.format {
+        Some(format) if !prompt.functions.is_empty() => {
+            let first_only = request.parallel_tool_calls == Some(false);
+            Some(CallReader::new(format, prompt.functions, first_only))
+        }
+        _ => None,
+    };
+    let reply = server.ask(
+        Ask {
+            model: model.clone(),
+            prompt: tokens,
+            max_new_tokens,
+            sampling,
+            stop_at_end_tokens: own_ends,
+            stop_token_ids: stops.tokens,
+            alternatives,
+            score_prompt: false,
+        },
+        reply::Form {
+            stops: StopStrings::new(stops.strings, ends_in_text),
+            end_tokens,
+            end_tokens_in_text,
+            special_tokens: request.skip_special_tokens == Some(false),
+            echo: false,
+            calls,
+        },
     )?;
-    let created = (server.now)();
     let form = Form {
         id: answer_id("chatcmpl"),
-        created,
+        created: (server.now)(),
         model,
         with_scores: alternatives.is_some(),
         with_usage: request
             .stream_options
             .and_then(|options| options.include_usage)
             .unwrap_or(false),
-        server,
+        server: Arc::clone(server),
     };
-    if request.stream.unwrap_or(false) {
-        return Ok(stream::response(reply, form));
-    }
-    let piece = reply.collect().await?;
-    let choice = json!({
-        "index": 0,
-        "message": { "role": "assistant", "content": piece.text },
-        "logprobs": form.scores(&piece),
-        "finish_reason": piece.finish.map(FinishReason::as_str),
-    });
-    let mut answer = form.answer("chat.completion", &[choice]);
-    answer["usage"] = json!(reply.usage());
-    Ok(Json(answer).into_response())
+    Ok((reply, form, request.stream.unwrap_or(false)))
 }
 
-/// The conversation's tokens, by the model's own template. The template writes the special tokens itself.
-fn prompt(server: &Server, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
-    let turns = request
-        .turns()?
-        .into_iter()
-        .map(|(role, content)| Message::new(role, content));
-    let tokenizer = &server.engine.tokenizer;
-    let template = tokenizer
-        .template()
-        .map_err(|error| ApiError::bad_request(format!("{error}; or use /v1/completions")))?;
-    let text = template.render(&turns.collect::<Vec<_>>(), &[], true);
-    let text = text.map_err(|error| ApiError::field("messages", format!("`messages`: {error}")))?;
-    let tokens = tokenizer.encode(&text);
-    tokens.map_err(|error| {
-        ApiError::field(
-            "messages",
-            format!("`messages` cannot be tokenised: {error}"),
-        )
+/// A call as answers have it.
+fn call(named: &NamedCall) -> Value {
+    json!({
+        "id": named.id,
+        "type": "function",
+        "function": { "name": named.call.name, "arguments": named.call.arguments },
     })
 }
 
@@ -129,8 +155,10 @@ impl Form {
     }
 
     fn scores(&self, piece: &Piece) -> Option<Value> {
-        self.with_scores
-            .then(|| chat_log_probabilities(&piece.scores, |token| token_text(&self.server, token)))
+        self.with_scores.then(|| {
+            let tokenizer = &self.server.engine.tokenizer;
+            chat_log_probabilities(&piece.scores, |token| tokenizer.token_bytes(token))
+        })
     }
 
     fn chunk(&self, delta: &Value, scores: Option<&Value>, finish: Option<FinishReason>) -> Value {
@@ -146,12 +174,23 @@ impl Chunks for Form {
         Some(self.chunk(&json!({ "role": "assistant", "content": "" }), None, None))
     }
 
-    fn piece(&mut self, piece: Piece) -> Value {
-        self.chunk(
-            &json!({ "content": piece.text }),
-            self.scores(&piece).as_ref(),
-            piece.finish,
-        )
+    fn piece(&mut self, piece: Piece) -> Vec<Value> {
+        let scores = self.scores(&piece);
+        let said = json!({ "content": piece.text });
+        if piece.calls.is_empty() {
+            return vec![self.chunk(&said, scores.as_ref(), piece.finish)];
+        }
+        let mut chunks = Vec::new();
+        if !piece.text.is_empty() || scores.is_some() {
+            chunks.push(self.chunk(&said, scores.as_ref(), None));
+        }
+        for (index, named) in piece.calls.iter().enumerate() {
+            let mut call = call(named);
+            call["index"] = json!(index);
+            chunks.push(self.chunk(&json!({ "tool_calls": [call] }), None, None));
+        }
+        chunks.push(self.chunk(&json!({}), None, piece.finish));
+        chunks
     }
 
     fn usage(&mut self, usage: Usage) -> Option<Value> {

@@ -9,12 +9,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::stream::{self, Chunks};
-use super::{Ask, Server, alternatives, answer_id, model, room, token_text};
+use super::{Ask, Server, alternatives, answer_id, model, room};
 use crate::serve::api::{
-    ApiError, CompletionRequest, Prompt, Usage, completion_log_probabilities, parse,
-    refuse_unsupported,
+    ApiError, COMPLETION, CompletionRequest, Prompt, Usage, completion_log_probabilities, read,
 };
-use crate::serve::reply::{Piece, Reply};
+use crate::serve::generation::FinishReason;
+use crate::serve::reply::{self, Piece, Reply};
+use crate::serve::stops::StopStrings;
 
 /// OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -24,10 +25,23 @@ pub(super) async fn create(
     State(server): State<Arc<Server>>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let request: CompletionRequest = parse(&body)?;
-    refuse_unsupported(&body)?;
-    let model = model(&server, request.model.clone())?;
-    let prompt = prompt(&server, request.prompt.clone())?;
+    let begin = move |server: &Arc<Server>| begin(server, &body);
+    let (mut reply, mut form, stream) = server.prepare(begin).await?;
+    if stream {
+        return Ok(stream::response(reply, form));
+    }
+    let piece = reply.collect().await?;
+    let mut answer = form.chunk(Some(piece));
+    answer["usage"] = json!(reply.usage());
+    Ok(Json(answer).into_response())
+}
+
+/// Reads a request and queues its prompt; says too whether the answer is to be a stream.
+fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiError> {
+    let request: CompletionRequest = read(body, &COMPLETION)?;
+    let model = model(server, request.model.clone())?;
+    let special = request.add_special_tokens.unwrap_or(true);
+    let prompt = prompt(server, request.prompt.clone(), special)?;
     let (sampling, stops) = request.sampling().validate()?;
     let alternatives = request
         .logprobs
@@ -41,27 +55,33 @@ pub(super) async fn create(
             "`max_tokens` is 0, expected at least 1, or `echo` to score the prompt only",
         ));
     }
-    let max_new_tokens = room(&server, "prompt", prompt.len(), "max_tokens", Some(wanted))?;
-    let events = server.engine.ask(Ask {
-        model: model.clone(),
-        prompt: prompt.clone(),
-        max_new_tokens,
-        sampling,
-        stop_at_end_tokens: !request.ignore_eos.unwrap_or(false),
-        alternatives,
-        score_prompt: echo && alternatives.is_some(),
-    })?;
-    let mut reply = Reply::new(
-        events,
-        Arc::clone(&server.engine.tokenizer),
-        &prompt,
-        stops,
-        echo,
+    let max_new_tokens = room(server, "prompt", prompt.len(), "max_tokens", Some(wanted))?;
+    let own_ends = !request.ignore_eos.unwrap_or(false);
+    let ends_in_text = request.include_stop_str_in_output.unwrap_or(false);
+    let (end_tokens, end_tokens_in_text) = server.end_tokens(own_ends, &stops.tokens, ends_in_text);
+    let reply = server.ask(
+        Ask {
+            model: model.clone(),
+            prompt,
+            max_new_tokens,
+            sampling,
+            stop_at_end_tokens: own_ends,
+            stop_token_ids: stops.tokens,
+            alternatives,
+            score_prompt: echo && alternatives.is_some(),
+        },
+        reply::Form {
+            stops: StopStrings::new(stops.strings, ends_in_text),
+            end_tokens,
+            end_tokens_in_text,
+            special_tokens: request.skip_special_tokens == Some(false),
+            echo,
+            calls: None,
+        },
     )?;
-    let created = (server.now)();
-    let mut form = Form {
+    let form = Form {
         id: answer_id("cmpl"),
-        created,
+        created: (server.now)(),
         model,
         with_scores: alternatives.is_some(),
         with_usage: request
@@ -69,19 +89,13 @@ pub(super) async fn create(
             .and_then(|options| options.include_usage)
             .unwrap_or(false),
         offset: 0,
-        server,
+        server: Arc::clone(server),
     };
-    if request.stream.unwrap_or(false) {
-        return Ok(stream::response(reply, form));
-    }
-    let piece = reply.collect().await?;
-    let mut answer = form.chunk(Some(piece));
-    answer["usage"] = json!(reply.usage());
-    Ok(Json(answer).into_response())
+    Ok((reply, form, request.stream.unwrap_or(false)))
 }
 
 /// The prompt's tokens.
-fn prompt(server: &Server, prompt: Option<Prompt>) -> Result<Vec<u32>, ApiError> {
+fn prompt(server: &Server, prompt: Option<Prompt>, special: bool) -> Result<Vec<u32>, ApiError> {
     let single = |count: usize| match count {
         1 => Ok(()),
         count => Err(ApiError::field(
@@ -90,7 +104,12 @@ fn prompt(server: &Server, prompt: Option<Prompt>) -> Result<Vec<u32>, ApiError>
         )),
     };
     let tokenize = |text: &str| {
-        let tokens = server.engine.tokenizer.encode_sequence(text);
+        server.check_length("prompt", text)?;
+        let tokenizer = &server.engine.tokenizer;
+        let tokens = match special {
+            true => tokenizer.encode_sequence(text),
+            false => tokenizer.encode(text),
+        };
         tokens.map_err(|error| {
             ApiError::field("prompt", format!("`prompt` cannot be tokenised: {error}"))
         })
@@ -148,13 +167,12 @@ impl Form {
     }
 
     fn choice(&mut self, piece: &Piece) -> Value {
-        let text = |token| token_text(&self.server, token);
+        let tokenizer = &self.server.engine.tokenizer;
+        let text = |token| String::from_utf8_lossy(&tokenizer.token_bytes(token)).into_owned();
         let scores = self
             .with_scores
             .then(|| completion_log_probabilities(&piece.scores, &mut self.offset, text));
-        let reason = piece
-            .finish
-            .map(super::super::generation::FinishReason::as_str);
+        let reason = piece.finish.map(FinishReason::as_str);
         json!({ "index": 0, "text": piece.text, "logprobs": scores, "finish_reason": reason })
     }
 }
@@ -164,8 +182,8 @@ impl Chunks for Form {
         None
     }
 
-    fn piece(&mut self, piece: Piece) -> Value {
-        self.chunk(Some(piece))
+    fn piece(&mut self, piece: Piece) -> Vec<Value> {
+        vec![self.chunk(Some(piece))]
     }
 
     fn usage(&mut self, usage: Usage) -> Option<Value> {

@@ -3,6 +3,7 @@
 mod chat;
 mod completions;
 mod models;
+mod prepare;
 mod stream;
 
 use std::sync::Arc;
@@ -17,11 +18,22 @@ use axum::routing::{get, post};
 
 use super::api::ApiError;
 use super::engine::{Ask, Engine};
+use super::tools::ToolCalls;
+pub(super) use prepare::Preparation;
 
 /// The largest body: some millions of characters, far more than any context.
 const MAX_BODY: usize = 16 << 20;
 /// The most alternatives with log-probabilities.
 const MAX_ALTERNATIVES: usize = 20;
+
+/// The routes whose answers are counted from the start.
+const COUNTED: [&str; 5] = [
+    "/v1/models",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/v1/completions",
+    "/v1/chat/completions",
+];
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -35,16 +47,26 @@ pub(super) struct Server {
     pub(super) started: i64,
     /// The present, in seconds since 1970.
     pub(super) now: fn() -> i64,
+    /// How calls of functions are read and shown.
+    pub(super) tool_calls: ToolCalls,
+    /// The bytes of the longest token.
+    pub(super) longest_token: usize,
+    /// Requests that are being made ready.
+    pub(super) preparation: Preparation,
     /// Whether the server is about to end.
     pub(super) draining: AtomicBool,
 }
 
 /// All routes.
 pub(super) fn router(server: Arc<Server>) -> Router {
+    for route in COUNTED {
+        server.engine.metrics.expect(route);
+    }
     Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/v1/models", get(models::list))
+        .route("/v1/models/{*name}", get(models::find))
         .route("/v1/load_lora_adapter", post(models::load))
         .route("/v1/unload_lora_adapter", post(models::unload))
         .route("/v1/completions", post(completions::create))
@@ -152,15 +174,6 @@ fn room(
             ),
         )),
     }
-}
-
-/// A token's own text, special tokens included.
-fn token_text(server: &Server, token: u32) -> String {
-    server
-        .engine
-        .tokenizer
-        .decode(&[token], false)
-        .unwrap_or_default()
 }
 
 /// A name for an answer that no other answer has.

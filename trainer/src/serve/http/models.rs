@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Path as UrlPath, State};
 
 use super::Server;
 use crate::serve::api::{
@@ -14,6 +14,24 @@ use crate::serve::api::{
 
 /// `GET /v1/models`.
 pub(super) async fn list(State(server): State<Arc<Server>>) -> Json<ModelList> {
+    Json(ModelList {
+        object: "list",
+        data: cards(&server),
+    })
+}
+
+/// `GET /v1/models/{name}`.
+pub(super) async fn find(
+    State(server): State<Arc<Server>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ModelCard>, ApiError> {
+    let mut cards = cards(&server).into_iter();
+    let card = cards.find(|card| card.id == name);
+    card.map(Json).ok_or_else(|| ApiError::unknown_model(&name))
+}
+
+/// The base, then its adapters.
+fn cards(server: &Server) -> Vec<ModelCard> {
     let max_model_len = server.engine.context().tokens;
     let card = |id: String, created, root, parent| ModelCard {
         id,
@@ -39,10 +57,7 @@ pub(super) async fn list(State(server): State<Arc<Server>>) -> Json<ModelList> {
             Some(server.name.clone()),
         )
     });
-    Json(ModelList {
-        object: "list",
-        data: std::iter::once(base).chain(adapters).collect(),
-    })
+    std::iter::once(base).chain(adapters).collect()
 }
 
 /// `POST /v1/load_lora_adapter`.

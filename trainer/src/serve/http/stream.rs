@@ -1,5 +1,6 @@
 //! An answer as server-sent events, ended by `[DONE]`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -15,8 +16,8 @@ use crate::serve::reply::{Piece, Reply};
 pub(super) trait Chunks: Send + 'static {
     /// What is sent before the first piece.
     fn first(&mut self) -> Option<Value>;
-    /// One piece.
-    fn piece(&mut self, piece: Piece) -> Value;
+    /// One piece, in one chunk or several.
+    fn piece(&mut self, piece: Piece) -> Vec<Value>;
     /// What is sent after the last piece, where the client asked for the usage.
     fn usage(&mut self, usage: Usage) -> Option<Value>;
 }
@@ -33,32 +34,32 @@ enum State {
 /// The reply as a stream. When the client goes away the reply is dropped, and the worker stops computing it.
 pub(super) fn response(reply: Reply, chunks: impl Chunks) -> Response {
     let events = stream::unfold(
-        (reply, chunks, State::First),
-        async |(mut reply, mut chunks, mut state)| {
+        (reply, chunks, State::First, VecDeque::<Value>::new()),
+        async |(mut reply, mut chunks, mut state, mut ready)| {
             loop {
-                let (value, next) = match state {
-                    State::First => (chunks.first(), State::Pieces),
+                if let Some(value) = ready.pop_front() {
+                    let event = Event::default().data(value.to_string());
+                    return Some((event, (reply, chunks, state, ready)));
+                }
+                let (values, next) = match state {
+                    State::First => (chunks.first().into_iter().collect(), State::Pieces),
                     State::Pieces => match reply.next().await {
-                        Some(Ok(piece)) => (Some(chunks.piece(piece)), State::Pieces),
-                        Some(Err(error)) => (Some(error.body()), State::Done),
-                        None => (None, State::Usage),
+                        Some(Ok(piece)) => (chunks.piece(piece), State::Pieces),
+                        Some(Err(error)) => (vec![error.body()], State::Done),
+                        None => (Vec::new(), State::Usage),
                     },
-                    State::Usage => (chunks.usage(reply.usage()), State::Done),
+                    State::Usage => {
+                        let usage = chunks.usage(reply.usage());
+                        (usage.into_iter().collect(), State::Done)
+                    }
                     State::Done => {
-                        return Some((
-                            Event::default().data("[DONE]"),
-                            (reply, chunks, State::End),
-                        ));
+                        let done = Event::default().data("[DONE]");
+                        return Some((done, (reply, chunks, State::End, ready)));
                     }
                     State::End => return None,
                 };
                 state = next;
-                if let Some(value) = value {
-                    return Some((
-                        Event::default().data(value.to_string()),
-                        (reply, chunks, state),
-                    ));
-                }
+                ready.extend(values);
             }
         },
     );

@@ -59,6 +59,7 @@ impl Worker {
                 seed: None,
             },
             stop_at_end_tokens: false,
+            stop_token_ids: Vec::new(),
             alternatives: Some(0),
             score_prompt: false,
             events,

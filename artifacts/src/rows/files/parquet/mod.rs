@@ -9,13 +9,15 @@ mod limits;
 mod schema;
 mod thrift;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::statistics::Statistics;
 
-use super::{Found, Take, too_long};
-use crate::foreign_format;
+use super::{Found, Take, foreign, too_long};
 use crate::rows::MAX_LINE;
 use crate::rows::fault::{FaultClass, Problem};
 use crate::rows::json::{Json, Object};
@@ -30,22 +32,24 @@ const TAIL: u64 = 8;
 const ROW: u64 = 64;
 
 /// Reads all rows. `wanted` says which columns are looked at. Rows are counted from 1; a fault of the whole file is at 0.
-/// What comes behind damage cannot be told apart and is not read.
+/// What comes behind damage cannot be told apart and is not read. Gives the columns that are not looked at and hold something.
 pub(super) fn read<R: ChunkReader + 'static>(
     file: R,
     wanted: &dyn Fn(&str) -> bool,
     take: &mut Take<'_>,
-) {
+) -> Vec<String> {
     let mut given = 0;
     let ended = Table::open(file, wanted).map_err(|problem| (0, problem));
     let ended = ended.and_then(|table| {
         table
             .rows(&mut given, take)
-            .map_err(|problem| (given + 1, problem))
+            .map_err(|problem| (given + 1, problem))?;
+        Ok(table.plan.passed_over)
     });
-    if let Err((row, problem)) = ended {
+    ended.unwrap_or_else(|(row, problem)| {
         take(row, Err(problem));
-    }
+        Vec::new()
+    })
 }
 
 /// A file of which the footer is read.
@@ -105,11 +109,9 @@ fn check_ends(file: &impl ChunkReader) -> Result<(), Problem> {
         if head.starts_with(ENCRYPTED) {
             return Err(encrypted());
         }
-        let is = match foreign_format::recognised(&head) {
-            Some(is) if !is.contains("pickle") => is,
-            _ => "it does not begin with PAR1",
-        };
-        return Err(damaged(format!("{is}, expected a Parquet file")));
+        return Err(foreign::fault(None, &head).unwrap_or_else(|| {
+            damaged("it does not begin with PAR1, expected a Parquet file".to_owned())
+        }));
     }
     let tail = bytes(length - TAIL, TAIL as usize)?;
     if tail.ends_with(ENCRYPTED) {
@@ -150,6 +152,8 @@ struct Plan {
     /// All of them in order; `None` where one is not looked at.
     columns: Vec<(String, Option<Node>)>,
     leaves: Vec<Leaf>,
+    /// Those that are not looked at and hold something.
+    passed_over: Vec<String>,
 }
 
 impl Plan {
@@ -157,6 +161,7 @@ impl Plan {
         let schema = reader.metadata().file_metadata().schema();
         let mut planner = Planner::default();
         let mut columns: Vec<(String, Option<Node>)> = Vec::new();
+        let mut passed_over = Vec::new();
         for field in schema.get_fields() {
             let name = field.name();
             if columns.iter().any(|(known, _)| known == name) {
@@ -165,7 +170,10 @@ impl Plan {
             let node = if wanted(name) {
                 Some(planner.column(field)?)
             } else {
-                planner.pass(field);
+                let leaves = planner.pass(field);
+                if holds_something(reader.metadata(), leaves) {
+                    passed_over.push(name.to_owned());
+                }
                 None
             };
             columns.push((name.to_owned(), node));
@@ -173,6 +181,7 @@ impl Plan {
         Ok(Self {
             columns,
             leaves: planner.leaves,
+            passed_over,
         })
     }
 
@@ -203,6 +212,19 @@ impl Plan {
             problem: None,
         })
     }
+}
+
+/// Whether one of these leaves has a value in some row, as far as the counts in the footer tell.
+fn holds_something(metadata: &ParquetMetaData, leaves: Range<usize>) -> bool {
+    let mut chunks = metadata
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns().get(leaves.clone()).unwrap_or_default());
+    chunks.any(|chunk| {
+        let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
+        // Lists that are empty count as null too.
+        nulls.is_none_or(|nulls| i64::try_from(nulls) != Ok(chunk.num_values()))
+    })
 }
 
 /// The leaves of a row group, all at the same row.

@@ -3,6 +3,8 @@
 //! The levels are those of Dremel (Melnik et al., 2010): a value's definition level counts the optional and repeated nodes
 //! above it that are there, its repetition level tells at which list a new element begins.
 
+use std::ops::Range;
+
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as Physical};
 use parquet::schema::types::Type;
 
@@ -72,9 +74,11 @@ impl Planner {
         self.node(field, 0, 0)
     }
 
-    /// A column that is not read.
-    pub(super) fn pass(&mut self, field: &Type) {
+    /// A column that is not read; gives its leaves in the file.
+    pub(super) fn pass(&mut self, field: &Type) -> Range<usize> {
+        let start = self.column;
         self.column += leaves(field);
+        start..self.column
     }
 
     fn node(&mut self, field: &Type, level: i16, repetition: i16) -> Result<Node, Problem> {

@@ -12,6 +12,7 @@ use parquet::schema::parser::parse_message_type;
 use rstest::rstest;
 
 use super::*;
+use crate::rows::{Format, RowContent, RowReader};
 
 /// Writes one row group.
 fn file(schema: &str, write: impl FnOnce(&mut SerializedRowGroupWriter<'_, Vec<u8>>)) -> Vec<u8> {
@@ -257,4 +258,59 @@ fn a_kilobyte_that_stands_for_gigabytes_is_refused() {
         "{last}"
     );
     assert!(count < 200_000);
+}
+
+/// Three rows of Alpaca: `system` and `history` are null, then empty, then there; `none` is null everywhere.
+fn alpaca(last: &str) -> Vec<u8> {
+    let schema = format!(
+        "message m {{ required binary instruction (UTF8); required binary output (UTF8); optional binary system (UTF8);
+        optional group history (LIST) {{ repeated group list {{ optional group element (LIST) {{ repeated group list {{
+        optional binary element (UTF8); }} }} }} }} optional binary none (UTF8); optional binary {last}; }}"
+    );
+    file(&schema, |group| {
+        put::<ByteArrayType>(group, &texts(&["i", "i", "i"]), &[], &[]);
+        put::<ByteArrayType>(group, &texts(&["o", "o", "o"]), &[], &[]);
+        put::<ByteArrayType>(group, &texts(&["", "s"]), &[0, 1, 1], &[]);
+        put::<ByteArrayType>(group, &texts(&["q", "a"]), &[0, 1, 5, 5], &[0, 0, 0, 2]);
+        put::<ByteArrayType>(group, &[], &[0, 0, 0], &[]);
+        put::<ByteArrayType>(group, &texts(&["x"]), &[0, 1, 0], &[]);
+    })
+}
+
+#[test]
+fn nulls_and_empty_values_of_columns_are_absent_and_columns_with_values_are_told_of() {
+    let mut reader = RowReader::new(Format::Auto);
+    reader
+        .read("a.parquet", alpaca("note (UTF8)").as_slice())
+        .unwrap();
+    let rows = reader.finish().unwrap();
+    let before: Vec<usize> = rows
+        .rows
+        .iter()
+        .map(|row| match &row.content {
+            RowContent::Alpaca { before, .. } => before.len(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(before, [0, 0, 3]);
+    assert_eq!(
+        rows.unread.warning().unwrap(),
+        "nothing reads the column `note`, which up to 3 rows have"
+    );
+}
+
+#[test]
+fn a_column_of_pictures_is_refused_without_a_look_at_its_bytes() {
+    let mut reader = RowReader::new(Format::Auto);
+    reader
+        .read("a.parquet", alpaca("image").as_slice())
+        .unwrap();
+    let message = reader.finish().unwrap_err().to_string();
+    assert!(
+        message.starts_with(
+            "a.parquet: unread_column: the row has the column `image`, which nothing reads in format Alpaca: models are trained \
+             on text alone"
+        ),
+        "{message}"
+    );
 }

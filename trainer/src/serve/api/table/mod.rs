@@ -1,0 +1,301 @@
+//! Every field of OpenAI's and vLLM's requests, and what this server does with it. A request is checked against the tables, and
+//! the page of the API is made from them. Nothing that could change an answer is passed over in silence: what is not in the
+//! tables is refused by name.
+
+mod chat;
+mod completion;
+#[cfg(test)]
+mod page;
+mod shared;
+
+use finetune_artifacts::rows::json::{Json, Object};
+use serde_json::Value;
+
+use super::ApiError;
+
+/// The most characters of a value that a message repeats.
+const SHOWN: usize = 80;
+
+/// What is done with a field.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    /// It is acted on.
+    ActedOn,
+    /// It cannot change the answer and is passed over.
+    Harmless,
+    /// Not supported; these values, as JSON, ask for nothing and are passed over.
+    RefusedUnless(&'static [&'static str]),
+    /// Not supported.
+    Refused,
+}
+
+/// A field. A value of `null` is the same as no field.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: &'static str,
+    verdict: Verdict,
+    /// What it does, or why it is refused and what to do instead.
+    says: &'static str,
+    /// The fields of the object, or of each object of the list, that it holds; absent where that is the client's own.
+    inside: Option<&'static Table>,
+}
+
+/// The fields that stand in one place.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// Where.
+    place: &'static str,
+    fields: &'static [&'static [Field]],
+}
+
+/// `POST /v1/chat/completions`.
+pub(crate) static CHAT: Table = Table {
+    place: "`POST /v1/chat/completions`",
+    fields: &[chat::FIELDS, shared::FIELDS],
+};
+/// `POST /v1/completions`.
+pub(crate) static COMPLETION: Table = Table {
+    place: "`POST /v1/completions`",
+    fields: &[completion::FIELDS, shared::FIELDS],
+};
+
+const fn acted_on(name: &'static str, says: &'static str) -> Field {
+    Field {
+        name,
+        verdict: Verdict::ActedOn,
+        says,
+        inside: None,
+    }
+}
+
+const fn harmless(name: &'static str, says: &'static str) -> Field {
+    Field {
+        verdict: Verdict::Harmless,
+        ..acted_on(name, says)
+    }
+}
+
+const fn refused(name: &'static str, says: &'static str) -> Field {
+    Field {
+        verdict: Verdict::Refused,
+        ..acted_on(name, says)
+    }
+}
+
+const fn unless(name: &'static str, neutral: &'static [&'static str], says: &'static str) -> Field {
+    Field {
+        verdict: Verdict::RefusedUnless(neutral),
+        ..acted_on(name, says)
+    }
+}
+
+impl Field {
+    const fn of(self, inside: &'static Table) -> Self {
+        Self {
+            inside: Some(inside),
+            ..self
+        }
+    }
+}
+
+impl Table {
+    /// Refuses the first field of a request that is not acted on and could change the answer.
+    pub(crate) fn check(&self, request: &Object) -> Result<(), ApiError> {
+        self.check_object(request, "")
+    }
+
+    fn check_object(&self, object: &Object, before: &str) -> Result<(), ApiError> {
+        for (name, value) in object.iter().filter(|(_, value)| **value != Json::Null) {
+            let path = format!("{before}{name}");
+            let Some(field) = self.find(name) else {
+                let message = format!(
+                    "`{path}` is no field of {} that this server knows; leave it out",
+                    self.place
+                );
+                return Err(refusal(&path, message));
+            };
+            field.check(value, &path)?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<&Field> {
+        let mut fields = self.fields.iter().flat_map(|fields| fields.iter());
+        fields.find(|field| field.name == name)
+    }
+}
+
+impl Field {
+    fn check(&self, value: &Json, path: &str) -> Result<(), ApiError> {
+        let neutral = match self.verdict {
+            Verdict::ActedOn => return self.check_inside(value, path),
+            Verdict::Harmless => return Ok(()),
+            Verdict::RefusedUnless(neutral) => neutral,
+            Verdict::Refused => &[],
+        };
+        if neutral.iter().any(|neutral| same(neutral, value)) {
+            return Ok(());
+        }
+        let cure = match neutral {
+            [] => "leave it out".to_owned(),
+            neutral => format!("leave it out or set it to {}", neutral.join(" or ")),
+        };
+        let mut shown: String = value.to_text().chars().take(SHOWN + 1).collect();
+        if shown.chars().count() > SHOWN {
+            shown.pop();
+            shown.push('…');
+        }
+        let says = self.says;
+        let message =
+            format!("`{path}` is {shown}, which this server does not support: {says}; {cure}");
+        Err(refusal(path, message))
+    }
+
+    fn check_inside(&self, value: &Json, path: &str) -> Result<(), ApiError> {
+        let Some(table) = self.inside else {
+            return Ok(());
+        };
+        match value {
+            Json::Object(object) => table.check_object(object, &format!("{path}.")),
+            Json::List(list) => {
+                for (index, item) in list.iter().enumerate() {
+                    if let Json::Object(object) = item {
+                        table.check_object(object, &format!("{path}[{index}]."))?;
+                    }
+                }
+                Ok(())
+            }
+            // Of another type: what reads the field says so.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An error whose `param` is the field of the request in which the path begins.
+fn refusal(path: &str, message: String) -> ApiError {
+    let name = path.split(['.', '[']).next().unwrap_or(path);
+    ApiError::field(name, message)
+}
+
+/// Whether `value` is the JSON `neutral`; numbers by value, so that 1.0 is 1.
+fn same(neutral: &str, value: &Json) -> bool {
+    let value: Result<Value, _> = serde_json::from_str(&value.to_text());
+    match (serde_json::from_str(neutral), value) {
+        (Ok(Value::Number(neutral)), Ok(Value::Number(value))) => {
+            neutral.as_f64() == value.as_f64()
+        }
+        (Ok(neutral), Ok(value)) => neutral == value,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rstest::rstest;
+
+    use super::*;
+
+    fn check(table: &Table, request: &str) -> Result<(), (String, String)> {
+        let request: Json = serde_json::from_str(request).unwrap();
+        table.check(request.as_object().unwrap()).map_err(|error| {
+            let body = error.body();
+            let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
+            (text("param"), text("message"))
+        })
+    }
+
+    #[rstest]
+    #[case(r#"{"n": 1, "presence_penalty": 0.0, "tools": [], "user": "me", "best_of": null}"#)]
+    #[case(r#"{"response_format": {"type": "text"}, "logit_bias": {}, "made_up": null}"#)]
+    #[case(r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}], "name": null}]}"#)]
+    #[case(r#"{"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "x-own": 1}}}]}"#)]
+    fn what_is_acted_on_or_cannot_change_the_answer_passes(#[case] request: &str) {
+        check(&CHAT, request).unwrap();
+    }
+
+    #[rstest]
+    #[case(r#"{"n": 2}"#, "n", "leave it out or set it to 1")]
+    #[case(
+        r#"{"guided_json": {"type": "object"}}"#,
+        "guided_json",
+        r#"`guided_json` is {"type":"object"}"#
+    )]
+    #[case(
+        r#"{"made_up": 0}"#,
+        "made_up",
+        "`made_up` is no field of `POST /v1/chat/completions`"
+    )]
+    #[case(
+        r#"{"response_format": {"type": "json_object"}}"#,
+        "response_format",
+        "`response_format.type`"
+    )]
+    #[case(
+        r#"{"messages": [{}, {"weight": 0}]}"#,
+        "messages",
+        "`messages[1].weight` is no field of `messages`"
+    )]
+    #[case(
+        r#"{"messages": [{"content": [{"type": "text", "cache": 1}]}]}"#,
+        "messages",
+        "`messages[0].content[0].cache`"
+    )]
+    #[case(
+        r#"{"tools": [{"function": {"strict": true}}]}"#,
+        "tools",
+        "`tools[0].function.strict` is true"
+    )]
+    #[case(
+        r#"{"stream_options": {"made_up": 1}}"#,
+        "stream_options",
+        "`stream_options.made_up`"
+    )]
+    #[case(
+        r#"{"tool_choice": "required"}"#,
+        "tool_choice",
+        r#"set it to "auto" or "none""#
+    )]
+    fn what_would_change_the_answer_or_is_not_known_is_refused_by_name(
+        #[case] request: &str,
+        #[case] field: &str,
+        #[case] words: &str,
+    ) {
+        let (name, message) = check(&CHAT, request).unwrap_err();
+        assert_eq!(name, field);
+        assert!(message.contains(words), "{message}");
+    }
+
+    #[test]
+    fn a_long_value_is_not_repeated_in_full() {
+        let request = format!(r#"{{"suffix": "{}"}}"#, "é".repeat(10_000));
+        let (_, message) = check(&COMPLETION, &request).unwrap_err();
+        assert!(message.len() < 400 && message.contains('…'), "{message}");
+    }
+
+    #[test]
+    fn a_field_stands_in_a_table_once_and_its_neutral_values_are_json() {
+        fn walk(table: &Table) {
+            let fields: Vec<&Field> = table
+                .fields
+                .iter()
+                .flat_map(|fields| fields.iter())
+                .collect();
+            let names: BTreeSet<&str> = fields.iter().map(|field| field.name).collect();
+            assert_eq!(names.len(), fields.len(), "{}", table.place);
+            for field in fields {
+                if let Verdict::RefusedUnless(neutral) = field.verdict {
+                    assert!(!neutral.is_empty(), "{}", field.name);
+                    for neutral in neutral {
+                        serde_json::from_str::<Value>(neutral).unwrap();
+                    }
+                }
+                assert!(!field.says.is_empty(), "{}", field.name);
+                field.inside.into_iter().for_each(walk);
+            }
+        }
+        walk(&CHAT);
+        walk(&COMPLETION);
+    }
+}

@@ -1,0 +1,76 @@
+//! `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`, and the later form `[TOOL_CALLS]name[ARGS]{…}`, once for each call, in which
+//! `[CALL_ID]` and a name of the call may stand before the arguments: Mistral.
+
+use super::{Call, json};
+
+/// The mark before calls.
+pub(super) const BEGINNING: &str = "[TOOL_CALLS]";
+const ID: &str = "[CALL_ID]";
+const ARGUMENTS: &str = "[ARGS]";
+
+/// The calls after the mark, and how long they are.
+pub(super) fn calls(text: &str) -> Option<(Vec<Call>, usize)> {
+    if let Some((value, length)) = json::first(text) {
+        return Some((json::calls(&value)?, length));
+    }
+    named(text)
+}
+
+/// A name, then an object.
+fn named(text: &str) -> Option<(Vec<Call>, usize)> {
+    let before = text.find('{')?;
+    let head = text[..before].trim_end();
+    let head = head.strip_suffix(ARGUMENTS).unwrap_or(head);
+    let name = head.split(ID).next().unwrap_or(head).trim();
+    let is_name = |character: char| character.is_alphanumeric() || "_-.".contains(character);
+    if name.is_empty() || !name.chars().all(is_name) {
+        return None;
+    }
+    let (arguments, length) = json::first(&text[before..])?;
+    arguments.as_object()?;
+    let call = Call {
+        name: name.to_owned(),
+        arguments: arguments.to_text(),
+    };
+    Some((vec![call], before + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use crate::serve::tools::Format;
+
+    #[rstest]
+    #[case::list(
+        "[TOOL_CALLS] [{\"name\": \"stock\", \"arguments\": {\"a\": 1}, \"id\": \"abcdefghi\"}, {\"name\": \"stock\", \"arguments\": {\"a\": 1}}]"
+    )]
+    #[case::named(
+        "[TOOL_CALLS]stock[ARGS]{\"a\": 1}[TOOL_CALLS]stock[CALL_ID]abcdefghi[ARGS]{\"a\": 1}"
+    )]
+    #[case::bare("[TOOL_CALLS]stock{\"a\": 1}[TOOL_CALLS] stock {\"a\": 1}")]
+    fn every_form_of_two_calls_is_read(#[case] said: &str) {
+        let parsed = Format::Mistral.parse(said, &[]);
+        let calls = parsed
+            .calls
+            .iter()
+            .map(|call| (call.name.as_str(), call.arguments.as_str()));
+        assert_eq!(calls.collect::<Vec<_>>(), [("stock", "{\"a\":1}"); 2]);
+        assert!(parsed.rest.is_empty());
+    }
+
+    #[test]
+    fn what_is_cut_or_no_call_stays_text() {
+        for said in [
+            "[TOOL_CALLS] [{\"name\"",
+            "[TOOL_CALLS] see {\"a\": 1",
+            "[TOOL_CALLS] as in: {}",
+            "[TOOL_CALLS]",
+            "[TOOL",
+        ] {
+            let parsed = Format::Mistral.parse(said, &[]);
+            assert_eq!(parsed.calls, [], "{said}");
+            assert_eq!(parsed.rest, [0..said.len()]);
+        }
+    }
+}
