@@ -4,6 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::ModelConfig;
+use crate::ops::rope::Rope;
 use crate::ops::{Error, Result};
 
 /// Tokens for which memory is taken at a time.
@@ -47,9 +48,7 @@ impl KeyValueCache {
             known: 0,
             length: 0,
             room: 0,
-            switch_lengths: ropes
-                .filter_map(crate::ops::rope::Rope::switch_length)
-                .collect(),
+            switch_lengths: ropes.filter_map(Rope::switch_length).collect(),
             token_bytes: config.key_value_bytes(kind),
             shape: [1, config.key_value_heads, 0, config.head_dim],
             kind,

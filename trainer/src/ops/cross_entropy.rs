@@ -16,7 +16,7 @@ use super::{Error, Result, logits};
 /// The target of a row that carries no loss.
 pub const IGNORED: i64 = -100;
 
-/// The most logits held at once: 32 MiB in fp32.
+/// The most logits held at once: 32 MiB in fp32, and half as much for their gradient in bfloat16.
 const CHUNK_LOGITS: i64 = 8 << 20;
 
 /// The sum of token losses and the number of tokens in it.
@@ -199,8 +199,8 @@ fn losses_into<T: Element>(
         .zip(losses.chunks_mut(length));
     let mut kernels = Vec::new();
     for ((logits, targets), losses) in parts {
-        let own;
-        (own, gradients) = gradients.split(logits.len());
+        let (own, rest) = gradients.split(logits.len());
+        gradients = rest;
         kernels.push(Losses {
             logits,
             targets,

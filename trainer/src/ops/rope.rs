@@ -428,10 +428,8 @@ mod tests {
                 let part = |x: &Tensor| x.narrow(0, row, 1).narrow(2, start, length);
                 let positions = Tensor::arange(length, (Kind::Int64, Device::Cpu));
                 let alone = Rotation::new(&rope, &positions, length).unwrap();
-                assert!(
-                    part(&together).equal(&alone.forward(&part(&x)).unwrap()),
-                    "{rope:?}"
-                );
+                let off = part(&together) - alone.forward(&part(&x)).unwrap();
+                assert!(off.abs().max().double_value(&[]) < 1e-6, "{rope:?}");
             }
         }
     }

@@ -159,7 +159,7 @@ fn a_running_answer_gets_a_token_a_turn_while_seven_prompts_are_computed() {
     let mut running = worker.ask(&[5, 6], 50);
     worker.turn();
     assert_eq!(running.answer().0.len(), 1);
-    let prompt = vec![7; 2 * CHUNK + 20];
+    let prompt = [7; 2 * CHUNK + 20];
     let mut prompts: Vec<_> = (0..7).map(|_| worker.ask(&prompt, 1)).collect();
     let mut computed = worker.metrics.prompt_tokens.get();
     while worker.running.len() + worker.waiting.len() > 1 {
@@ -183,7 +183,7 @@ fn an_answer_that_loaded_adapters_leave_no_memory_for_fails_and_others_go_on() {
     };
     let memory = KeyValueMemory::new(budget, token_bytes).unwrap();
     let mut worker = Worker::new(base, Vec::new(), 8, memory, Metrics::new().unwrap());
-    let mut long = worker.ask(&vec![5; 2 * BLOCK_TOKENS], 4);
+    let mut long = worker.ask(&[5; 2 * BLOCK_TOKENS], 4);
     let mut short = worker.ask(&[6], 4);
     worker
         .memory
@@ -196,21 +196,9 @@ fn an_answer_that_loaded_adapters_leave_no_memory_for_fails_and_others_go_on() {
     }
 }
 
-/// Phi-3's long factors from the ninth token on.
-fn long() -> Option<Scaling> {
-    None
-}
-
-fn dynamic() -> Scaling {
-    Scaling::Dynamic {
-        factor: 3.0,
-        original_length: 8,
-    }
-}
-
 #[rstest]
-#[case::long("families/phi3", long())]
-#[case::dynamic("families/llama", Some(dynamic()))]
+#[case::long("families/phi3", None)]
+#[case::dynamic("families/llama", Some(Scaling::Dynamic { factor: 3.0, original_length: 8 }))]
 fn an_answer_does_not_depend_on_how_long_it_may_become(
     #[case] name: &str,
     #[case] scaling: Option<Scaling>,
