@@ -140,7 +140,9 @@ impl RowContent {
             }
         } else {
             if let Self::Alpaca { before, .. } = self {
-                before.iter().for_each(|message| add(&message.role));
+                for message in before {
+                    add(&message.role);
+                }
             }
             for text in self.texts() {
                 add(&text);

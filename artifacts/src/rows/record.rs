@@ -43,7 +43,7 @@ impl<'row> Record<'row> {
     /// empty.
     pub(super) fn says(&self, format: RowFormat) -> bool {
         let lists = ["messages", "conversations"];
-        let empty = |name: &&'static str| lists.contains(name) && self.optional(*name).is_none();
+        let empty = |name: &&'static str| lists.contains(name) && self.optional(name).is_none();
         self.fits(format) && !format.required().iter().any(empty)
     }
 
