@@ -48,20 +48,20 @@ fn fields<'a>(
     }
 }
 
-fn schema(name: &str) -> Value {
+/// The one version of a definition.
+fn version(name: &str) -> Result<Value, Box<dyn std::error::Error>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("yaml")
         .join(name);
-    let definition: Value =
-        serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+    let definition: Value = serde_saphyr::from_str(&std::fs::read_to_string(path)?)?;
+    Ok(definition["spec"]["versions"][0].clone())
 }
 
 #[test]
 fn every_choice_of_a_field_is_explained_where_the_field_is() {
     let mut choices = 0;
     for name in ["finetunejobs.yaml", "adapters.yaml"] {
-        let schema = schema(name);
+        let schema = version(name).unwrap()["schema"]["openAPIV3Schema"].clone();
         let mut found = Vec::new();
         fields(&schema, name, "", &mut found);
         for (path, field, shown) in found {
@@ -105,7 +105,8 @@ fn every_condition_is_explained_where_the_conditions_are() {
         ("finetunejobs.yaml", &of_job[..]),
         ("adapters.yaml", &of_adapter[..]),
     ] {
-        let schema = schema(name);
+        let version = version(name).unwrap();
+        let schema = &version["schema"]["openAPIV3Schema"];
         let shown = schema["properties"]["status"]["properties"]["conditions"]["description"]
             .as_str()
             .unwrap();
@@ -118,12 +119,7 @@ fn every_condition_is_explained_where_the_conditions_are() {
 #[test]
 fn the_columns_name_adapter_reason_version_and_alias() {
     let columns = |name: &str| -> Vec<(String, i64)> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("yaml")
-            .join(name);
-        let definition: Value =
-            serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        definition["spec"]["versions"][0]["additionalPrinterColumns"]
+        version(name).unwrap()["additionalPrinterColumns"]
             .as_array()
             .unwrap()
             .iter()

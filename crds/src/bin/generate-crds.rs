@@ -71,7 +71,20 @@ fn with_meanings<Spec: JsonSchema, Status: JsonSchema>(
     let properties = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     explain(&mut properties["spec"], &described::<Spec>());
     explain(&mut properties["status"], &described::<Status>());
+    narrow(&mut value);
     serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// Says of each value that may be a number or a text that it is nothing else. The derive takes types out of alternatives.
+fn narrow(schema: &mut Value) {
+    if schema["x-kubernetes-int-or-string"] == true {
+        schema["anyOf"] = serde_json::json!([{ "type": "integer" }, { "type": "string" }]);
+    }
+    match schema {
+        Value::Object(map) => map.values_mut().for_each(narrow),
+        Value::Array(list) => list.iter_mut().for_each(narrow),
+        _ => {}
+    }
 }
 
 /// The schema of a type as it is before Kubernetes' form takes the descriptions of variants away.

@@ -476,9 +476,18 @@ mod tests {
         }
     }
 
-    const SMALLEST: (&str, &str) = ("", "");
-    const FULLEST: (&str, &str) = ("", "");
-    const DENSE: (&str, &str) = ("", "");
+    const SMALLEST: (&str, &str) = (
+        "sha256:f7066f53df1a657922a5c4b84bf1a88ba3afb22272fc83d5964880fd4bf3b7dd",
+        "sha256:30b88144aaee475b1cf7ad958f181768a744244283a5274d16c60798ae79f24c",
+    );
+    const FULLEST: (&str, &str) = (
+        "sha256:c5cfeea65d4fcada18f4e50ffa32ae7a307dbc2393445a8184714cbf70b01bc8",
+        "sha256:7a4c09300ade01a6edac7f21bdc63c75532006fa59aea45876b14a210fcc3667",
+    );
+    const DENSE: (&str, &str) = (
+        "sha256:fef23721014ff82959d094a6567f210bce0b4a896953f4472ef1a49455bef6de",
+        "sha256:7c8035939450ec952cbd0321edbd833da827a2aa994b415714887d0532971026",
+    );
 
     #[test]
     fn a_default_that_is_written_out_changes_no_digest() {

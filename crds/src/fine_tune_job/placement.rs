@@ -139,7 +139,6 @@ fn quantities(schema: &mut schemars::Schema) {
         "additionalProperties".to_owned(),
         serde_json::json!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{ "type": "integer" }, { "type": "string" }],
             "maxLength": 32,
             "pattern": r"^([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$",
         }),

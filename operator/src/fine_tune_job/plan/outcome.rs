@@ -100,7 +100,7 @@ fn place(what: &str, published: &Published, folder: &str) -> Result<(String, Str
             shown(digest)
         ));
     }
-    let expected = as_written(&format!("{folder}{}", layout::version_folder(digest)));
+    let expected = as_written(&layout::published_folder(folder, digest));
     if !published.uri.is_empty() && as_written(&published.uri) != expected {
         return Err(format!(
             "{what}.uri is `{}`, expected `{expected}`",

@@ -639,6 +639,13 @@ fn in_stage(stage: Stage, is: JobSeen, pods: Vec<PodSeen>) -> (FineTuneJob, Seen
 fn children_are_as_they_were_reviewed() {
     let valid = super::super::validate::validate(&job()).unwrap();
     insta::assert_yaml_snapshot!("config_map", config_map::config_map(&valid));
+    // The architecture would be that of the machine on which the test runs.
+    let mut job = job();
+    job.spec
+        .placement
+        .node_selector
+        .insert("kubernetes.io/arch".into(), "amd64".into());
+    let valid = super::super::validate::validate(&job).unwrap();
     insta::assert_yaml_snapshot!(
         "prepare_job",
         stage_job::job(&valid, &settings(), Stage::Prepare)
