@@ -70,7 +70,7 @@ pub async fn find(folder: &Store, job: &Job) -> Result<Option<Outcome>, Failure>
             "{place} is not an outcome ({error}): choose another --work, or remove the folder"
         ))
     })?;
-    if outcome.spec_digest != job.spec_digest {
+    if !job.spec.has_digest(&outcome.spec_digest) {
         return Err(Failure::invalid(format!(
             "{place} is of another spec ({}, this one is {}): choose another --work, or remove the folder",
             outcome.spec_digest, job.spec_digest

@@ -87,6 +87,7 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         Trainee::load(job, &inputs).map_err(|failure| advised(failure, job, &plan))?;
     let identity = Identity {
         spec_digest: job.spec_digest.clone(),
+        earlier_spec_digest: job.spec.earlier_digest(),
         dataset_digest: inputs.data.report.tokens_digest.clone(),
         base_digest: inputs.base_digest.clone(),
         parameters: trainee.parameters()?.count(),

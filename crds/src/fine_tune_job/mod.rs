@@ -5,6 +5,7 @@
 //! is here only if something acts on it.
 
 mod dataset;
+mod digest;
 mod method;
 mod objective;
 mod placement;
@@ -53,7 +54,8 @@ use crate::uris;
     printcolumn(name = "Method", type_ = "string", json_path = ".status.plan.method", priority = 1),
     printcolumn(name = "Step", type_ = "integer", json_path = ".status.progress.step", priority = 1),
     printcolumn(name = "Tok/s", type_ = "string", json_path = ".status.progress.tokensPerSecond", priority = 1),
-    printcolumn(name = "Adapter", type_ = "string", json_path = ".status.result.adapterDigest", priority = 1),
+    printcolumn(name = "Adapter", type_ = "string", json_path = ".status.result.adapterName", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 52")
         .message("metadata.name is longer than 52 characters: it names Jobs and Services, so choose a shorter one"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
@@ -196,10 +198,12 @@ pub struct InitialAdapter {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Output {
-    /// The folder: `s3://bucket` or `s3://bucket/path`, likewise `gs://` and `az://container/path`. By hand also
-    /// `file:///path`.
+    /// The folder, in at most 256 characters: `s3://bucket` or `s3://bucket/path`, likewise `gs://` and `az://container/path`.
+    /// By hand also `file:///path`.
+    // A pod's last words name what was published, and have little room. Jobs stored with a longer URI keep it: the API
+    // server does not look again at a value that stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = uris::OUTPUT))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = uris::OUTPUT))]
     pub uri: Option<String>,
     /// The Secret to write it with. Absent: the pod's own identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -331,15 +335,5 @@ impl FineTuneJobSpec {
                     .iter()
                     .map(|adapter| ("spec.initialAdapter.uri", adapter.uri.as_str())),
             )
-    }
-
-    /// The digest of the spec, `sha256:` and 64 hexadecimal digits, over its JSON with sorted keys.
-    pub fn digest(&self) -> String {
-        use sha2::{Digest, Sha256};
-        // serde_json's map is sorted by key, so a value's text depends on nothing but the spec.
-        let text = serde_json::to_value(self)
-            .map(|value| value.to_string())
-            .unwrap_or_default();
-        format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes())))
     }
 }

@@ -115,12 +115,18 @@ pub(super) fn read(
 fn difference(found: &Identity, expected: &Identity) -> Option<String> {
     let Identity {
         spec_digest,
+        earlier_spec_digest: _,
         dataset_digest,
         base_digest,
         parameters,
     } = found;
+    let of_spec = if *spec_digest == expected.earlier_spec_digest {
+        &expected.earlier_spec_digest
+    } else {
+        &expected.spec_digest
+    };
     [
-        ("the spec", spec_digest, &expected.spec_digest),
+        ("the spec", spec_digest, of_spec),
         ("the data", dataset_digest, &expected.dataset_digest),
         ("the base", base_digest, &expected.base_digest),
     ]

@@ -26,6 +26,9 @@ use crate::workplace::Workplace;
 pub struct Identity {
     /// The digest of the manifest's spec.
     pub spec_digest: String,
+    /// The same in the form of earlier versions, whose checkpoints are gone on from. Never written.
+    #[serde(skip)]
+    pub earlier_spec_digest: String,
     /// The digest of the prepared data.
     pub dataset_digest: String,
     /// The digest of the base.

@@ -56,6 +56,7 @@ spec:
             folder,
             identity: Identity {
                 spec_digest: "spec".into(),
+                earlier_spec_digest: "earlier spec".into(),
                 dataset_digest: "data".into(),
                 base_digest: "base".into(),
                 parameters: COUNT,
@@ -140,6 +141,20 @@ async fn what_was_saved_is_restored_to_the_bit() {
     assert_eq!(optimizer, bench.optimizer);
     assert_eq!(checkpoint.metrics, bench.metrics);
     assert_eq!(checkpoint.best, None);
+}
+
+#[tokio::test]
+async fn a_checkpoint_with_the_earlier_form_of_the_specs_digest_is_gone_on_from() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    let today = bench.identity.clone();
+    bench
+        .identity
+        .spec_digest
+        .clone_from(&today.earlier_spec_digest);
+    bench.save(&attempt, 2).await.unwrap();
+    let checkpoint = newest(&bench.place, &today).await.unwrap();
+    assert_eq!(checkpoint.map(|found| found.step), Some(1));
 }
 
 #[tokio::test]
