@@ -398,6 +398,21 @@ async fn a_fine_tune_job_that_breaks_a_rule_is_refused_with_the_fields_name() ->
             "spec.placement.resources.limits",
         ),
         (
+            "a quantity that is neither a number nor a text",
+            json!({"placement": {"resources": {"limits": {"cpu": true}}}}),
+            "spec.placement.resources.limits",
+        ),
+        (
+            "seconds of a toleration that evicts nothing",
+            json!({"placement": {"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5}]}}),
+            "a toleration with tolerationSeconds needs effect NoExecute",
+        ),
+        (
+            "an output URI that leaves no room for what is below it",
+            json!({"output": {"uri": format!("s3://adapters/{}", "a".repeat(250))}}),
+            "spec.output.uri",
+        ),
+        (
             "a toleration with a value for Exists",
             json!({"placement": {"tolerations": [{"operator": "Exists", "value": "x"}]}}),
             "a toleration with operator Exists takes no value",
@@ -475,7 +490,8 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer"}}}),
         json!({"dataset": {"columns": {"prompt": "question"}, "replay": {"sources": [{"uri": "s3://data/general/"}], "fraction": 0.05}}}),
         json!({"dataset": {"packing": true}, "training": {"optimizer": "AdamW8bit", "earlyStopping": {"patience": 3, "minImprovement": 0.001}}, "output": {"mergedModel": true}}),
-        json!({"placement": {"nodeSelector": {"a/b": "c"}, "tolerations": [{"operator": "Exists"}], "resources": {"limits": {"nvidia.com/gpu": "1", "memory": "80Gi"}}}}),
+        json!({"placement": {"nodeSelector": {"a/b": "c"}, "tolerations": [{"operator": "Exists"}], "resources": {"limits": {"vendor.example/device": "1", "memory": "80Gi"}}}}),
+        json!({"placement": {"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}], "resources": {"requests": {"cpu": 2}, "limits": {"cpu": "2500m", "vendor.example/device": 1}}}}),
     ] {
         let answer = dry_run(&namespace.name, &tiny("job", changes.clone()))?;
         ensure!(answer.is_ok(), "{changes}: {answer:?}");

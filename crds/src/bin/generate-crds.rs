@@ -4,9 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use finetune_crds::adapter::{AdapterSpec, AdapterStatus};
+use finetune_crds::fine_tune_job::{FineTuneJobSpec, FineTuneJobStatus};
 use finetune_crds::{Adapter, FineTuneJob};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -32,8 +35,14 @@ fn main() -> ExitCode {
 /// Every generated file with its text.
 fn files(folder: &Path, reference: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     let definitions = [
-        ("finetunejobs.yaml", FineTuneJob::crd()),
-        ("adapters.yaml", Adapter::crd()),
+        (
+            "finetunejobs.yaml",
+            with_meanings::<FineTuneJobSpec, FineTuneJobStatus>(&FineTuneJob::crd())?,
+        ),
+        (
+            "adapters.yaml",
+            with_meanings::<AdapterSpec, AdapterStatus>(&Adapter::crd())?,
+        ),
     ];
     let mut files = Vec::new();
     let mut page = String::from(
@@ -51,6 +60,93 @@ fn files(folder: &Path, reference: &Path) -> Result<Vec<(PathBuf, String)>, Stri
     }
     files.push((reference.to_owned(), page));
     Ok(files)
+}
+
+/// The definition with the meaning of each choice in the description of its field. A schema lists the choices of an enum and
+/// has no place for their meanings, which stand at the variants of the Rust types; `kubectl explain` shows descriptions.
+fn with_meanings<Spec: JsonSchema, Status: JsonSchema>(
+    definition: &CustomResourceDefinition,
+) -> Result<CustomResourceDefinition, String> {
+    let mut value = serde_json::to_value(definition).map_err(|error| error.to_string())?;
+    let properties = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    explain(&mut properties["spec"], &described::<Spec>());
+    explain(&mut properties["status"], &described::<Status>());
+    narrow(&mut value);
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// Says of each value that may be a number or a text that it is nothing else. The derive takes types out of alternatives.
+fn narrow(schema: &mut Value) {
+    if schema["x-kubernetes-int-or-string"] == true {
+        schema["anyOf"] = serde_json::json!([{ "type": "integer" }, { "type": "string" }]);
+    }
+    match schema {
+        Value::Object(map) => map.values_mut().for_each(narrow),
+        Value::Array(list) => list.iter_mut().for_each(narrow),
+        _ => {}
+    }
+}
+
+/// The schema of a type as it is before Kubernetes' form takes the descriptions of variants away.
+fn described<T: JsonSchema>() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.inline_subschemas = true;
+    settings
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
+}
+
+/// Adds meanings to the descriptions of `field` and all below it.
+fn explain(field: &mut Value, described: &Value) {
+    let meanings = meanings(described)
+        .or_else(|| meanings(&part(described, "items")))
+        .filter(|_| field["enum"].is_array() || field["items"]["enum"].is_array());
+    if let Some(meanings) = meanings {
+        let description = field["description"].as_str().unwrap_or_default();
+        field["description"] = format!("{description} {meanings}").trim().into();
+    }
+    if let Some(properties) = field["properties"].as_object_mut() {
+        let described = part(described, "properties");
+        for (name, field) in properties {
+            explain(field, &described[name]);
+        }
+    }
+    if field["items"]["properties"].is_object() {
+        explain(&mut field["items"], &part(described, "items"));
+    }
+}
+
+/// All that a schema puts together, itself first: an optional type is the type or null.
+fn parts(schema: &Value) -> Vec<&Value> {
+    let mut parts = vec![schema];
+    for key in ["oneOf", "anyOf", "allOf"] {
+        for inner in schema[key].as_array().into_iter().flatten() {
+            parts.extend(self::parts(inner));
+        }
+    }
+    parts
+}
+
+fn part(schema: &Value, key: &str) -> Value {
+    parts(schema)
+        .into_iter()
+        .map(|part| &part[key])
+        .find(|part| !part.is_null())
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// What each choice means, in one line.
+fn meanings(schema: &Value) -> Option<String> {
+    let meanings: Vec<String> = parts(schema)
+        .into_iter()
+        .filter_map(|variant| {
+            let (choice, meaning) = (variant["const"].as_str()?, variant["description"].as_str()?);
+            Some(format!("`{choice}`: {}", meaning.replace('\n', " ")))
+        })
+        .collect();
+    (!meanings.is_empty()).then(|| meanings.join(" "))
 }
 
 /// Writes the files, or compares them with what is there.

@@ -223,10 +223,9 @@ pub enum Format {
     Preference,
 }
 
-/// Which tokens carry loss. `Completion`: the completion; of Messages and ShareGPT the last turn of the assistant. `Assistant`: every
-/// turn of the assistant. `All`: every token. Absent: `Completion` for PromptCompletion, Alpaca and Preference, `Assistant` for
-/// Messages and ShareGPT, `All` for Text. Text takes `All` only, Preference `Completion` only, and PromptCompletion and Alpaca do not
-/// take `Assistant`.
+/// Which tokens carry loss. Absent: `Completion` for PromptCompletion, Alpaca and Preference, `Assistant` for Messages and
+/// ShareGPT, `All` for Text. Text takes `All` only, Preference `Completion` only, and PromptCompletion and Alpaca do not take
+/// `Assistant`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum LossOn {
     /// The completion; of Messages the last assistant turn.

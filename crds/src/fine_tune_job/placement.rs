@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
+use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// Where and with what the pods run.
@@ -60,16 +61,22 @@ impl Default for Placement {
     }
 }
 
-/// Requests and limits, as a container has them.
+/// Requests and limits, as a container has them: quantities as numbers or as text, `2` or `"500m"`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// The most that the container may use.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "amounts"
+    )]
     #[schemars(extend("maxProperties" = 16), transform = quantities)]
     pub limits: BTreeMap<String, String>,
     /// What is set aside for it.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "amounts"
+    )]
     #[schemars(extend("maxProperties" = 16), transform = quantities)]
     pub requests: BTreeMap<String, String>,
 }
@@ -77,10 +84,16 @@ pub struct Resources {
 /// A taint that the pods tolerate.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "self.operator != 'Exists' || !has(self.value)",
-    "message": "a toleration with operator Exists takes no value: remove it",
-}]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "self.operator != 'Exists' || !has(self.value)",
+        "message": "a toleration with operator Exists takes no value: remove it",
+    },
+    {
+        "rule": "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+        "message": "a toleration with tolerationSeconds needs effect NoExecute, the one that evicts: set it, or remove tolerationSeconds",
+    },
+]))]
 pub struct Toleration {
     /// The taint's key; absent with operator Exists: all taints.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +109,10 @@ pub struct Toleration {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub effect: Option<String>,
+    /// With effect NoExecute: the seconds for which a running pod stays once its node has the taint. Absent: for ever; 0: not at
+    /// all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
 }
 
 /// How a toleration compares.
@@ -116,14 +133,87 @@ fn bounded_values(schema: &mut schemars::Schema) {
     );
 }
 
-/// A map of quantities, written as numbers or strings.
+/// A map of quantities, written as whole numbers or as text.
 fn quantities(schema: &mut schemars::Schema) {
     schema.insert(
         "additionalProperties".to_owned(),
         serde_json::json!({
-            "type": "string",
+            "x-kubernetes-int-or-string": true,
             "maxLength": 32,
-            "pattern": r"^([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+            "pattern": r"^([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$",
         }),
     );
+}
+
+/// Quantities as text, whichever way they were written.
+fn amounts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let amounts = BTreeMap::<String, Amount>::deserialize(from)?;
+    Ok(amounts
+        .into_iter()
+        .map(|(key, Amount(text))| (key, text))
+        .collect())
+}
+
+/// A quantity, a number or a text.
+struct Amount(String);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(AmountVisitor)
+    }
+}
+
+struct AmountVisitor;
+
+impl Visitor<'_> for AmountVisitor {
+    type Value = Amount;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a quantity, such as 2, \"500m\" or 3Gi")
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Amount, E> {
+        Ok(Amount(number.to_string()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Amount, E> {
+        Ok(Amount(number.to_string()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Amount, E> {
+        Ok(Amount(number.to_string()))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Amount, E> {
+        Ok(Amount(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantity_may_be_a_number_or_a_text() {
+        let read: Resources = serde_json::from_value(serde_json::json!({
+            "limits": { "cpu": 2, "memory": "3Gi", "ephemeral-storage": 1_073_741_824_u64 },
+            "requests": { "cpu": 0.5 },
+        }))
+        .unwrap();
+        assert_eq!(read.limits["cpu"], "2");
+        assert_eq!(read.limits["memory"], "3Gi");
+        assert_eq!(read.limits["ephemeral-storage"], "1073741824");
+        assert_eq!(read.requests["cpu"], "0.5");
+        let written: Resources =
+            serde_json::from_value(serde_json::to_value(&read).unwrap()).unwrap();
+        assert_eq!(written, read);
+        let refused =
+            serde_json::from_value::<Resources>(serde_json::json!({ "limits": { "cpu": true } }));
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("expected a quantity")
+        );
+    }
 }

@@ -103,7 +103,7 @@ pub struct EarlyStopping {
     pub min_improvement: f64,
 }
 
-/// How the optimiser holds its state: `AdamW` in two 32-bit numbers for each trained weight, `AdamW8bit` in two 8-bit codes.
+/// How the optimiser holds its state.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Optimizer {
     /// AdamW, two 32-bit numbers for each trained weight.
@@ -126,10 +126,10 @@ pub enum Schedule {
     Constant,
 }
 
-/// The type of activations and of a dense base. `Auto`: `BFloat16` where the processor multiplies it faster, else `Float32`.
+/// The type of activations and of a dense base.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ComputeType {
-    /// BFloat16 where the device multiplies it faster than Float32, else Float32.
+    /// `BFloat16` where the processor multiplies it faster, else `Float32`.
     #[default]
     Auto,
     /// 16-bit brain floating point.
