@@ -14,7 +14,15 @@ pub struct FineTuneJobStatus {
     /// Where the job is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<JobPhase>,
-    /// DatasetValid, PodsRunning, ProgressReported, Published, Complete, Failed, Stalled, Reconciling.
+    /// Why it is there, in one word, where there is something to say: the reason of Failed, or why no pod runs, or why the
+    /// result is not handed over. The condition of that reason has the whole sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `DatasetValid`: the data was read, checked and tokenised; its message has the warnings. `PodsRunning`: whether the
+    /// stage's pod runs, and why not. `ProgressReported`: whether the trainer's progress can be read. `Published`: the result
+    /// lies in object storage and its Adapter has it. `Complete`: the job has ended well. `Failed`: it has ended badly.
+    /// `Stalled` and `Reconciling`: as kstatus reads them, that it will not get better by itself, and that the controller is
+    /// still at work.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -220,6 +228,9 @@ pub struct Attempt {
     /// The last step that it reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<i64>,
+    /// The step of the newest complete checkpoint by then. Two pods that ran out of memory with the same one end the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_step: Option<i64>,
     /// When its container started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

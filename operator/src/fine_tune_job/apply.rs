@@ -1,19 +1,21 @@
 //! Carries a plan out. Everything here can be repeated: what exists already, or is gone already, is as wanted.
 //!
-//! RBAC: `create` configmaps, jobs; `delete` jobs; `create` and `patch` adapters.
+//! RBAC: `create` and `delete` configmaps and jobs; `delete` pods; `create` and `patch` adapters.
 
 use std::time::Duration;
 
 use finetune_crds::names::{GROUP, VERSION, field_manager};
-use finetune_crds::{Adapter, FineTuneJob, FineTuneJobStatus};
+use finetune_crds::{Adapter, AdapterSpec, FineTuneJob, FineTuneJobStatus};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::plan::{DoomedJob, NewChild, Plan, Publication, Refusal, refused};
+use super::events::NewEvent;
+use super::plan::publish::Onto;
+use super::plan::{Doomed, DoomedKind, NewChild, Plan, Publication, Refusal, refused};
 use crate::runtime::{Context, Error};
 
 /// What became of a plan: what is to be reported, and when to look again.
@@ -21,6 +23,8 @@ use crate::runtime::{Context, Error};
 pub struct Applied {
     /// The status to store.
     pub status: FineTuneJobStatus,
+    /// What is worth an Event beside the changes of the status.
+    pub events: Vec<NewEvent>,
     /// When to look again.
     pub next_check: Option<Duration>,
 }
@@ -32,13 +36,26 @@ pub async fn apply(ctx: &Context, job: &FineTuneJob, plan: Plan) -> Result<Appli
         delete,
         publish,
         status,
+        events,
         next_check,
     } = plan;
     let namespace = job.namespace().unwrap_or_default();
     let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), &namespace);
     let mut refusal = None;
     for doomed in &delete {
-        delete_job(&jobs, doomed).await?;
+        let client = ctx.client.clone();
+        match doomed.kind {
+            // A plain delete would leave the pods with their GPUs.
+            DoomedKind::Job => remove(&jobs, doomed, DeleteParams::background()).await?,
+            DoomedKind::ConfigMap => {
+                let config_maps: Api<ConfigMap> = Api::namespaced(client, &namespace);
+                remove(&config_maps, doomed, DeleteParams::default()).await?;
+            }
+            DoomedKind::Pod => {
+                let pods: Api<Pod> = Api::namespaced(client, &namespace);
+                remove(&pods, doomed, DeleteParams::default().grace_period(0)).await?;
+            }
+        }
     }
     // In order: a pod that starts before its ConfigMap is there would wait a minute for it.
     for child in &create {
@@ -58,9 +75,17 @@ pub async fn apply(ctx: &Context, job: &FineTuneJob, plan: Plan) -> Result<Appli
     }
     if let Some(refusal) = refusal {
         let (status, next_check) = refused(job, &refusal, (ctx.now)());
-        return Ok(Applied { status, next_check });
+        return Ok(Applied {
+            status,
+            events,
+            next_check,
+        });
     }
-    Ok(Applied { status, next_check })
+    Ok(Applied {
+        status,
+        events,
+        next_check,
+    })
 }
 
 /// Creates a child by POST. One that exists already is judged by the next look, which sees whose it is.
@@ -85,43 +110,55 @@ where
     }
 }
 
-/// Deletes a Job and its pods: a plain delete would leave the pods with their GPUs.
-async fn delete_job(jobs: &Api<Job>, doomed: &DoomedJob) -> Result<(), Error> {
-    let parameters = DeleteParams::background().preconditions(Preconditions {
+/// Deletes an object, if it still is the one that was seen.
+async fn remove<K>(api: &Api<K>, doomed: &Doomed, parameters: DeleteParams) -> Result<(), Error>
+where
+    K: DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let parameters = parameters.preconditions(Preconditions {
         uid: Some(doomed.uid.clone()),
         resource_version: None,
     });
-    match jobs.delete(&doomed.name, &parameters).await {
+    match api.delete(&doomed.name, &parameters).await {
         Ok(_) => {
-            tracing::info!(name = doomed.name, "deleted the Job");
+            tracing::info!(kind = ?doomed.kind, name = doomed.name, "deleted");
             Ok(())
         }
         Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
-        Err(error) => Err(Error::cluster("delete a Job")(error)),
+        Err(error) => Err(Error::cluster("delete a child of the FineTuneJob")(error)),
     }
 }
 
-/// Writes the fields of the Adapter that are ours, and none of its user's.
+/// Writes the fields of the Adapter that are ours, and none of its user's, onto the object that was seen. Whoever writes it
+/// in between makes this a conflict, and the job is looked at again.
 async fn write_adapter(ctx: &Context, publication: &Publication) -> Result<Option<Refusal>, Error> {
     let Publication {
         name,
         namespace,
-        uid,
+        onto,
         source,
         base_model,
         provenance,
     } = publication;
-    let mut metadata = serde_json::json!({ "name": name, "namespace": namespace });
-    if let Some(uid) = uid {
-        metadata["uid"] = uid.as_str().into();
-    }
+    let adapters: Api<Adapter> = Api::namespaced(ctx.client.clone(), namespace);
+    let refused = |error| {
+        as_refusal(error, format!("the Adapter {name}"), true)
+            .map(Some)
+            .map_err(Error::cluster("write the Adapter"))
+    };
+    let onto = match onto {
+        Some(onto) => onto.clone(),
+        None => match create_adapter(&adapters, name).await {
+            Ok(onto) => onto,
+            Err(error) => return refused(error),
+        },
+    };
     let patch = serde_json::json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "Adapter",
-        "metadata": metadata,
+        "metadata": { "name": name, "namespace": namespace, "uid": onto.uid, "resourceVersion": onto.resource_version },
         "spec": { "source": source, "baseModel": base_model, "provenance": provenance },
     });
-    let adapters: Api<Adapter> = Api::namespaced(ctx.client.clone(), namespace);
     let parameters = PatchParams::apply(field_manager::FINE_TUNE_JOB).force();
     match adapters
         .patch(name, &parameters, &Patch::Apply(&patch))
@@ -136,21 +173,51 @@ async fn write_adapter(ctx: &Context, publication: &Publication) -> Result<Optio
             );
             Ok(None)
         }
-        Err(error) => as_refusal(error, format!("the Adapter {name}"), true)
-            .map(Some)
-            .map_err(Error::cluster("write the Adapter")),
+        Err(error) => refused(error),
     }
 }
 
+/// Makes an Adapter without a version, by POST: an apply would write onto one that another job has made meanwhile. The version
+/// is applied afterwards, so that one field manager owns it from the first time on.
+async fn create_adapter(adapters: &Api<Adapter>, name: &str) -> Result<Onto, kube::Error> {
+    let created = adapters
+        .create(
+            &PostParams {
+                field_manager: Some(field_manager::FINE_TUNE_JOB.to_owned()),
+                ..PostParams::default()
+            },
+            &Adapter::new(name, AdapterSpec::default()),
+        )
+        .await?;
+    Ok(Onto {
+        uid: created.uid().unwrap_or_default(),
+        resource_version: created.resource_version().unwrap_or_default(),
+    })
+}
+
 /// A refusal of what was asked, as data; any other error stays one.
+///
+/// Admission webhooks and policies choose their code themselves, 400 and 422 among them, and a person may change them: only
+/// what the API server's own validation says of the object is final.
 fn as_refusal(error: kube::Error, what: String, of_adapter: bool) -> Result<Refusal, kube::Error> {
-    match error {
-        kube::Error::Api(answer) if answer.is_invalid() || answer.is_forbidden() => Ok(Refusal {
+    let kube::Error::Api(answer) = error else {
+        return Err(error);
+    };
+    let by_admission = [
+        "denied the request",
+        "denied request",
+        "failed calling webhook",
+    ]
+    .iter()
+    .any(|words| answer.message.contains(words));
+    let for_what_it_asks = matches!(answer.code, 400 | 402..=407 | 410..=428 | 430..=499);
+    if by_admission || for_what_it_asks {
+        return Ok(Refusal {
             what,
-            is_final: answer.is_invalid(),
-            message: answer.message,
+            is_final: answer.is_invalid() && !by_admission,
+            message: answer.message.clone(),
             of_adapter,
-        }),
-        other => Err(other),
+        });
     }
+    Err(kube::Error::Api(answer))
 }

@@ -70,8 +70,13 @@ fn worth(condition: &Condition) -> Option<(bool, &'static str)> {
     match (condition.type_.as_str(), condition.status.as_str()) {
         (condition::DATASET_VALID, "True") => Some((false, "Prepare")),
         (condition::PODS_RUNNING, "False")
-            if ![cause::STARTING, cause::ENDING, cause::SUSPENDED]
-                .contains(&condition.reason.as_str()) =>
+            if ![
+                cause::STARTING,
+                cause::ENDING,
+                cause::SUSPENDED,
+                cause::LEFTOVER,
+            ]
+            .contains(&condition.reason.as_str()) =>
         {
             Some((true, "Run"))
         }

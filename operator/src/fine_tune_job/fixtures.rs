@@ -6,7 +6,7 @@ use finetune_crds::fine_tune_job::{BaseModelStatus, DatasetStatus, PlanStatus};
 use jiff::Timestamp;
 
 use super::plan::{Plan, plan};
-use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, PodSeen, Seen, Terminated};
+use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, ManifestSeen, PodSeen, Seen, Terminated};
 use super::validate::validate;
 use crate::runtime::Settings;
 
@@ -39,9 +39,9 @@ pub(super) fn job() -> FineTuneJob {
             "method": { "qlora": {} },
             "output": { "uri": "s3://adapters", "credentialsSecretRef": { "name": "s3" } },
             "placement": {
-                "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "3Gi", "nvidia.com/gpu": "1" } },
+                "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "3Gi", "vendor.example/device": "1" } },
                 "nodeSelector": { "pool": "gpu" },
-                "tolerations": [ { "key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule" } ],
+                "tolerations": [ { "key": "vendor.example/device", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60 } ],
                 "priorityClassName": "research"
             }
         }
@@ -63,7 +63,7 @@ pub(super) fn stored(mut job: FineTuneJob, plan: &Plan) -> FineTuneJob {
 /// A job whose data is known to be valid.
 pub(super) fn prepared_job() -> FineTuneJob {
     let seen = Seen {
-        config_map: ours(()),
+        config_map: ours(manifest()),
         prepare: ours(JobSeen::default()),
         pods: vec![ended(
             Stage::Prepare,
@@ -85,6 +85,16 @@ pub(super) fn trained_job() -> FineTuneJob {
     let job = prepared_job();
     let plan = plan_for(&job, &train_seen(complete(), vec![pod]));
     stored(job, &plan)
+}
+
+/// What the ConfigMap of [`job`] holds.
+pub(super) fn manifest() -> ManifestSeen {
+    manifest_of(&job())
+}
+
+pub(super) fn manifest_of(job: &FineTuneJob) -> ManifestSeen {
+    let valid = validate(job).unwrap();
+    super::translate::manifest(&super::plan::config_map::config_map(&valid))
 }
 
 pub(super) fn ours<T>(is: T) -> Child<T> {
@@ -115,7 +125,7 @@ pub(super) fn failed(reason: &str, failed: i32) -> JobSeen {
 
 pub(super) fn train_seen(train: JobSeen, pods: Vec<PodSeen>) -> Seen {
     Seen {
-        config_map: ours(()),
+        config_map: ours(manifest()),
         prepare: ours(complete()),
         train: ours(train),
         pods,
@@ -125,7 +135,7 @@ pub(super) fn train_seen(train: JobSeen, pods: Vec<PodSeen>) -> Seen {
 
 pub(super) fn prepare_seen(prepare: JobSeen, pods: Vec<PodSeen>) -> Seen {
     Seen {
-        config_map: ours(()),
+        config_map: ours(manifest()),
         prepare: ours(prepare),
         pods,
         ..Seen::default()
@@ -135,6 +145,9 @@ pub(super) fn prepare_seen(prepare: JobSeen, pods: Vec<PodSeen>) -> Seen {
 pub(super) fn pod(stage: Stage, container: ContainerSeen) -> PodSeen {
     PodSeen {
         name: "pod-1".to_owned(),
+        uid: "pod-uid-1".to_owned(),
+        node: Some("node-1".to_owned()),
+        end_due: None,
         stage,
         created: Some(now()),
         ip: Some("10.0.0.9".to_owned()),
@@ -170,6 +183,7 @@ pub(super) fn ended(stage: Stage, exit_code: i32, outcome: Option<Outcome>) -> P
         finished: Some(now()),
         outcome,
         message: String::new(),
+        stranger: None,
     }));
     PodSeen {
         failed: exit_code != 0,
@@ -204,7 +218,7 @@ pub(super) fn outcome(stage: Stage, reason: OutcomeReason) -> Outcome {
             format!("{} happened; do this", reason.as_str())
         },
         uid: UID.to_owned(),
-        spec_digest: String::new(),
+        spec_digest: job().spec.digest(),
         version: None,
         attempt: 1,
         adapter: (good && stage == Stage::Train).then(|| Published {

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use super::plan::{PROGRESS_INTERVAL, cause, config_map, stage_job};
+use super::plan::{PROGRESS_INTERVAL, cause, config_map, publish, stage_job};
 use super::seen::{AdapterSeen, Child, JobSeen, Seen};
 use super::translate;
 use crate::runtime::{Context, Error};
@@ -61,14 +61,14 @@ pub async fn observe(
         stage_job::name(&name, Stage::Train),
     );
     let (config_map, prepare, train) = tokio::try_join!(
-        config_maps.get_metadata_opt(&config_map_name),
+        config_maps.get_opt(&config_map_name),
         jobs.get_opt(&prepare),
         jobs.get_opt(&train),
     )
     .map_err(Error::cluster("read the children of the FineTuneJob"))?;
-    seen.config_map = translate::child(config_map.as_ref(), &uid, |_| ());
-    seen.prepare = translate::child(prepare.as_ref(), &uid, translate::job);
-    seen.train = translate::child(train.as_ref(), &uid, translate::job);
+    seen.config_map = translate::child(config_map.as_ref(), &name, &uid, translate::manifest);
+    seen.prepare = translate::child(prepare.as_ref(), &name, &uid, translate::job);
+    seen.train = translate::child(train.as_ref(), &name, &uid, translate::job);
     if phase.is_some_and(JobPhase::is_finished) {
         return Ok(Some((job, seen)));
     }
@@ -165,19 +165,32 @@ async fn adapter(
     if let Some(provenance) =
         provenance.filter(|provenance| Some(&provenance.uid) != job.metadata.uid.as_ref())
     {
-        let other = fine_tune_jobs
-            .get_opt(&provenance.fine_tune_job)
-            .await
-            .map_err(Error::cluster(
-                "read the FineTuneJob that the Adapter's version comes from",
-            ))?;
-        from_younger_job = other.is_some_and(|other| {
-            other.metadata.uid.as_ref() == Some(&provenance.uid)
-                && other.metadata.creation_timestamp > job.metadata.creation_timestamp
+        let created = match &provenance.created_at {
+            Some(created) => Some(created.clone()),
+            // An earlier version did not write it down: the other FineTuneJob knows, while it exists.
+            None => fine_tune_jobs
+                .get_opt(&provenance.fine_tune_job)
+                .await
+                .map_err(Error::cluster(
+                    "read the FineTuneJob that the Adapter's version comes from",
+                ))?
+                .filter(|other| other.metadata.uid.as_ref() == Some(&provenance.uid))
+                .and_then(|other| other.metadata.creation_timestamp),
+        };
+        from_younger_job = created.is_some_and(|created| {
+            let own = &job.metadata;
+            publish::is_younger(
+                (created.0, &provenance.uid),
+                (
+                    own.creation_timestamp.as_ref().map(|time| time.0),
+                    own.uid.as_deref().unwrap_or_default(),
+                ),
+            )
         });
     }
     Ok(AdapterSeen::Present {
         uid: adapter.uid().unwrap_or_default(),
+        resource_version: adapter.resource_version().unwrap_or_default(),
         deleting: adapter.metadata.deletion_timestamp.is_some(),
         digest: adapter
             .spec

@@ -17,6 +17,9 @@ use crate::runtime::{Context, Error};
 /// Stores the status of `job`, then writes the Events that the change is worth.
 pub async fn report(ctx: &Context, job: &FineTuneJob, applied: &Applied) -> Result<(), Error> {
     if job.status.as_ref() == Some(&applied.status) {
+        for event in &applied.events {
+            write_event(ctx, job, event.clone()).await;
+        }
         return Ok(());
     }
     let name = job.name_any();
@@ -43,7 +46,8 @@ pub async fn report(ctx: &Context, job: &FineTuneJob, applied: &Applied) -> Resu
     if before.and_then(|status| status.phase) != Some(phase) {
         announce(ctx, job, phase);
     }
-    for event in events::between(before, &applied.status) {
+    let changes = events::between(before, &applied.status);
+    for event in changes.into_iter().chain(applied.events.iter().cloned()) {
         write_event(ctx, job, event).await;
     }
     Ok(())

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
     /// The ConfigMap with the manifest.
-    pub config_map: Child<()>,
+    pub config_map: Child<ManifestSeen>,
     /// The prepare Job.
     pub prepare: Child<JobSeen>,
     /// The train Job.
@@ -37,6 +37,8 @@ pub enum Child<T> {
         /// The rest.
         is: T,
     },
+    /// It belongs to an earlier FineTuneJob of the same name, which is gone: Kubernetes is about to remove it.
+    Leftover,
     /// An object that is not ours has the name.
     Foreign {
         /// What is known of whose it is, in words.
@@ -66,6 +68,10 @@ impl<T> Child<T> {
     }
 }
 
+/// What the ConfigMap with the manifest holds under the manifest's key, if anything.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ManifestSeen(pub Option<String>);
+
 /// A Job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobSeen {
@@ -73,9 +79,11 @@ pub struct JobSeen {
     pub end: Option<JobEnd>,
     /// Pods that failed and count.
     pub failed: i32,
+    /// When the Job controller last began to work on it: when it was first seen, or when its queue let it go.
+    pub started: Option<Timestamp>,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// Whether it is held back, by a queue for instance.
+    /// Whether it is held back, by a queue for instance, or was so until just now.
     pub suspended: bool,
 }
 
@@ -98,6 +106,12 @@ pub enum JobEnd {
 pub struct PodSeen {
     /// Its name.
     pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The node that it runs on.
+    pub node: Option<String>,
+    /// When it should be gone, if it is being ended: its grace is over by then.
+    pub end_due: Option<Timestamp>,
     /// The stage that it works on.
     pub stage: Stage,
     /// When it was created.
@@ -151,6 +165,8 @@ pub struct Terminated {
     pub outcome: Option<Outcome>,
     /// What it said otherwise: the last lines of its log.
     pub message: String,
+    /// Whose outcome it left, in words, if that is not the outcome of this job and stage.
+    pub stranger: Option<String>,
 }
 
 impl PodSeen {
@@ -187,9 +203,11 @@ pub enum AdapterSeen {
         deleting: bool,
         /// The digest that it has.
         digest: Option<String>,
+        /// The version of the object that was read. It is written only if it still is this one.
+        resource_version: String,
         /// The UID of the FineTuneJob that gave it.
         from_job: Option<String>,
-        /// Whether that FineTuneJob still exists and is younger than this one.
+        /// Whether that FineTuneJob is younger than this one.
         from_younger_job: bool,
     },
 }

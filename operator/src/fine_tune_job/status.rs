@@ -148,6 +148,18 @@ pub fn is_true(status: Option<&FineTuneJobStatus>, type_: &str) -> bool {
     condition_of(status, type_).is_some_and(|known| known.status == "True")
 }
 
+/// Why the job is where it is, in one word, where there is something to say.
+pub fn reason_of(status: &FineTuneJobStatus) -> Option<String> {
+    let with = |type_, wanted: &str| {
+        condition_of(Some(status), type_)
+            .filter(|known| known.status == wanted)
+            .map(|known| known.reason.clone())
+    };
+    with(condition::FAILED, "True")
+        .or_else(|| with(condition::PODS_RUNNING, "False"))
+        .or_else(|| with(condition::PUBLISHED, "False"))
+}
+
 /// A reason as the API accepts it: letters, digits and `_`, beginning with a letter.
 fn as_reason(text: &str) -> String {
     let reason: String = text

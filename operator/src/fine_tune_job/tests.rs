@@ -5,6 +5,7 @@ use std::sync::Arc;
 use finetune_crds::FineTuneJob;
 use finetune_crds::fine_tune_job::JobPhase;
 use kube::runtime::controller::Action;
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::fixtures::{UID, job, prepared_job, settings, trained_job};
@@ -16,6 +17,7 @@ use crate::runtime::{Context, Error};
 const JOB_PATH: &str = "/apis/finetune.dev/v1alpha1/namespaces/team-a/finetunejobs/support";
 const JOBS_PATH: &str = "/apis/batch/v1/namespaces/team-a/jobs";
 const CONFIG_MAPS_PATH: &str = "/api/v1/namespaces/team-a/configmaps";
+const ADAPTERS_PATH: &str = "/apis/finetune.dev/v1alpha1/namespaces/team-a/adapters";
 const ADAPTER_PATH: &str = "/apis/finetune.dev/v1alpha1/namespaces/team-a/adapters/support";
 
 /// A server that holds `job` and otherwise nothing, and takes every write unless `special` answers first.
@@ -159,6 +161,198 @@ async fn a_quota_that_refuses_a_child_is_a_condition_and_not_an_error() {
     assert!(record.lines().iter().any(|line| line.contains("/events")));
 }
 
+/// Refuses every Job that is created, and returns what is then stored and said.
+async fn refused_with(
+    code: u16,
+    reason: &'static str,
+    message: &'static str,
+) -> (Value, Action, Record) {
+    let (context, record) = server(&job(), move |asked| {
+        (asked.method == "POST" && asked.path == JOBS_PATH).then(|| refusal(code, reason, message))
+    });
+    let action = look(job(), &context).await.unwrap();
+    (status_written(&record), action, record)
+}
+
+#[rstest]
+#[case::a_webhook_without_a_code(
+    400,
+    "BadRequest",
+    "admission webhook \"kyverno\" denied the request: no label team"
+)]
+#[case::a_webhook_with_a_server_error(
+    500,
+    "InternalError",
+    "failed calling webhook \"gatekeeper\": timeout"
+)]
+#[case::a_webhook_that_says_invalid(
+    422,
+    "Invalid",
+    "admission webhook \"x\" denied the request: no label team"
+)]
+#[case::a_policy(
+    422,
+    "Invalid",
+    "jobs.batch \"support-prepare\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
+)]
+#[case::too_large(413, "RequestEntityTooLarge", "limit is 3145728")]
+#[tokio::test]
+async fn a_refusal_that_somebody_may_take_back_is_shown_and_tried_again(
+    #[case] code: u16,
+    #[case] reason: &'static str,
+    #[case] message: &'static str,
+) {
+    let (status, action, record) = refused_with(code, reason, message).await;
+    assert_ne!(action, Action::await_change());
+    assert_eq!(status["reason"], "Refused");
+    assert_ne!(status["phase"], "Failed");
+    let condition = status["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|condition| condition["type"] == "PodsRunning")
+        .unwrap();
+    assert!(
+        condition["message"].as_str().unwrap().contains(message),
+        "{condition}"
+    );
+    let event = record
+        .writes()
+        .into_iter()
+        .find(|asked| asked.path.ends_with("/events"))
+        .expect("an Event");
+    assert_eq!(event.body["reason"], "Refused");
+    assert_eq!(event.body["type"], "Warning");
+}
+
+#[tokio::test]
+async fn a_child_that_the_api_itself_calls_invalid_ends_the_job() {
+    let (status, action, _) = refused_with(
+        422,
+        "Invalid",
+        "Job.batch \"support-prepare\" is invalid: spec.template.spec.tolerations[0].operator: Invalid value",
+    )
+    .await;
+    assert_eq!(status["phase"], "Failed");
+    assert_eq!(action, Action::await_change());
+}
+
+#[rstest]
+#[case::busy(429, "TooManyRequests")]
+#[case::away(503, "ServiceUnavailable")]
+#[case::broken(500, "InternalError")]
+#[tokio::test]
+async fn a_passing_trouble_of_the_api_server_is_no_refusal(
+    #[case] code: u16,
+    #[case] reason: &'static str,
+) {
+    let (context, record) = server(&job(), move |asked| {
+        (asked.method == "POST" && asked.path == JOBS_PATH).then(|| refusal(code, reason, "later"))
+    });
+    look(job(), &context).await.unwrap_err();
+    assert!(!record.lines().iter().any(|line| line.ends_with("/status")));
+}
+
+/// An Adapter as the API server has it, with the version of a FineTuneJob created at `created`.
+fn adapter_of(job_name: &str, uid: &str, created: Option<&str>) -> Value {
+    let mut adapter = json!({
+        "apiVersion": "finetune.dev/v1alpha1", "kind": "Adapter",
+        "metadata": { "name": "support", "namespace": "team-a", "uid": "adapter-uid", "resourceVersion": "41" },
+        "spec": {
+            "source": { "uri": "s3://adapters/team-a/support/x/", "digest": super::fixtures::digest('c') },
+            "provenance": { "fineTuneJob": job_name, "uid": uid }
+        }
+    });
+    if let Some(created) = created {
+        adapter["spec"]["provenance"]["createdAt"] = created.into();
+    }
+    adapter
+}
+
+#[tokio::test]
+async fn an_adapter_that_another_job_wrote_meanwhile_is_looked_at_again_and_not_written_over() {
+    let (context, record) = server(&trained_job(), |asked| {
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", ADAPTER_PATH) => Some((
+                200,
+                adapter_of("old", "uid-0", Some("2025-01-01T00:00:00Z")),
+            )),
+            // The API server's own check: the version that was read is no longer the one that is there.
+            ("PATCH", ADAPTER_PATH) if asked.body["metadata"]["resourceVersion"] == "41" => {
+                Some(refusal(409, "Conflict", "the object has been modified"))
+            }
+            _ => None,
+        }
+    });
+    let error = look(trained_job(), &context).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert!(!record.lines().iter().any(|line| line.ends_with("/status")));
+}
+
+#[tokio::test]
+async fn an_adapter_that_another_job_made_meanwhile_is_looked_at_again_and_not_written_over() {
+    let (context, record) = server(&trained_job(), |asked| {
+        (asked.method == "POST" && asked.path == ADAPTERS_PATH)
+            .then(|| refusal(409, "AlreadyExists", "there"))
+    });
+    let error = look(trained_job(), &context).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert!(!record.lines().contains(&format!("PATCH {ADAPTER_PATH}")));
+}
+
+#[tokio::test]
+async fn a_new_adapter_gets_its_version_by_its_own_field_manager() {
+    let (context, record) = server(&trained_job(), |asked| {
+        (asked.method == "POST" && asked.path == ADAPTERS_PATH).then(|| {
+            let mut made = asked.body.clone();
+            made["metadata"]["uid"] = "new-uid".into();
+            made["metadata"]["resourceVersion"] = "1".into();
+            (201, made)
+        })
+    });
+    look(trained_job(), &context).await.unwrap();
+    let writes = record.writes();
+    let patch = writes
+        .iter()
+        .find(|asked| asked.path == ADAPTER_PATH)
+        .unwrap();
+    assert_eq!(patch.body["metadata"]["uid"], "new-uid");
+    assert_eq!(patch.body["metadata"]["resourceVersion"], "1");
+    assert_eq!(
+        patch.body["spec"]["provenance"]["createdAt"],
+        "2026-01-01T00:00:00Z"
+    );
+    assert_eq!(status_written(&record)["phase"], "Succeeded");
+}
+
+#[rstest]
+#[case::younger_and_gone("uid-2", Some("2026-01-01T00:00:01Z"), false)]
+#[case::of_the_same_second("uid-2", Some("2026-01-01T00:00:00Z"), false)]
+#[case::of_the_same_second_with_a_lesser_uid("uid-0", Some("2026-01-01T00:00:00Z"), true)]
+#[case::older("uid-2", Some("2025-12-31T00:00:00Z"), true)]
+#[case::gone_and_written_by_an_earlier_version("uid-2", None, true)]
+#[tokio::test]
+async fn a_younger_jobs_version_stays_although_that_job_is_gone(
+    #[case] uid: &'static str,
+    #[case] created: Option<&'static str>,
+    #[case] written: bool,
+) {
+    let (context, record) = server(&trained_job(), move |asked| {
+        (asked.method == "GET" && asked.path == ADAPTER_PATH)
+            .then(|| (200, adapter_of("other", uid, created)))
+    });
+    look(trained_job(), &context).await.unwrap();
+    assert_eq!(
+        record.lines().contains(&format!("PATCH {ADAPTER_PATH}")),
+        written
+    );
+    let status = status_written(&record);
+    assert_eq!(
+        status["reason"].as_str(),
+        (!written).then_some("Superseded")
+    );
+}
+
 #[tokio::test]
 async fn an_unreachable_server_is_an_error() {
     let (context, _) = server(&job(), |_| {
@@ -237,6 +431,55 @@ async fn a_job_is_deleted_with_its_pods_and_only_if_it_is_the_one_that_was_seen(
         .unwrap();
     assert_eq!(delete.body["propagationPolicy"], "Background");
     assert_eq!(delete.body["preconditions"]["uid"], "train-uid");
+}
+
+#[tokio::test]
+async fn a_lost_pod_is_deleted_without_waiting_for_its_node_and_only_that_one() {
+    let owner = |kind: &str, name: &str, uid: &str| json!([{ "apiVersion": "finetune.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true }]);
+    let (context, record) = server(&prepared_job(), move |asked| {
+        let (train, owned) = (
+            format!("{JOBS_PATH}/support-train"),
+            owner("FineTuneJob", "support", UID),
+        );
+        let pod = json!({
+            "metadata": {
+                "name": "support-train-x", "namespace": "team-a", "uid": "pod-uid",
+                "deletionTimestamp": "2025-12-31T23:00:00Z", "ownerReferences": owner("Job", "support-train", "train-uid")
+            },
+            "spec": { "containers": [], "nodeName": "node-1" },
+            "status": { "phase": "Running", "containerStatuses": [
+                { "name": "trainer", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } }
+            ] }
+        });
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", path) if path == train => Some((
+                200,
+                json!({
+                    "apiVersion": "batch/v1", "kind": "Job",
+                    "metadata": { "name": "support-train", "namespace": "team-a", "uid": "train-uid", "ownerReferences": owned }
+                }),
+            )),
+            ("GET", "/api/v1/namespaces/team-a/pods") => Some((
+                200,
+                json!({
+                    "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod]
+                }),
+            )),
+            _ => None,
+        }
+    });
+    look(prepared_job(), &context).await.unwrap();
+    let deletions: Vec<_> = record
+        .writes()
+        .into_iter()
+        .filter(|asked| asked.method == "DELETE")
+        .collect();
+    assert_eq!(deletions.len(), 2, "{deletions:?}");
+    assert!(deletions[0].path.ends_with("/jobs/support-train"));
+    assert!(deletions[1].path.ends_with("/pods/support-train-x"));
+    assert_eq!(deletions[1].body["gracePeriodSeconds"], 0);
+    assert_eq!(deletions[1].body["preconditions"]["uid"], "pod-uid");
+    assert_eq!(status_written(&record)["reason"], "NodeLost");
 }
 
 #[test]

@@ -2,17 +2,18 @@
 //! so: a name or a label anybody can write.
 
 use finetune_crds::contract::{Outcome, Stage};
-use finetune_crds::names::TRAINER_CONTAINER;
+use finetune_crds::names::{GROUP, JOB_FILE_KEY, TRAINER_CONTAINER};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerState, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, Pod, PodCondition};
 use kube::Resource;
 
-use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, PodSeen, Terminated};
+use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, ManifestSeen, PodSeen, Terminated};
 
-/// An object that may be a child of the FineTuneJob with the UID `owner`.
+/// An object that may be a child of the FineTuneJob called `name` with the UID `owner`.
 pub(super) fn child<K: Resource, T>(
     object: Option<&K>,
+    name: &str,
     owner: &str,
     is: impl FnOnce(&K) -> T,
 ) -> Child<T> {
@@ -31,6 +32,14 @@ pub(super) fn child<K: Resource, T>(
             deleting: meta.deletion_timestamp.is_some(),
             is: is(object),
         },
+        // Two FineTuneJobs never have one name at once, so the other one is gone, and what is left of it goes by itself.
+        Some(controller)
+            if controller.kind == "FineTuneJob"
+                && controller.name == name
+                && controller.api_version.split('/').next() == Some(GROUP) =>
+        {
+            Child::Leftover
+        }
         Some(controller) => Child::Foreign {
             owner: format!(
                 "the {} {} with UID {}",
@@ -41,6 +50,16 @@ pub(super) fn child<K: Resource, T>(
             owner: "no controller".to_owned(),
         },
     }
+}
+
+/// The ConfigMap with the manifest.
+pub(super) fn manifest(config_map: &ConfigMap) -> ManifestSeen {
+    ManifestSeen(
+        config_map
+            .data
+            .as_ref()
+            .and_then(|data| data.get(JOB_FILE_KEY).cloned()),
+    )
 }
 
 /// A Job.
@@ -64,12 +83,17 @@ pub(super) fn job(job: &Job) -> JobSeen {
     JobSeen {
         end,
         failed: status.and_then(|status| status.failed).unwrap_or_default(),
+        started: status
+            .and_then(|status| status.start_time.as_ref())
+            .map(|time| time.0),
         created: job.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        suspended: job
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.suspend)
-            .unwrap_or_default(),
+        // The condition stays until the Job controller has seen that the queue let it go, and set a new start.
+        suspended: condition("Suspended").is_some()
+            || job
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.suspend)
+                .unwrap_or_default(),
     }
 }
 
@@ -113,6 +137,9 @@ pub(super) fn pod(pod: &Pod, stage: Stage, job: &str, owner: &str) -> Option<Pod
         .and_then(|container| container.state.as_ref());
     Some(PodSeen {
         name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        end_due: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         stage,
         created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
         ip: status.and_then(|status| status.pod_ip.clone()),
@@ -134,20 +161,30 @@ fn container_seen(state: &ContainerState, stage: Stage, owner: &str) -> Containe
         };
     if let Some(terminated) = &state.terminated {
         let message = terminated.message.clone().unwrap_or_default();
-        let outcome = serde_json::from_str::<Outcome>(&message)
-            .ok()
-            .filter(|outcome| outcome.stage == stage && outcome.uid == owner);
+        let said = serde_json::from_str::<Outcome>(&message).ok();
+        let stranger = said
+            .as_ref()
+            .filter(|outcome| outcome.stage != stage || outcome.uid != owner)
+            .map(|outcome| {
+                format!(
+                    "the outcome of stage {:?} of a FineTuneJob with UID `{}`, expected stage {stage:?} of UID `{owner}`",
+                    outcome.stage,
+                    outcome.uid.chars().take(64).collect::<String>()
+                )
+            });
+        let outcome = said.filter(|_| stranger.is_none());
         ContainerSeen::Terminated(Box::new(Terminated {
             exit_code: terminated.exit_code,
             reason: terminated.reason.clone().unwrap_or_default(),
             started: instant(&terminated.started_at),
             finished: instant(&terminated.finished_at),
-            message: if outcome.is_some() {
+            message: if outcome.is_some() || stranger.is_some() {
                 String::new()
             } else {
                 last_lines(&message)
             },
             outcome,
+            stranger,
         }))
     } else if let Some(running) = &state.running {
         ContainerSeen::Running {
@@ -174,4 +211,82 @@ fn last_lines(log: &str) -> String {
     let tail = lines[lines.len().saturating_sub(3)..].join(" | ");
     let clean: Vec<char> = tail.chars().filter(|c| !c.is_control()).collect();
     clean[clean.len().saturating_sub(MOST)..].iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config_map(kind: &str, name: &str, uid: &str) -> ConfigMap {
+        serde_json::from_value(json!({
+            "metadata": { "name": "support-manifest", "uid": "child", "ownerReferences": [
+                { "apiVersion": "finetune.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true }
+            ] }
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_an_earlier_job_of_the_same_name_left_is_not_somebody_elses() {
+        let seen = |object: &ConfigMap| child(Some(object), "support", "uid-1", |_| ());
+        assert!(matches!(
+            seen(&config_map("FineTuneJob", "support", "uid-1")),
+            Child::Ours { .. }
+        ));
+        assert_eq!(
+            seen(&config_map("FineTuneJob", "support", "uid-0")),
+            Child::Leftover
+        );
+        for (kind, name) in [("FineTuneJob", "other"), ("CronJob", "support")] {
+            assert!(matches!(
+                seen(&config_map(kind, name, "uid-0")),
+                Child::Foreign { .. }
+            ));
+        }
+    }
+
+    #[test]
+    fn a_job_that_was_just_let_go_counts_as_held_back_until_its_new_start() {
+        let read = |value| job(&serde_json::from_value(value).unwrap());
+        let resuming = read(json!({
+            "spec": { "suspend": false, "template": {} },
+            "status": { "conditions": [ { "type": "Suspended", "status": "True" } ] }
+        }));
+        assert!(resuming.suspended);
+        let resumed = read(json!({
+            "spec": { "suspend": false, "template": {} },
+            "status": {
+                "startTime": "2026-01-01T00:00:00Z",
+                "conditions": [ { "type": "Suspended", "status": "False" } ]
+            }
+        }));
+        assert!(!resumed.suspended && resumed.started.is_some());
+    }
+
+    #[test]
+    fn an_outcome_for_another_job_or_stage_is_named() {
+        let seen = |stage: &str, uid: &str| {
+            let message = json!({ "stage": stage, "reason": "Succeeded", "uid": uid }).to_string();
+            let state: ContainerState = serde_json::from_value(json!({
+                "terminated": { "exitCode": 0, "message": message }
+            }))
+            .unwrap();
+            match container_seen(&state, Stage::Train, "uid-1") {
+                ContainerSeen::Terminated(terminated) => *terminated,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(seen("Train", "uid-1").outcome.is_some());
+        for (stage, uid) in [("Prepare", "uid-1"), ("Train", "uid-2")] {
+            let terminated = seen(stage, uid);
+            assert_eq!(terminated.outcome, None);
+            let stranger = terminated.stranger.unwrap();
+            assert!(
+                stranger.contains(uid) && stranger.contains(stage),
+                "{stranger}"
+            );
+        }
+    }
 }

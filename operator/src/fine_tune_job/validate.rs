@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use finetune_crds::contract::layout;
+use finetune_crds::fine_tune_job::Placement;
 use finetune_crds::{FineTuneJob, FineTuneJobSpec, uris};
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 /// A job whose spec can be acted on. From here on nobody looks at what is missing.
@@ -18,6 +20,8 @@ pub struct Validated {
     pub namespace: String,
     /// Its UID.
     pub uid: String,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// Its labels, as its user wrote them.
     pub labels: BTreeMap<String, String>,
     /// The Adapter that gets the result; none with method `full`.
@@ -95,6 +99,14 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
             ));
         }
     }
+    // What was begun under an earlier version goes on.
+    if job
+        .status
+        .as_ref()
+        .is_none_or(|status| status.phase.is_none())
+    {
+        faults.extend(devices_without_use(&spec.placement));
+    }
     let (Some(namespace), Some(uid)) = (job.namespace(), job.uid()) else {
         faults.push(
             "metadata has no namespace or no uid, expected an object of the API server".to_owned(),
@@ -109,11 +121,62 @@ pub fn validate(job: &FineTuneJob) -> Verdict {
         job_uri: layout::job_folder(output_uri, &uid),
         work_uri: layout::work_folder(output_uri, &uid),
         labels: job.labels().clone(),
+        created: job.metadata.creation_timestamp.as_ref().map(|time| time.0),
         spec: spec.clone(),
         name,
         namespace,
         uid,
     })
+}
+
+/// Devices that this version's trainer can compute on: none, it computes on the processor.
+fn computes_on(_resource: &str) -> bool {
+    false
+}
+
+/// What is asked for of accelerators that the trainer would leave idle, while others wait for them.
+fn devices_without_use(placement: &Placement) -> Vec<String> {
+    const CURE: &str = "the trainer of this version computes on the CPU: remove it";
+    let resources = &placement.resources;
+    let mut faults: Vec<String> = [
+        ("limits", &resources.limits),
+        ("requests", &resources.requests),
+    ]
+    .into_iter()
+    .flat_map(|(part, amounts)| amounts.iter().map(move |(key, amount)| (part, key, amount)))
+    .filter(|(_, key, _)| is_accelerator(key) && !computes_on(key))
+    .map(|(part, key, amount)| {
+        format!(
+            "spec.placement.resources.{part} has `{key}: {amount}`, expected no accelerator: {CURE}"
+        )
+    })
+    .collect();
+    let runtime = placement.runtime_class_name.as_deref().unwrap_or_default();
+    if runtime == "nvidia" && !computes_on("nvidia.com/gpu") {
+        faults.push(format!(
+            "spec.placement.runtimeClassName is `{runtime}`, expected one without an accelerator: {CURE}"
+        ));
+    }
+    faults
+}
+
+/// Whether a resource is a device that computes: those of the vendors' device plugins, shares and partitions of them too.
+fn is_accelerator(resource: &str) -> bool {
+    const DOMAINS: [&str; 10] = [
+        "nvidia.com",
+        "amd.com",
+        "gpu.intel.com",
+        "habana.ai",
+        "google.com",
+        "cloud-tpus.google.com",
+        "aws.amazon.com",
+        "huawei.com",
+        "cambricon.com",
+        "furiosa.ai",
+    ];
+    const NETWORKS: [&str; 3] = ["rdma", "nic", "efa"];
+    let (domain, name) = resource.split_once('/').unwrap_or_default();
+    DOMAINS.contains(&domain) && !NETWORKS.iter().any(|network| name.contains(network))
 }
 
 fn is_dns_label(name: &str) -> bool {
@@ -126,12 +189,17 @@ fn is_dns_label(name: &str) -> bool {
 
 /// A Kubernetes quantity as a number; `None` if it is none.
 fn quantity(text: &str) -> Option<f64> {
+    // As Kubernetes reads it, `1E` is a suffix and `1E3` an exponent.
+    if let Some(number) = text.parse::<f64>().ok().filter(|number| number.is_finite()) {
+        return Some(number);
+    }
     let split = text
         .find(|c: char| c.is_ascii_alphabetic())
         .unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let factor = match suffix {
-        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
         "m" => 1e-3,
         "k" => 1e3,
         "M" => 1e6,
@@ -173,6 +241,61 @@ mod tests {
         job.spec.output.as_mut().unwrap().uri = Some(uri.into());
         let validated = validate(&job).unwrap();
         assert_eq!(validated.job_uri, format!("{uri}/.finetune/jobs/uid-1/"));
+    }
+
+    #[test]
+    fn a_stored_output_uri_longer_than_new_ones_may_be_still_runs() {
+        let mut job = job();
+        let long = format!("s3://adapters/{}", "a".repeat(900));
+        job.spec.output.as_mut().unwrap().uri = Some(long.clone());
+        assert!(validate(&job).unwrap().job_uri.starts_with(&long));
+    }
+
+    #[rstest]
+    #[case::limits("nvidia.com/gpu", "limits has `nvidia.com/gpu: 1`")]
+    #[case::a_part_of_one("nvidia.com/mig-1g.5gb", "limits has `nvidia.com/mig-1g.5gb: 1`")]
+    #[case::amd("amd.com/gpu", "limits has `amd.com/gpu: 1`")]
+    #[case::intel("gpu.intel.com/xe", "limits has `gpu.intel.com/xe: 1`")]
+    fn an_accelerator_that_would_stand_idle_is_refused_with_the_reason(
+        #[case] resource: &str,
+        #[case] expected: &str,
+    ) {
+        let mut job = job();
+        let limits = &mut job.spec.placement.resources.limits;
+        limits.insert(resource.into(), "1".into());
+        let faults = validate(&job).unwrap_err();
+        assert!(
+            faults[0].contains(expected) && faults[0].contains("computes on the CPU: remove it"),
+            "{faults:?}"
+        );
+        // One that an earlier version let in goes on.
+        job.status = Some(finetune_crds::FineTuneJobStatus {
+            phase: Some(finetune_crds::fine_tune_job::JobPhase::Training),
+            ..Default::default()
+        });
+        assert!(validate(&job).is_ok());
+    }
+
+    #[test]
+    fn the_runtime_of_an_accelerator_is_refused_and_a_network_device_is_not() {
+        let mut job = job();
+        job.spec.placement.runtime_class_name = Some("nvidia".into());
+        assert!(validate(&job).unwrap_err()[0].contains("runtimeClassName is `nvidia`"));
+        job.spec.placement.runtime_class_name = Some("gvisor".into());
+        let limits = &mut job.spec.placement.resources.limits;
+        limits.insert("nvidia.com/rdma_shared".into(), "1".into());
+        assert!(validate(&job).is_ok());
+    }
+
+    #[rstest]
+    #[case("1E3", 1000.0)]
+    #[case("1E", 1e18)]
+    #[case("0.5", 0.5)]
+    #[case("500m", 0.5)]
+    #[case("100u", 1e-4)]
+    fn quantities_are_read_as_kubernetes_does(#[case] text: &str, #[case] expected: f64) {
+        let read = quantity(text).unwrap();
+        assert!((read - expected).abs() <= expected * 1e-12, "{read}");
     }
 
     #[rstest]

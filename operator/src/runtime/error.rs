@@ -49,9 +49,12 @@ impl Error {
         }
     }
 
-    /// Whether the object had changed since it was read: read it again, nothing is wrong.
+    /// Whether the object had changed, or come to be, since it was read: read it again, nothing is wrong.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Cluster { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_conflict()))
+        matches!(self, Self::Cluster { source, .. } if matches!(
+            source.as_ref(),
+            kube::Error::Api(status) if status.is_conflict() || status.is_already_exists()
+        ))
     }
 
     /// A word for a metric's label.

@@ -73,6 +73,7 @@ async fn prepared(arguments: &Arguments, job: &Job) -> Result<Outcome, Failure> 
         None => base.config().parameters(),
     };
     Ok(Outcome {
+        warnings: data.report.warnings,
         dataset: Some(data.report.dataset),
         base_model: Some(base.status(None)),
         plan: Some(plan.status(Some(trainable_parameters))),

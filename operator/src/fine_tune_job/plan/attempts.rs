@@ -11,15 +11,28 @@ use super::super::seen::{ContainerSeen, PodSeen, Seen};
 const KEPT: usize = 10;
 /// The reason of an attempt whose pod was gone before its end was seen.
 pub const LOST: &str = "Lost";
+/// The reason of an attempt that ended well and left no outcome.
+pub const SILENT: &str = "NoOutcome";
 /// The kubelet's reason for a container that used more memory than it may.
 const OUT_OF_MEMORY: &str = "OOMKilled";
 
-/// The list with what is seen of the train pods now.
-pub fn update(mut attempts: Vec<Attempt>, seen: &Seen, now: Timestamp) -> Vec<Attempt> {
+/// The list with what is seen of the train pods now. `checkpoint` is the step of the newest checkpoint that was told of.
+pub fn update(
+    mut attempts: Vec<Attempt>,
+    seen: &Seen,
+    checkpoint: Option<i64>,
+    now: Timestamp,
+) -> Vec<Attempt> {
     for pod in seen.pods.iter().filter(|pod| pod.stage == Stage::Train) {
         let known = attempts.iter().position(|attempt| attempt.pod == pod.name);
-        let Some(fresh) = attempt(pod, seen, known.map(|index| &attempts[index])) else {
+        let before = known.map(|index| &attempts[index]);
+        let Some(mut fresh) = attempt(pod, seen, before) else {
             continue;
+        };
+        // Once it has ended, what a later one saves is not its doing.
+        fresh.checkpoint_step = match before {
+            Some(before) if before.reason.is_some() => before.checkpoint_step,
+            _ => checkpoint_of(pod, seen).max(checkpoint),
         };
         match known {
             Some(index) => attempts[index] = fresh,
@@ -37,12 +50,40 @@ pub fn update(mut attempts: Vec<Attempt>, seen: &Seen, now: Timestamp) -> Vec<At
     attempts
 }
 
-/// The step at which memory has run out twice, if so: a third pod would only do the same.
+/// The newest checkpoint that a pod itself tells of.
+fn checkpoint_of(pod: &PodSeen, seen: &Seen) -> Option<i64> {
+    let said = pod
+        .terminated()
+        .and_then(|terminated| terminated.outcome.as_ref()?.progress.as_ref());
+    let reported = match &seen.progress {
+        Some(Ok(progress)) if pod.is_running() => Some(progress),
+        _ => None,
+    };
+    i64::try_from(said.or(reported)?.checkpoint_step?).ok()
+}
+
+/// Whether a pod ended well and said nothing of it.
+pub fn is_silent(pod: &PodSeen) -> bool {
+    pod.terminated().is_some_and(|terminated| {
+        terminated.exit_code == 0 && terminated.outcome.is_none() && terminated.stranger.is_none()
+    })
+}
+
+/// How many pods ended well and said nothing of it.
+pub fn silent(attempts: &[Attempt]) -> usize {
+    attempts
+        .iter()
+        .filter(|attempt| attempt.reason.as_deref() == Some(SILENT))
+        .count()
+}
+
+/// The newest checkpoint at which memory has run out twice, if so: a third pod would get no further. Steps are not compared:
+/// they are read every few seconds, so the last one before the end is a matter of luck.
 pub fn out_of_memory_twice(attempts: &[Attempt]) -> Option<Option<i64>> {
     let mut steps = attempts
         .iter()
         .filter(|attempt| attempt.reason.as_deref() == Some(OUT_OF_MEMORY))
-        .map(|attempt| attempt.step);
+        .map(|attempt| attempt.checkpoint_step);
     let mut before = Vec::new();
     steps.find(|step| {
         let twice = before.contains(step);
@@ -64,6 +105,7 @@ fn attempt(pod: &PodSeen, seen: &Seen, known: Option<&Attempt>) -> Option<Attemp
                 pod: pod.name.clone(),
                 reason: None,
                 step: reported.or(known_step),
+                checkpoint_step: None,
                 start_time: started.map(Time),
                 end_time: None,
             })
@@ -76,6 +118,8 @@ fn attempt(pod: &PodSeen, seen: &Seen, known: Option<&Attempt>) -> Option<Attemp
                 outcome.reason.as_str().to_owned()
             } else if pod.disruption.is_some() {
                 "Disrupted".to_owned()
+            } else if is_silent(pod) {
+                SILENT.to_owned()
             } else {
                 format!("ExitCode{}", terminated.exit_code)
             };
@@ -86,6 +130,7 @@ fn attempt(pod: &PodSeen, seen: &Seen, known: Option<&Attempt>) -> Option<Attemp
                 pod: pod.name.clone(),
                 reason: Some(reason),
                 step: last_step.or(known_step),
+                checkpoint_step: None,
                 start_time: terminated.started.map(Time),
                 end_time: terminated.finished.map(Time),
             })
@@ -112,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_runs_out_twice_at_one_step_stops_the_run_with_advice() {
+    fn memory_that_runs_out_twice_at_one_place_stops_the_run_with_advice() {
         let once = plan_for(
             &prepared_job(),
             &train_seen(JobSeen::default(), vec![out_of_memory("a")]),
@@ -142,25 +187,61 @@ mod tests {
         assert!(next.create.is_empty());
     }
 
-    #[test]
-    fn memory_that_runs_out_at_two_different_steps_is_tried_again() {
-        let mut job = prepared_job();
-        let mut attempt = |pod: &str, step| {
-            let attempt = finetune_crds::fine_tune_job::Attempt {
-                pod: pod.into(),
+    fn out_of_memory_at(checkpoints: [Option<i64>; 2]) -> Option<Option<i64>> {
+        let attempts: Vec<_> = checkpoints
+            .into_iter()
+            .zip([17, 23])
+            .map(|(checkpoint_step, step)| Attempt {
                 reason: Some("OOMKilled".into()),
                 step: Some(step),
-                ..Default::default()
-            };
-            job.status.as_mut().unwrap().attempts.push(attempt);
+                checkpoint_step,
+                ..Attempt::default()
+            })
+            .collect();
+        out_of_memory_twice(&attempts)
+    }
+
+    #[test]
+    fn memory_that_runs_out_with_a_checkpoint_in_between_is_tried_again() {
+        assert_eq!(out_of_memory_at([None, Some(20)]), None);
+        assert_eq!(out_of_memory_at([Some(10), Some(20)]), None);
+    }
+
+    #[test]
+    fn memory_that_runs_out_twice_after_one_checkpoint_ends_the_run_whatever_step_was_read_last() {
+        assert_eq!(out_of_memory_at([None, None]), Some(None));
+        assert_eq!(out_of_memory_at([Some(10), Some(10)]), Some(Some(10)));
+    }
+
+    #[test]
+    fn an_attempt_knows_the_newest_checkpoint_by_its_end_and_none_of_later_ones() {
+        let mut job = prepared_job();
+        let mut reported = progress(finetune_crds::contract::RunPhase::Training, 15);
+        reported.checkpoint_step = Some(10);
+        let seen = Seen {
+            progress: Some(Ok(reported)),
+            ..train_seen(JobSeen::default(), vec![running(Stage::Train)])
         };
-        attempt("a", 10);
-        attempt("b", 20);
-        let plan = plan_for(
-            &job,
-            &train_seen(JobSeen::default(), vec![running(Stage::Train)]),
-        );
-        assert_eq!(plan.status.phase, Some(JobPhase::Training));
+        job = stored(job.clone(), &plan_for(&job, &seen));
+        let killed = |name: &str| out_of_memory(name);
+        let ended = train_seen(JobSeen::default(), vec![killed("pod-1")]);
+        job = stored(job.clone(), &plan_for(&job, &ended));
+        let step = |job: &finetune_crds::FineTuneJob, index: usize| {
+            job.status.as_ref().unwrap().attempts[index].checkpoint_step
+        };
+        assert_eq!(step(&job, 0), Some(10));
+        job.status
+            .as_mut()
+            .unwrap()
+            .checkpoint
+            .as_mut()
+            .unwrap()
+            .step = 30;
+        let both = train_seen(JobSeen::default(), vec![killed("pod-1"), killed("pod-2")]);
+        let plan = plan_for(&job, &both);
+        job = stored(job, &plan);
+        assert_eq!((step(&job, 0), step(&job, 1)), (Some(10), Some(30)));
+        assert_eq!(plan.status.phase, Some(JobPhase::Queued));
     }
 
     #[test]

@@ -30,8 +30,15 @@ pub const STARTING: &str = "Starting";
 pub const ENDING: &str = "Ending";
 /// The reason of a Job that its queue holds back.
 pub const SUSPENDED: &str = "Suspended";
+/// The reason of a name that what an earlier FineTuneJob left still has: it goes by itself.
+pub const LEFTOVER: &str = "EarlierJobTerminating";
 /// A Job without a pod for this long has a trouble of its own.
 const POD_DUE_SECONDS: i64 = 10;
+/// A pod that should have ended this long ago runs on a node that no longer answers: a kubelet that lives kills it in time.
+const LOST_AFTER_SECONDS: i64 = 300;
+
+/// The exit code of a program that does not know its arguments.
+const USAGE: i32 = 2;
 
 /// Why the stage's pod does not run; `None` if it does.
 pub fn why_not_running(
@@ -52,7 +59,7 @@ pub fn why_not_running(
         return Some(no_pod(stage_job, seen, now));
     };
     match &pod.container {
-        ContainerSeen::Running { .. } => None,
+        ContainerSeen::Running { .. } => overdue_end(pod, now),
         ContainerSeen::Terminated(terminated) => {
             Some(between_pods(job, stage_job, pods, pod, terminated))
         }
@@ -90,11 +97,58 @@ fn no_pod(stage_job: &JobSeen, seen: &Seen, now: Timestamp) -> Cause {
     Cause::new(STARTING, "The Job waits for its pod.")
 }
 
-/// Whether a Job without a pod should have one by now.
+/// Whether a Job without a pod should have one by now. The Job controller's own start counts: a Job may have waited in a
+/// queue for days.
 pub fn is_pod_overdue(stage_job: &JobSeen, now: Timestamp) -> bool {
     stage_job
-        .created
-        .is_some_and(|created| now.as_second() - created.as_second() >= POD_DUE_SECONDS)
+        .started
+        .or(stage_job.created)
+        .is_some_and(|since| now.as_second() - since.as_second() >= POD_DUE_SECONDS)
+}
+
+/// A pod that was told to end, and whose time for it is over.
+fn overdue_end(pod: &PodSeen, now: Timestamp) -> Option<Cause> {
+    let due = pod.end_due.filter(|due| *due < now)?;
+    Some(Cause::new(
+        "Terminating",
+        format!(
+            "the pod {} should have ended at {due} and has not: {} may be gone. {} minutes after that it is given up, and another \
+             pod goes on from the newest checkpoint",
+            pod.name,
+            node_of(pod),
+            LOST_AFTER_SECONDS / 60
+        ),
+    ))
+}
+
+/// The pod that is lost with its node, if one is: it was told to end, and nobody there has ended it for long.
+pub fn lost<'a>(pods: &[&'a PodSeen], now: Timestamp) -> Option<&'a PodSeen> {
+    pods.iter().copied().find(|pod| {
+        let overdue = pod
+            .end_due
+            .is_some_and(|due| now.as_second() - due.as_second() >= LOST_AFTER_SECONDS);
+        overdue && !pod.failed && pod.terminated().is_none()
+    })
+}
+
+/// What is said of a pod that is lost with its node.
+pub fn lost_pod(pod: &PodSeen) -> Cause {
+    Cause::new(
+        "NodeLost",
+        format!(
+            "the pod {} has not ended {} minutes after it should have: {} does not answer. It is given up and removed; another \
+             pod goes on from the newest checkpoint",
+            pod.name,
+            LOST_AFTER_SECONDS / 60,
+            node_of(pod)
+        ),
+    )
+}
+
+fn node_of(pod: &PodSeen) -> String {
+    pod.node
+        .as_ref()
+        .map_or_else(|| "its node".to_owned(), |node| format!("its node {node}"))
 }
 
 fn waiting(image: &str, pod: &PodSeen, reason: &str, message: &str) -> Cause {
@@ -209,6 +263,26 @@ pub fn end_of_pod(job: &Validated, pod: &PodSeen, terminated: &Terminated) -> Ca
         return Cause::new(
             "Disrupted",
             format!("the pod {} was ended from outside: {disruption}", pod.name),
+        );
+    }
+    if let Some(stranger) = &terminated.stranger {
+        return Cause::new(
+            "OutcomeMismatch",
+            format!(
+                "the pod {} left {stranger}; it is not believed. See who may write pods and Jobs of this namespace",
+                pod.name
+            ),
+        );
+    }
+    if terminated.exit_code == USAGE && terminated.message.contains("unexpected argument") {
+        return Cause::new(
+            "TrainerOlder",
+            format!(
+                "the trainer image is older than this operator, whose arguments it does not know ({}): give the controller's \
+                 --trainer-image the version {}",
+                terminated.message.trim(),
+                env!("CARGO_PKG_VERSION")
+            ),
         );
     }
     let said = terminated.message.trim();

@@ -5,6 +5,7 @@ use finetune_crds::FineTuneJob;
 use finetune_crds::contract::{OutcomeReason, Stage};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
+use jiff::ToSpan;
 use proptest::prelude::*;
 
 use super::super::fixtures::*;
@@ -20,6 +21,7 @@ enum Happening {
     PodIsLost(Stage),
     JobIsLost(Stage),
     ConfigMapIsLost,
+    NodeIsLost(Stage),
     UserDeletesAdapter,
     NewerJobPublishes,
     Reconcile(Crash),
@@ -32,6 +34,7 @@ enum Ending {
     Final,
     Preempted,
     OutOfMemory,
+    Silent,
 }
 
 /// Where the controller dies.
@@ -41,6 +44,8 @@ enum Crash {
     BeforeAnything,
     AfterOneCreation,
     BeforeTheStatusIsStored,
+    /// It does not die, but a newer job writes the Adapter between its look and its write.
+    ANewerJobIsFaster,
 }
 
 fn happenings() -> impl Strategy<Value = Vec<Happening>> {
@@ -51,12 +56,14 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => Just(Ending::Final),
         1 => Just(Ending::Preempted),
         1 => Just(Ending::OutOfMemory),
+        1 => Just(Ending::Silent),
     ];
     let crash = prop_oneof![
         4 => Just(Crash::Nowhere),
         1 => Just(Crash::BeforeAnything),
         1 => Just(Crash::AfterOneCreation),
         1 => Just(Crash::BeforeTheStatusIsStored),
+        1 => Just(Crash::ANewerJobIsFaster),
     ];
     let happening = prop_oneof![
         4 => stage().prop_map(Happening::PodStarts),
@@ -64,6 +71,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => stage().prop_map(Happening::PodIsLost),
         1 => stage().prop_map(Happening::JobIsLost),
         1 => Just(Happening::ConfigMapIsLost),
+        1 => stage().prop_map(Happening::NodeIsLost),
         1 => Just(Happening::UserDeletesAdapter),
         1 => Just(Happening::NewerJobPublishes),
         8 => crash.prop_map(Happening::Reconcile),
@@ -83,6 +91,8 @@ struct World {
     prepare: StageState,
     train: StageState,
     adapter: Option<(char, bool)>,
+    /// Counts the writes of the Adapter, as its resourceVersion does.
+    writes: u32,
     names: u32,
     deleted_after_publication: bool,
 }
@@ -95,6 +105,7 @@ impl World {
             prepare: StageState::default(),
             train: StageState::default(),
             adapter: None,
+            writes: 0,
             names: 0,
             deleted_after_publication: false,
         }
@@ -131,7 +142,7 @@ impl World {
         };
         Seen {
             config_map: if self.config_map {
-                ours(())
+                ours(manifest())
             } else {
                 Child::Absent
             },
@@ -148,6 +159,7 @@ impl World {
                 .adapter
                 .map_or(AdapterSeen::Absent, |(of, newer)| AdapterSeen::Present {
                     uid: "adapter-uid".into(),
+                    resource_version: self.writes.to_string(),
                     deleting: false,
                     digest: Some(digest(of)),
                     from_job: Some(if newer { "uid-2" } else { UID }.into()),
@@ -173,6 +185,9 @@ impl World {
             return;
         }
         for doomed in &plan.delete {
+            if doomed.kind == DoomedKind::ConfigMap {
+                self.config_map = false;
+            }
             for stage in [Stage::Prepare, Stage::Train] {
                 let state = self.stage(stage);
                 if state
@@ -204,7 +219,17 @@ impl World {
                 return;
             }
         }
+        if matches!(crash, Crash::ANewerJobIsFaster) {
+            self.newer_job_publishes();
+        }
         if let Some(publication) = &plan.publish {
+            let onto = publication.onto.as_ref();
+            let there = self.adapter.map(|_| self.writes.to_string());
+            if onto.map(|onto| &onto.resource_version) != there.as_ref() {
+                // The API server's conflict: nothing is written, the status neither.
+                return;
+            }
+            self.writes += 1;
             assert!(!self.published(), "published twice");
             assert!(
                 self.adapter.is_none_or(|(_, newer)| !newer),
@@ -228,9 +253,10 @@ impl World {
                 self.deleted_after_publication |= self.adapter.is_some() && self.published();
                 self.adapter = None;
             }
-            Happening::NewerJobPublishes => {
-                if !self.deleted_after_publication {
-                    self.adapter = Some(('c', true));
+            Happening::NewerJobPublishes => self.newer_job_publishes(),
+            Happening::NodeIsLost(stage) => {
+                if let Some(pod) = self.stage(stage).pods.last_mut() {
+                    pod.end_due = Some(now() - 600.seconds());
                 }
             }
             Happening::PodStarts(stage) => self.start(stage),
@@ -241,6 +267,13 @@ impl World {
                 self.adapter.is_none(),
                 "an Adapter that its user deleted came back"
             );
+        }
+    }
+
+    fn newer_job_publishes(&mut self) {
+        if !self.deleted_after_publication {
+            self.adapter = Some(('c', true));
+            self.writes += 1;
         }
     }
 
@@ -272,6 +305,7 @@ impl World {
             Ending::Final => said(10, OutcomeReason::InvalidInput),
             Ending::Preempted => said(11, OutcomeReason::Preempted),
             Ending::OutOfMemory => out_of_memory("x"),
+            Ending::Silent => ended(stage, 0, None),
         };
         *pod = PodSeen {
             name: pod.name.clone(),
@@ -279,7 +313,7 @@ impl World {
             ..fresh
         };
         match ending {
-            Ending::Well => is.end = Some(JobEnd::Complete),
+            Ending::Well | Ending::Silent => is.end = Some(JobEnd::Complete),
             Ending::Final => *is = failed("PodFailurePolicy", is.failed + 1),
             Ending::Preempted => {}
             Ending::Retry | Ending::OutOfMemory if is.failed >= 3 => {

@@ -8,12 +8,14 @@ pub mod attempts;
 pub mod cause;
 pub mod config_map;
 pub mod labels;
+mod outcome;
 pub mod pod;
 mod prepare;
 pub mod publish;
 pub mod stage_job;
 mod train;
 mod volumes;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,8 +29,9 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::seen::{Child, Seen};
-use super::status::{Draft, is_true};
+use super::events::NewEvent;
+use super::seen::{Child, PodSeen, Seen};
+use super::status::{Draft, condition_of, is_true, reason_of};
 use super::validate::{Validated, Verdict};
 use crate::runtime::Settings;
 
@@ -40,18 +43,22 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 const SAFETY_INTERVAL: Duration = Duration::from_secs(20);
 /// Until something that only a person can mend is looked at again.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest between two tries of what the API server refuses.
+const MOST_PATIENCE: Duration = Duration::from_mins(10);
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Children to create, in order.
     pub create: Vec<NewChild>,
-    /// Jobs to delete with their pods.
-    pub delete: Vec<DoomedJob>,
+    /// What is to be deleted, in order.
+    pub delete: Vec<Doomed>,
     /// The Adapter to write. `status` then speaks of the time after it is written.
     pub publish: Option<Publication>,
     /// The status to store.
     pub status: FineTuneJobStatus,
+    /// What is worth an Event beside the changes of the status.
+    pub events: Vec<NewEvent>,
     /// When to look again, if nothing happens before; absent: only when something does.
     pub next_check: Option<Duration>,
 }
@@ -65,13 +72,26 @@ pub enum NewChild {
     Job(Box<Job>),
 }
 
-/// A Job to delete, and only this one: not another that has its name by now.
+/// An object to delete, and only this one: not another that has its name by now.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct DoomedJob {
+pub struct Doomed {
+    /// Its kind.
+    pub kind: DoomedKind,
     /// Its name.
     pub name: String,
     /// Its UID.
     pub uid: String,
+}
+
+/// What may be deleted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DoomedKind {
+    /// A stage, with its pods.
+    Job,
+    /// The manifest.
+    ConfigMap,
+    /// A pod whose node no longer answers, without waiting for that node.
+    Pod,
 }
 
 impl Plan {
@@ -80,6 +100,7 @@ impl Plan {
         self.create.is_empty()
             && self.delete.is_empty()
             && self.publish.is_none()
+            && self.events.is_empty()
             && stored == Some(&self.status)
     }
 }
@@ -93,7 +114,6 @@ pub fn plan(
     now: Timestamp,
 ) -> Plan {
     let stored = job.status.as_ref();
-    let draft = Draft::new(stored, job.metadata.generation, now);
     if job.metadata.deletion_timestamp.is_some() {
         // The children go with their owner.
         return Plan {
@@ -101,6 +121,20 @@ pub fn plan(
             ..Plan::default()
         };
     }
+    let mut plan = decide(job, verdict, seen, settings, now);
+    plan.status.reason = reason_of(&plan.status);
+    plan
+}
+
+fn decide(
+    job: &FineTuneJob,
+    verdict: &Verdict,
+    seen: &Seen,
+    settings: &Settings,
+    now: Timestamp,
+) -> Plan {
+    let stored = job.status.as_ref();
+    let draft = Draft::new(stored, job.metadata.generation, now);
     if stored
         .and_then(|status| status.phase)
         .is_some_and(JobPhase::is_finished)
@@ -132,27 +166,40 @@ pub fn refused(
         "the API server refuses {}: {}",
         refusal.what, refusal.message
     );
+    let again = format!(
+        "{what}; it is tried again, at the latest after {} minutes",
+        MOST_PATIENCE.as_secs() / 60
+    );
+    let mut next_check = None;
     if refusal.of_adapter {
         draft.phase(JobPhase::Publishing);
-        draft.condition(condition::PUBLISHED, "False", "Refused", &what);
-        return (draft.status, Some(PATIENCE));
-    }
-    if refusal.is_final {
+        next_check = Some(patience(job, condition::PUBLISHED, now));
+        draft.condition(condition::PUBLISHED, "False", REFUSED, &again);
+    } else if refusal.is_final {
         draft.failed(
-            "Refused",
+            REFUSED,
             &format!("{what}; correct the spec in a new FineTuneJob"),
         );
-        return (draft.status, None);
+    } else {
+        let phase = draft.status.phase.unwrap_or_default();
+        draft.phase(phase);
+        next_check = Some(patience(job, condition::PODS_RUNNING, now));
+        draft.condition(condition::PODS_RUNNING, "False", REFUSED, &again);
     }
-    let phase = draft.status.phase.unwrap_or_default();
-    draft.phase(phase);
-    draft.condition(
-        condition::PODS_RUNNING,
-        "False",
-        "Refused",
-        &format!("{what}; it is tried again every {} s", PATIENCE.as_secs()),
-    );
-    (draft.status, Some(PATIENCE))
+    draft.status.reason = reason_of(&draft.status);
+    (draft.status, next_check)
+}
+
+/// The reason of what the API server refuses.
+const REFUSED: &str = "Refused";
+
+/// Until a refused write is tried again: as long as it has been refused already, within bounds.
+fn patience(job: &FineTuneJob, type_: &str, now: Timestamp) -> Duration {
+    let since = condition_of(job.status.as_ref(), type_)
+        .filter(|known| known.status == "False" && known.reason == REFUSED)
+        .map_or(now, |known| known.last_transition_time.0);
+    let age = now.as_second().saturating_sub(since.as_second());
+    Duration::from_secs(u64::try_from(age).unwrap_or_default()).clamp(PATIENCE, MOST_PATIENCE)
 }
 
 /// A creation that the API server refused for what it asks, not for a passing trouble.
@@ -180,10 +227,7 @@ fn clear_up(job: &FineTuneJob, seen: &Seen, mut draft: Draft) -> Plan {
         } = child
             && is.end.is_none()
         {
-            delete.push(DoomedJob {
-                name: stage_job::name(name, stage),
-                uid: uid.clone(),
-            });
+            delete.push(doomed_job(name, stage, uid));
         }
     }
     let phase = draft.status.phase.unwrap_or_default();
@@ -241,6 +285,49 @@ fn child_metadata(job: &Validated, name: String, labels: BTreeMap<String, String
     }
 }
 
+/// The Job of a stage, to be deleted.
+fn doomed_job(job: &str, stage: Stage, uid: &str) -> Doomed {
+    Doomed {
+        kind: DoomedKind::Job,
+        name: stage_job::name(job, stage),
+        uid: uid.to_owned(),
+    }
+}
+
+/// Gives up a pod whose node is lost. Its Job goes too: it would wait for the pod's end for ever, and holds a finalizer on it
+/// until then. A new Job is made at the next look; the claim of an attempt keeps out a trainer that lives on unseen.
+fn give_up_lost(
+    job: &Validated,
+    stage: Stage,
+    job_uid: &str,
+    pod: &PodSeen,
+    draft: &mut Draft,
+) -> Vec<Doomed> {
+    let cause = cause::lost_pod(pod);
+    draft.condition(
+        condition::PODS_RUNNING,
+        "False",
+        &cause.reason,
+        &cause.message,
+    );
+    let pod = Doomed {
+        kind: DoomedKind::Pod,
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+    };
+    vec![doomed_job(&job.name, stage, job_uid), pod]
+}
+
+/// Says that what an earlier FineTuneJob of the same name left has yet to go.
+fn leftover(draft: &mut Draft, what: &str) {
+    draft.condition(
+        condition::PODS_RUNNING,
+        "False",
+        cause::LEFTOVER,
+        &format!("{what} of an earlier FineTuneJob of this name is being removed by Kubernetes; this job goes on then"),
+    );
+}
+
 /// Says that somebody else's object has the name of a child.
 fn name_clash(draft: &mut Draft, what: &str, owner: &str) {
     draft.condition(
@@ -251,26 +338,44 @@ fn name_clash(draft: &mut Draft, what: &str, owner: &str) {
     );
 }
 
-/// The ConfigMap, if it is missing; or a clash, said in `draft`, which lets nothing else be created.
-fn ensure_config_map(
-    job: &Validated,
-    seen: &Seen,
-    draft: &mut Draft,
-    create: &mut Vec<NewChild>,
-) -> bool {
+/// The ConfigMap, if it is missing or does not hold the manifest; `false`, if nothing else may be created yet.
+fn ensure_config_map(job: &Validated, seen: &Seen, draft: &mut Draft, plan: &mut Plan) -> bool {
+    let what = || format!("a ConfigMap named {}", config_map::name(&job.name));
     match &seen.config_map {
         Child::Absent => {
-            create.push(NewChild::ConfigMap(Box::new(config_map::config_map(job))));
+            plan.create
+                .push(NewChild::ConfigMap(Box::new(config_map::config_map(job))));
             true
         }
         // A ConfigMap that is being deleted has to go before its name is free again.
-        Child::Ours { deleting, .. } => !deleting,
+        Child::Ours { deleting: true, .. } => false,
+        Child::Ours { is, .. } if config_map::holds(job, is) => true,
+        Child::Ours { uid, .. } => {
+            let name = config_map::name(&job.name);
+            plan.events.push(NewEvent {
+                warning: true,
+                reason: "ManifestReplaced".to_owned(),
+                action: "Create",
+                note: format!(
+                    "the ConfigMap {name} did not hold this FineTuneJob's manifest: somebody else wrote it; it is made anew"
+                ),
+                pod: None,
+            });
+            plan.delete.push(Doomed {
+                kind: DoomedKind::ConfigMap,
+                name,
+                uid: uid.clone(),
+            });
+            false
+        }
+        Child::Leftover => {
+            leftover(draft, &what());
+            plan.next_check = Some(PROGRESS_INTERVAL);
+            false
+        }
         Child::Foreign { owner } => {
-            name_clash(
-                draft,
-                &format!("a ConfigMap named {}", config_map::name(&job.name)),
-                owner,
-            );
+            name_clash(draft, &what(), owner);
+            plan.next_check = Some(PATIENCE);
             false
         }
     }
@@ -278,6 +383,8 @@ fn ensure_config_map(
 
 #[cfg(test)]
 mod convergence;
+#[cfg(test)]
+mod lost_tests;
 #[cfg(test)]
 mod pod_tests;
 #[cfg(test)]

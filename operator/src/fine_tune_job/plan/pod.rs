@@ -20,6 +20,12 @@ use crate::runtime::Settings;
 
 /// The user and group that the trainer's image is made for.
 const USER: i64 = 65532;
+/// The architecture of this build, as nodes call it. Operator and trainer of one release are built for the same.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "amd64"
+};
 /// Where the outcome is left for the kubelet.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -40,8 +46,7 @@ pub fn template(job: &Validated, settings: &Settings, stage: Stage) -> PodTempla
             termination_grace_period_seconds: Some(placement.termination_grace_period_seconds),
             priority_class_name: placement.priority_class_name.clone(),
             runtime_class_name: placement.runtime_class_name.clone(),
-            node_selector: (!placement.node_selector.is_empty())
-                .then(|| placement.node_selector.clone()),
+            node_selector: Some(node_selector(&placement.node_selector)),
             tolerations: (!placement.tolerations.is_empty()).then(|| tolerations(job)),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
@@ -59,6 +64,17 @@ pub fn template(job: &Validated, settings: &Settings, stage: Stage) -> PodTempla
             ..PodSpec::default()
         }),
     }
+}
+
+/// What the nodes must be. Images are made for one system and one architecture, those of the operator's own image: on another
+/// node the kubelet could only say `exec format error`. What the user asks for comes first.
+fn node_selector(wanted: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut selector = BTreeMap::from([
+        ("kubernetes.io/arch".to_owned(), ARCHITECTURE.to_owned()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+    ]);
+    selector.extend(wanted.clone());
+    selector
 }
 
 fn container(
@@ -111,8 +127,10 @@ fn container(
 fn arguments(job: &Validated, stage: Stage) -> Vec<String> {
     let within_scratch = |name: &str| format!("{}/{name}", path::SCRATCH);
     let (cache, outgoing) = (within_scratch("cache"), within_scratch("outgoing"));
+    let digest = job.spec.digest();
     let mut arguments = vec![labels::stage_name(stage)];
-    arguments.extend(["--file", path::JOB_FILE]);
+    // Who may write ConfigMaps of the namespace is not who wrote the FineTuneJob: another manifest is refused.
+    arguments.extend(["--file", path::JOB_FILE, "--spec-digest", &digest]);
     arguments.extend(["--work", &job.job_uri]);
     arguments.extend(["--passing", &job.work_uri]);
     if job.spec.placement.cache_claim_name.is_some() {
@@ -167,7 +185,7 @@ fn tolerations(job: &Validated) -> Vec<Toleration> {
             ),
             value: toleration.value.clone(),
             effect: toleration.effect.clone(),
-            toleration_seconds: None,
+            toleration_seconds: toleration.toleration_seconds,
         })
         .collect()
 }

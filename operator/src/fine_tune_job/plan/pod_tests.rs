@@ -44,6 +44,71 @@ fn each_secret_of_the_spec_is_mounted_for_its_own_use_and_may_be_absent() {
 }
 
 #[test]
+fn a_pod_is_told_which_manifest_it_may_take() {
+    let valid = super::super::validate::validate(&job()).unwrap();
+    for stage in [Stage::Prepare, Stage::Train] {
+        let pod = pod::template(&valid, &settings(), stage).spec.unwrap();
+        let arguments = pod.containers[0].args.clone().unwrap();
+        let flag = arguments
+            .iter()
+            .position(|argument| argument == "--spec-digest")
+            .unwrap();
+        assert_eq!(arguments[flag + 1], job().spec.digest());
+    }
+}
+
+#[test]
+fn a_pod_goes_to_nodes_of_its_images_architecture_unless_the_user_names_another() {
+    let selector = |job: &finetune_crds::FineTuneJob| {
+        let valid = super::super::validate::validate(job).unwrap();
+        let pod = pod::template(&valid, &settings(), Stage::Train);
+        pod.spec.unwrap().node_selector.unwrap()
+    };
+    let mut job = job();
+    let usual = selector(&job);
+    assert_eq!(usual["kubernetes.io/os"], "linux");
+    let architecture = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    assert_eq!(usual["kubernetes.io/arch"], architecture);
+    assert_eq!(usual["pool"], "gpu");
+    job.spec
+        .placement
+        .node_selector
+        .insert("kubernetes.io/arch".into(), "riscv64".into());
+    assert_eq!(selector(&job)["kubernetes.io/arch"], "riscv64");
+}
+
+#[test]
+fn a_toleration_keeps_its_seconds() {
+    let valid = super::super::validate::validate(&job()).unwrap();
+    let pod = pod::template(&valid, &settings(), Stage::Train)
+        .spec
+        .unwrap();
+    assert_eq!(pod.tolerations.unwrap()[0].toleration_seconds, Some(60));
+}
+
+#[test]
+fn an_image_that_does_not_know_its_arguments_is_said_to_be_the_older_one() {
+    let mut pod = ended(Stage::Train, 2, None);
+    if let super::super::seen::ContainerSeen::Terminated(terminated) = &mut pod.container {
+        terminated.message = "error: unexpected argument '--spec-digest' found".into();
+    }
+    let plan = plan_for(
+        &prepared_job(),
+        &train_seen(failed("BackoffLimitExceeded", 4), vec![pod]),
+    );
+    assert_eq!(
+        super::tests::reason_of(&plan, finetune_crds::names::condition::FAILED),
+        Some(("True", "TrainerOlder"))
+    );
+    let message = super::tests::message_of(&plan, finetune_crds::names::condition::FAILED);
+    assert!(message.contains("older than this operator"), "{message}");
+}
+
+#[test]
 fn each_claim_is_mounted_once_for_reading_and_the_cache_for_writing() {
     let mut job = job();
     job.spec.base_model.uri = "pvc://models.shared/llama/".into();

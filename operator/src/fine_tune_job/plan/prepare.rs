@@ -1,6 +1,6 @@
 //! The stage without a GPU: is the data valid, and what would be trained? Pure.
 
-use finetune_crds::contract::{OutcomeReason, Stage};
+use finetune_crds::contract::{Outcome, OutcomeReason, Stage};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
 use jiff::Timestamp;
@@ -10,7 +10,8 @@ use super::super::status::Draft;
 use super::super::validate::Validated;
 use super::cause::{self, Cause};
 use super::{
-    DoomedJob, NewChild, PATIENCE, Plan, SAFETY_INTERVAL, ensure_config_map, name_clash, stage_job,
+    NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, doomed_job, ensure_config_map,
+    give_up_lost, leftover, name_clash, outcome, stage_job, warnings,
 };
 use crate::runtime::Settings;
 
@@ -27,7 +28,7 @@ pub(super) fn plan(
         ..Plan::default()
     };
     draft.phase(JobPhase::Preparing);
-    let may_create = ensure_config_map(job, seen, &mut draft, &mut plan.create);
+    let may_create = ensure_config_map(job, seen, &mut draft, &mut plan);
     match &seen.prepare {
         Child::Absent if may_create => {
             plan.create.push(NewChild::Job(Box::new(stage_job::job(
@@ -42,7 +43,12 @@ pub(super) fn plan(
                 "The data is being checked.",
             );
         }
-        Child::Absent => plan.next_check = Some(PATIENCE),
+        Child::Absent => {}
+        Child::Leftover => {
+            let name = stage_job::name(&job.name, Stage::Prepare);
+            leftover(&mut draft, &format!("a Job named {name}"));
+            plan.next_check = Some(PROGRESS_INTERVAL);
+        }
         Child::Foreign { owner } => {
             let name = stage_job::name(&job.name, Stage::Prepare);
             name_clash(&mut draft, &format!("a Job named {name}"), owner);
@@ -56,7 +62,10 @@ pub(super) fn plan(
                 .filter(|pod| pod.stage == Stage::Prepare)
                 .collect();
             match look(job, settings, is, &pods, seen, now) {
-                Look::Prepared(pod) => record(&mut draft, pod),
+                Look::Prepared(outcome) => {
+                    record(&mut draft, outcome, settings);
+                    plan.events.extend(warnings::event(outcome, settings));
+                }
                 Look::Failed(cause) => {
                     draft.condition(
                         condition::DATASET_VALID,
@@ -67,10 +76,11 @@ pub(super) fn plan(
                     draft.failed(&cause.reason, &cause.message);
                     plan.next_check = None;
                 }
-                Look::Lost => plan.delete.push(DoomedJob {
-                    name: stage_job::name(&job.name, Stage::Prepare),
-                    uid: uid.clone(),
-                }),
+                Look::Lost => plan.delete.push(doomed_job(&job.name, Stage::Prepare, uid)),
+                Look::NodeLost(pod) => {
+                    let doomed = give_up_lost(job, Stage::Prepare, uid, pod, &mut draft);
+                    plan.delete.extend(doomed);
+                }
                 Look::Running => {
                     draft.condition(
                         condition::DATASET_VALID,
@@ -108,10 +118,12 @@ pub(super) fn plan(
 
 /// What the stage's pods tell.
 enum Look<'a> {
-    Prepared(&'a PodSeen),
+    Prepared(&'a Outcome),
     Failed(Cause),
     /// It has ended well, and the pod with the outcome is gone: again.
     Lost,
+    /// The pod's node no longer answers.
+    NodeLost(&'a PodSeen),
     Running,
     Waiting(Cause),
 }
@@ -124,13 +136,11 @@ fn look<'a>(
     seen: &Seen,
     now: Timestamp,
 ) -> Look<'a> {
-    let ended = |pod: &PodSeen, reason| {
-        pod.terminated()
-            .and_then(|terminated| terminated.outcome.as_ref())
-            .is_some_and(|outcome| outcome.reason == reason)
-    };
-    if let Some(pod) = pods.iter().find(|pod| ended(pod, OutcomeReason::Succeeded)) {
-        return Look::Prepared(pod);
+    if let Some(outcome) = pods.iter().find_map(|pod| prepared(pod)) {
+        return match outcome::places(job, outcome) {
+            Ok(_) => Look::Prepared(outcome),
+            Err(cause) => Look::Failed(cause),
+        };
     }
     if pods.iter().filter(|pod| pod.is_out_of_memory()).count() >= 2
         && let Some((pod, terminated)) = pods.last().and_then(|pod| Some((pod, pod.terminated()?)))
@@ -151,24 +161,29 @@ fn look<'a>(
     if stage_job.end == Some(JobEnd::Complete) {
         return Look::Lost;
     }
+    if let Some(pod) = cause::lost(pods, now) {
+        return Look::NodeLost(pod);
+    }
     match cause::why_not_running(job, &settings.trainer_image, stage_job, pods, seen, now) {
         Some(cause) => Look::Waiting(cause),
         None => Look::Running,
     }
 }
 
+/// The outcome of a pod that found the data to be valid.
+fn prepared(pod: &PodSeen) -> Option<&Outcome> {
+    pod.terminated()?
+        .outcome
+        .as_ref()
+        .filter(|outcome| outcome.reason == OutcomeReason::Succeeded)
+}
+
 /// Takes over what the stage found out. Training begins once this is stored.
-fn record(draft: &mut Draft, pod: &PodSeen) {
-    let Some(outcome) = pod
-        .terminated()
-        .and_then(|terminated| terminated.outcome.as_ref())
-    else {
-        return;
-    };
+fn record(draft: &mut Draft, outcome: &Outcome, settings: &Settings) {
     draft.status.dataset.clone_from(&outcome.dataset);
     draft.status.base_model.clone_from(&outcome.base_model);
     draft.status.plan.clone_from(&outcome.plan);
-    let message = outcome.dataset.as_ref().map_or_else(
+    let mut message = outcome.dataset.as_ref().map_or_else(
         || "The data is valid.".to_owned(),
         |dataset| {
             format!(
@@ -177,6 +192,9 @@ fn record(draft: &mut Draft, pod: &PodSeen) {
             )
         },
     );
+    if let Some(warnings) = warnings::listed(outcome, settings) {
+        message = format!("{message} Warnings: {warnings}");
+    }
     draft.condition(condition::DATASET_VALID, "True", "Prepared", &message);
     draft.forget(condition::PODS_RUNNING);
 }

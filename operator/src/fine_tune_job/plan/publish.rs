@@ -7,6 +7,9 @@ use finetune_crds::adapter::{AdapterSource, Provenance};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
 use finetune_crds::shared::BaseModelReference;
+use jiff::Timestamp;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::super::seen::{AdapterSeen, Seen};
 use super::super::status::Draft;
@@ -20,14 +23,29 @@ pub struct Publication {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its UID, if it exists: an Adapter deleted meanwhile is then not created anew.
-    pub uid: Option<String>,
+    /// The object that was seen, if there was one: an Adapter that was deleted or written meanwhile is looked at again.
+    pub onto: Option<Onto>,
     /// The version.
     pub source: AdapterSource,
     /// The base that it was trained on.
     pub base_model: BaseModelReference,
     /// Where it comes from.
     pub provenance: Provenance,
+}
+
+/// The Adapter that was seen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Onto {
+    /// Its UID.
+    pub uid: String,
+    /// Its version: two jobs that end together must not write over each other.
+    pub resource_version: String,
+}
+
+/// Whether the job that was created at `other`'s time is younger than the own one. Of two that were created in the same
+/// second, all sides take the one with the greater UID for the younger.
+pub fn is_younger(other: (Timestamp, &str), own: (Option<Timestamp>, &str)) -> bool {
+    (Some(other.0), other.1) > own
 }
 
 /// What is to be done once there is a result.
@@ -44,10 +62,10 @@ pub(super) fn plan(job: &Validated, seen: &Seen, mut draft: Draft) -> Plan {
         draft.condition(condition::PUBLISHED, "True", "ModelPublished", &message);
         return end(draft, None);
     };
-    let publication = |uid: Option<String>| Publication {
+    let publication = |onto: Option<Onto>| Publication {
         name: name.clone(),
         namespace: job.namespace.clone(),
-        uid,
+        onto,
         source: AdapterSource {
             uri: result.uri.clone(),
             digest: digest.clone(),
@@ -68,6 +86,7 @@ pub(super) fn plan(job: &Validated, seen: &Seen, mut draft: Draft) -> Plan {
         provenance: Provenance {
             fine_tune_job: job.name.clone(),
             uid: job.uid.clone(),
+            created_at: job.created.map(Time),
             dataset_digest: draft
                 .status
                 .dataset
@@ -109,7 +128,14 @@ pub(super) fn plan(job: &Validated, seen: &Seen, mut draft: Draft) -> Plan {
             draft.condition(condition::PUBLISHED, "False", "Superseded", &message);
             return end(draft, None);
         }
-        AdapterSeen::Present { uid, .. } => Some(publication(Some(uid.clone()))),
+        AdapterSeen::Present {
+            uid,
+            resource_version,
+            ..
+        } => Some(publication(Some(Onto {
+            uid: uid.clone(),
+            resource_version: resource_version.clone(),
+        }))),
     };
     let message = format!("the Adapter {name} has the version {digest}");
     draft.condition(condition::PUBLISHED, "True", "Published", &message);

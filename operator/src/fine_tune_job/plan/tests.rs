@@ -8,7 +8,7 @@ use jiff::ToSpan;
 use rstest::rstest;
 
 use super::super::fixtures::*;
-use super::super::seen::{Child, ContainerSeen, JobSeen, PodSeen, Seen};
+use super::super::seen::{Child, ContainerSeen, JobSeen, ManifestSeen, PodSeen, Seen};
 use super::super::status::condition_of;
 use super::*;
 
@@ -110,7 +110,7 @@ fn what_prepare_found_is_recorded_before_anything_is_trained() {
 #[test]
 fn the_data_is_not_prepared_again_because_its_job_has_gone() {
     let seen = Seen {
-        config_map: ours(()),
+        config_map: ours(manifest()),
         ..Seen::default()
     };
     assert_eq!(
@@ -348,7 +348,7 @@ fn a_run_whose_outcome_was_not_read_is_asked_again(#[case] train: JobSeen) {
     assert_eq!(plan.delete.len(), 1);
     assert_eq!(plan.delete[0].uid, "child-uid");
     let gone = Seen {
-        config_map: ours(()),
+        config_map: ours(manifest()),
         ..Seen::default()
     };
     let next = plan_for(&stored(prepared_job(), &plan), &gone);
@@ -357,18 +357,176 @@ fn a_run_whose_outcome_was_not_read_is_asked_again(#[case] train: JobSeen) {
 
 #[test]
 fn an_image_that_is_no_trainer_fails_instead_of_running_for_ever() {
-    let silent = |stage| vec![ended(stage, 0, None)];
-    for (job, seen) in [
-        (job(), prepare_seen(complete(), silent(Stage::Prepare))),
-        (prepared_job(), train_seen(complete(), silent(Stage::Train))),
-    ] {
-        let plan = plan_for(&job, &seen);
+    let silent = |stage, name: &str| {
+        let pod = ended(stage, 0, None);
+        vec![PodSeen {
+            name: name.to_owned(),
+            ..pod
+        }]
+    };
+    let prepare = plan_for(
+        &job(),
+        &prepare_seen(complete(), silent(Stage::Prepare, "a")),
+    );
+    let first = plan_for(
+        &prepared_job(),
+        &train_seen(complete(), silent(Stage::Train, "a")),
+    );
+    let second = plan_for(
+        &stored(prepared_job(), &first),
+        &train_seen(complete(), silent(Stage::Train, "b")),
+    );
+    for plan in [prepare, second] {
         assert_eq!(
             reason_of(&plan, condition::FAILED),
             Some(("True", "NoOutcome"))
         );
         assert!(plan.delete.is_empty());
     }
+}
+
+#[test]
+fn a_result_whose_outcome_did_not_fit_the_last_words_is_asked_for_once_more() {
+    let pods = vec![ended(Stage::Train, 0, None)];
+    let plan = plan_for(&prepared_job(), &train_seen(complete(), pods));
+    assert_eq!(plan.status.phase, Some(JobPhase::Publishing));
+    assert_eq!(plan.delete.len(), 1);
+    let message = message_of(&plan, condition::PODS_RUNNING);
+    assert!(
+        message.contains("s3://adapters/.finetune/jobs/uid-1/"),
+        "{message}"
+    );
+    // The next pod finds the outcome in storage, prints it and ends.
+    let told = PodSeen {
+        name: "pod-2".to_owned(),
+        ..said(Stage::Train, 0, OutcomeReason::Succeeded)
+    };
+    let next = plan_for(
+        &stored(prepared_job(), &plan),
+        &train_seen(complete(), vec![told]),
+    );
+    assert!(next.status.result.is_some());
+}
+
+#[test]
+fn what_was_odd_about_the_data_is_told_in_the_condition_and_in_one_event() {
+    let mut found = outcome(Stage::Prepare, OutcomeReason::Succeeded);
+    found.warnings = vec![
+        "3 rows repeat an earlier one".to_owned(),
+        "2 rows are cut".to_owned(),
+    ];
+    found.version = Some("0.0.1".to_owned());
+    let seen = prepare_seen(
+        JobSeen::default(),
+        vec![ended(Stage::Prepare, 0, Some(found))],
+    );
+    let plan = plan_for(&job(), &seen);
+    assert_eq!(
+        reason_of(&plan, condition::DATASET_VALID),
+        Some(("True", "Prepared"))
+    );
+    let message = message_of(&plan, condition::DATASET_VALID);
+    for part in [
+        "150 rows to train on",
+        "3 rows repeat an earlier one; 2 rows are cut",
+        "the trainer image trainer:test is 0.0.1, older than the operator",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(plan.events.len(), 1);
+    let event = &plan.events[0];
+    assert!(
+        event.warning && event.reason == "DatasetWarnings" && event.note.contains("2 rows are cut")
+    );
+    let quiet = prepare_seen(
+        JobSeen::default(),
+        vec![said(Stage::Prepare, 0, OutcomeReason::Succeeded)],
+    );
+    assert_eq!(plan_for(&job(), &quiet).events, []);
+}
+
+#[test]
+fn a_manifest_that_somebody_else_wrote_is_replaced_and_said_so() {
+    let mut other = job();
+    other.spec.dataset.train[0].uri = "s3://stolen/rows.jsonl".to_owned();
+    for forged in [Some(manifest_of(&other)), Some(ManifestSeen(None)), None] {
+        let is_forged = forged.is_some();
+        let seen = Seen {
+            config_map: ours(forged.unwrap_or_else(manifest)),
+            ..Seen::default()
+        };
+        let plan = plan_for(&job(), &seen);
+        assert_eq!(plan.delete.len(), usize::from(is_forged));
+        assert_eq!(plan.events.len(), usize::from(is_forged));
+        assert_eq!(plan.create.is_empty(), is_forged, "nothing may start on it");
+        if is_forged {
+            assert_eq!(
+                (plan.delete[0].kind, plan.delete[0].name.as_str()),
+                (DoomedKind::ConfigMap, "support-manifest")
+            );
+            assert!(plan.events[0].warning && plan.events[0].reason == "ManifestReplaced");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_another_version_wrote_is_left() {
+    let text = manifest().0.unwrap();
+    // Another order, and a default that this version would have written.
+    let mut value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    value["spec"].as_object_mut().unwrap().remove("dryRun");
+    let seen = Seen {
+        config_map: ours(ManifestSeen(Some(value.to_string()))),
+        ..Seen::default()
+    };
+    let plan = plan_for(&job(), &seen);
+    assert!(plan.delete.is_empty());
+    assert_eq!(created(&plan), ["support-prepare"]);
+}
+
+#[rstest]
+#[case::config_map(job(), Seen { config_map: Child::Leftover, ..Seen::default() })]
+#[case::prepare(job(), Seen { config_map: ours(manifest()), prepare: Child::Leftover, ..Seen::default() })]
+#[case::train(prepared_job(), Seen { config_map: ours(manifest()), train: Child::Leftover, ..Seen::default() })]
+fn what_an_earlier_job_of_the_same_name_left_is_waited_for(
+    #[case] job: FineTuneJob,
+    #[case] seen: Seen,
+) {
+    let plan = plan_for(&job, &seen);
+    assert!(plan.create.is_empty() && plan.delete.is_empty());
+    assert_eq!(
+        reason_of(&plan, condition::PODS_RUNNING),
+        Some(("False", "EarlierJobTerminating"))
+    );
+    assert_eq!(plan.next_check, Some(PROGRESS_INTERVAL));
+    let warnings: Vec<_> = crate::fine_tune_job::events::between(job.status.as_ref(), &plan.status)
+        .into_iter()
+        .filter(|event| event.warning)
+        .collect();
+    assert_eq!(warnings, []);
+}
+
+#[test]
+fn a_status_says_in_one_word_why_a_job_waits_or_failed() {
+    let quota = Seen {
+        pod_refusal: Some("exceeded quota".into()),
+        ..train_seen(JobSeen::default(), vec![])
+    };
+    let plan = plan_for(&prepared_job(), &quota);
+    assert_eq!(plan.status.reason.as_deref(), Some("PodRefused"));
+    let running = plan_for(
+        &stored(prepared_job(), &plan),
+        &train_seen(JobSeen::default(), vec![running(Stage::Train)]),
+    );
+    assert_eq!(running.status.reason, None);
+    let failed = plan_for(
+        &prepared_job(),
+        &train_seen(
+            failed("PodFailurePolicy", 1),
+            vec![said(Stage::Train, 13, OutcomeReason::Diverged)],
+        ),
+    );
+    assert_eq!(failed.status.reason.as_deref(), Some("Diverged"));
 }
 
 #[rstest]
@@ -390,8 +548,8 @@ fn foreign<T>() -> Child<T> {
 
 #[rstest]
 #[case::config_map(job(), Seen { config_map: foreign(), ..Seen::default() }, "a ConfigMap named support-manifest")]
-#[case::prepare(job(), Seen { config_map: ours(()), prepare: foreign(), ..Seen::default() }, "a Job named support-prepare")]
-#[case::train(prepared_job(), Seen { config_map: ours(()), train: foreign(), ..Seen::default() }, "a Job named support-train")]
+#[case::prepare(job(), Seen { config_map: ours(manifest()), prepare: foreign(), ..Seen::default() }, "a Job named support-prepare")]
+#[case::train(prepared_job(), Seen { config_map: ours(manifest()), train: foreign(), ..Seen::default() }, "a Job named support-train")]
 fn somebody_elses_object_is_left_alone_and_named(
     #[case] job: FineTuneJob,
     #[case] seen: Seen,
@@ -424,6 +582,20 @@ fn a_job_without_a_pod_for_long_is_said_to_be_without() {
 }
 
 #[test]
+fn a_job_that_its_queue_has_just_let_go_is_not_without_a_pod() {
+    let admitted = JobSeen {
+        created: Some(now() - 3600.seconds()),
+        started: Some(now() - 2.seconds()),
+        ..JobSeen::default()
+    };
+    let plan = plan_for(&prepared_job(), &train_seen(admitted, vec![]));
+    assert_eq!(
+        reason_of(&plan, condition::PODS_RUNNING),
+        Some(("False", "Starting"))
+    );
+}
+
+#[test]
 fn a_refused_child_is_final_only_if_it_can_never_be_accepted() {
     let refusal = |is_final| Refusal {
         what: "the Job support-train".into(),
@@ -438,7 +610,20 @@ fn a_refused_child_is_final_only_if_it_can_never_be_accepted() {
             .reason,
         "Refused"
     );
-    assert!(next_check.is_some() && status.phase != Some(JobPhase::Failed));
+    assert_eq!(next_check, Some(PATIENCE));
+    assert_ne!(status.phase, Some(JobPhase::Failed));
+    assert_eq!(status.reason.as_deref(), Some("Refused"));
+    // What is refused for long is tried less and less often.
+    let mut waiting = prepared_job();
+    waiting.status = Some(status.clone());
+    let after = |seconds: i64| refused(&waiting, &refusal(false), now() + seconds.seconds());
+    assert_eq!(after(120).1, Some(std::time::Duration::from_mins(2)));
+    assert_eq!(after(86_400).1, Some(MOST_PATIENCE));
+    assert_eq!(
+        after(120).0,
+        status,
+        "a status that only waits stays as it is"
+    );
     let (status, next_check) = refused(&prepared_job(), &refusal(true), now());
     assert_eq!((status.phase, next_check), (Some(JobPhase::Failed), None));
 }
@@ -454,6 +639,13 @@ fn in_stage(stage: Stage, is: JobSeen, pods: Vec<PodSeen>) -> (FineTuneJob, Seen
 fn children_are_as_they_were_reviewed() {
     let valid = super::super::validate::validate(&job()).unwrap();
     insta::assert_yaml_snapshot!("config_map", config_map::config_map(&valid));
+    // The architecture would be that of the machine on which the test runs.
+    let mut job = job();
+    job.spec
+        .placement
+        .node_selector
+        .insert("kubernetes.io/arch".into(), "amd64".into());
+    let valid = super::super::validate::validate(&job).unwrap();
     insta::assert_yaml_snapshot!(
         "prepare_job",
         stage_job::job(&valid, &settings(), Stage::Prepare)

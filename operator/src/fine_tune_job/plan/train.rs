@@ -1,6 +1,6 @@
 //! The stage that trains. Pure.
 
-use finetune_crds::contract::{Outcome, OutcomeReason, Published, RunPhase, Stage, layout};
+use finetune_crds::contract::{Outcome, OutcomeReason, RunPhase, Stage};
 use finetune_crds::fine_tune_job::{JobPhase, ResultStatus};
 use finetune_crds::names::condition;
 use jiff::Timestamp;
@@ -9,9 +9,10 @@ use super::super::seen::{Child, JobEnd, JobSeen, PodSeen, Seen};
 use super::super::status::Draft;
 use super::super::validate::Validated;
 use super::cause::{self, Cause};
+use super::outcome::{self, Places};
 use super::{
-    DoomedJob, NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, attempts,
-    ensure_config_map, name_clash, stage_job,
+    NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, attempts, doomed_job,
+    ensure_config_map, give_up_lost, leftover, name_clash, stage_job,
 };
 use crate::runtime::Settings;
 
@@ -27,8 +28,10 @@ pub(super) fn plan(
         next_check: Some(SAFETY_INTERVAL),
         ..Plan::default()
     };
-    draft.status.attempts = attempts::update(std::mem::take(&mut draft.status.attempts), seen, now);
-    let may_create = ensure_config_map(job, seen, &mut draft, &mut plan.create);
+    let checkpoint = draft.status.checkpoint.as_ref().map(|known| known.step);
+    let attempts = std::mem::take(&mut draft.status.attempts);
+    draft.status.attempts = attempts::update(attempts, seen, checkpoint, now);
+    let may_create = ensure_config_map(job, seen, &mut draft, &mut plan);
     match &seen.train {
         Child::Absent => {
             draft.phase(JobPhase::Queued);
@@ -38,9 +41,13 @@ pub(super) fn plan(
                     settings,
                     Stage::Train,
                 ))));
-            } else {
-                plan.next_check = Some(PATIENCE);
             }
+        }
+        Child::Leftover => {
+            draft.phase(JobPhase::Queued);
+            let name = stage_job::name(&job.name, Stage::Train);
+            leftover(&mut draft, &format!("a Job named {name}"));
+            plan.next_check = Some(PROGRESS_INTERVAL);
         }
         Child::Foreign { owner } => {
             draft.phase(JobPhase::Queued);
@@ -56,19 +63,41 @@ pub(super) fn plan(
                 .filter(|pod| pod.stage == Stage::Train)
                 .collect();
             if let Some(outcome) = pods.iter().find_map(|pod| success(pod)) {
-                record(job, &mut draft, outcome);
-                // What the watch tells next is our own write of the status.
-                plan.next_check = Some(PROGRESS_INTERVAL);
+                match outcome::places(job, outcome) {
+                    Ok(places) => {
+                        record(job, &mut draft, outcome, places);
+                        // What the watch tells next is our own write of the status.
+                        plan.next_check = Some(PROGRESS_INTERVAL);
+                    }
+                    Err(cause) => {
+                        draft.failed(&cause.reason, &cause.message);
+                        plan.next_check = None;
+                    }
+                }
             } else if let Some(cause) = failure(job, is, &pods, &draft) {
                 draft.failed(&cause.reason, &cause.message);
                 plan.next_check = None;
+            } else if let Some(pod) = pods.iter().find(|pod| attempts::is_silent(pod)) {
+                // What it did may lie in object storage all the same: a new one finds the outcome there, prints it and ends.
+                draft.phase(JobPhase::Publishing);
+                draft.condition(
+                    condition::PODS_RUNNING,
+                    "False",
+                    attempts::SILENT,
+                    &format!(
+                        "the pod {} ended well and its outcome cannot be read; another one looks for it in {}",
+                        pod.name, job.job_uri
+                    ),
+                );
+                plan.delete.push(doomed_job(&job.name, Stage::Train, uid));
             } else if is.end == Some(JobEnd::Complete) {
                 // The pod went before its outcome was read. A new one prints it and ends.
                 draft.phase(JobPhase::Publishing);
-                plan.delete.push(DoomedJob {
-                    name: stage_job::name(&job.name, Stage::Train),
-                    uid: uid.clone(),
-                });
+                plan.delete.push(doomed_job(&job.name, Stage::Train, uid));
+            } else if let Some(pod) = cause::lost(&pods, now) {
+                draft.phase(JobPhase::Queued);
+                draft.forget(condition::PROGRESS_REPORTED);
+                plan.delete = give_up_lost(job, Stage::Train, uid, pod, &mut draft);
             } else if let Some(cause) =
                 cause::why_not_running(job, &settings.trainer_image, is, &pods, seen, now)
             {
@@ -106,8 +135,8 @@ fn failure(
 ) -> Option<Cause> {
     if let Some(step) = attempts::out_of_memory_twice(&draft.status.attempts) {
         let at = step.map_or_else(
-            || "before the first step".to_owned(),
-            |step| format!("after step {step}"),
+            || "before the first checkpoint".to_owned(),
+            |step| format!("after the checkpoint of step {step}"),
         );
         let last = pods
             .iter()
@@ -124,11 +153,14 @@ fn failure(
     if let Some(cause) = cause::end_of_job(job, stage_job, pods) {
         return Some(cause);
     }
-    // A pod that ended well without saying so would be replaced for ever.
+    // A pod that ended well without saying so is asked again once; a second one would be replaced for ever. One that speaks
+    // for another job is not asked at all.
+    let asked_before = attempts::silent(&draft.status.attempts) > 1;
     pods.iter().find_map(|pod| {
         let terminated = pod.terminated()?;
-        let silent = terminated.exit_code == 0 && terminated.outcome.is_none();
-        silent.then(|| cause::end_of_pod(job, pod, terminated))
+        let told = terminated.exit_code == 0 && terminated.stranger.is_some();
+        (told || attempts::is_silent(pod) && asked_before)
+            .then(|| cause::end_of_pod(job, pod, terminated))
     })
 }
 
@@ -181,27 +213,13 @@ fn running(draft: &mut Draft, seen: &Seen) {
 }
 
 /// Takes over what came out. It is handed to the Adapter once this is stored.
-///
-/// The trainer says digests. Where they lie is not its word but follows from the manifest.
-fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
-    let digest = |published: &Option<Published>| {
-        let published = published.as_ref();
-        published.map(|published| published.digest.clone())
-    };
-    let (adapter_digest, model_digest) = (digest(&outcome.adapter), digest(&outcome.model));
-    let output = job.spec.output.as_ref();
-    let output_uri = output.and_then(|output| output.uri.as_deref());
-    let output_uri = output_uri.unwrap_or_default();
-    let adapter = job.adapter.as_ref().zip(adapter_digest.as_ref());
-    let adapter_uri = adapter.map(|(name, digest)| {
-        let folder = layout::adapter_folder(output_uri, &job.namespace, name);
-        layout::published_folder(&folder, digest)
-    });
-    let model_uri = model_digest.as_ref().map(|digest| {
-        let folder = layout::model_folder(output_uri, &job.namespace, &job.name);
-        layout::published_folder(&folder, digest)
-    });
-    let Some(uri) = adapter_uri.as_ref().or(model_uri.as_ref()) else {
+fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome, places: Places) {
+    let Places {
+        adapter,
+        model,
+        gguf_adapter,
+    } = places;
+    let Some((_, uri)) = adapter.as_ref().or(model.as_ref()) else {
         draft.failed(
             "NoResult",
             "the trainer says that it succeeded but names neither an adapter nor a model",
@@ -223,15 +241,16 @@ fn record(job: &Validated, draft: &mut Draft, outcome: &Outcome) {
     {
         draft.status.base_model.get_or_insert_default().digest = Some(digest);
     }
-    let wants_gguf = output.is_some_and(|output| output.gguf_adapter);
-    let gguf_folder = adapter_uri.as_ref().filter(|_| wants_gguf);
     draft.status.result = Some(ResultStatus {
-        adapter_digest,
-        model_digest,
         uri: uri.clone(),
-        merged_model_uri: adapter_uri.as_ref().and(model_uri.clone()),
-        gguf_adapter_uri: gguf_folder.map(|folder| format!("{folder}{}", layout::ADAPTER_GGUF)),
-        adapter_name: adapter_uri.as_ref().and(job.adapter.clone()),
+        merged_model_uri: adapter
+            .as_ref()
+            .and(model.as_ref())
+            .map(|(_, uri)| uri.clone()),
+        gguf_adapter_uri: gguf_adapter,
+        adapter_name: adapter.as_ref().and(job.adapter.clone()),
+        adapter_digest: adapter.map(|(digest, _)| digest),
+        model_digest: model.map(|(digest, _)| digest),
         job_uri: job.job_uri.clone(),
     });
     draft.forget(condition::PODS_RUNNING);
