@@ -75,6 +75,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     server::start(arguments.listen, Arc::clone(&metrics), readiness.clone()).await?;
     let client = client::connect(&metrics).await?;
     let replica = replica_name(&arguments);
+    metrics.leading(&arguments.lease_name, false);
     let mut candidate = Candidate::new(
         client.clone(),
         lease::Settings {
@@ -94,7 +95,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         () = candidate.acquire(|| readiness.done(FIRST_ANSWER)) => {}
         () = shutdown.cancelled() => return Ok(()),
     }
-    metrics.leading(true);
+    metrics.leading(&arguments.lease_name, true);
     tracing::info!("leading");
     let controllers = async {
         let watch = tokio::select! {

@@ -31,7 +31,7 @@ pub struct Metrics {
     retries: IntCounterVec,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
-    leader: IntGauge,
+    leader: IntGaugeVec,
     /// FineTuneJobs by phase, refreshed at each reading from the watch's store.
     pub fine_tune_jobs: IntGaugeVec,
     /// Phases that FineTuneJobs have entered.
@@ -134,9 +134,11 @@ impl Metrics {
                 &["method"],
                 seconds,
             )?,
-            leader: IntGauge::new(
+            leader: gauge(
+                &registry,
                 "leader_election_master_status",
-                "1 while this process holds the lease.",
+                "1 while this process holds the Lease of that name.",
+                &["name"],
             )?,
             fine_tune_jobs: gauge(
                 &registry,
@@ -159,7 +161,6 @@ impl Metrics {
             refreshes: Mutex::default(),
             registry: registry.clone(),
         };
-        registry.register(Box::new(metrics.leader.clone()))?;
         for phase in JobPhase::ALL {
             metrics
                 .fine_tune_job_transitions
@@ -204,9 +205,11 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// Whether this process leads.
-    pub fn leading(&self, leads: bool) {
-        self.leader.set(i64::from(leads));
+    /// Whether this process holds the Lease of that name.
+    pub fn leading(&self, lease: &str, leads: bool) {
+        self.leader
+            .with_label_values(&[lease])
+            .set(i64::from(leads));
     }
 
     /// A controller of this process, and how many reconciles it may do at once.
@@ -324,6 +327,18 @@ mod tests {
         );
         assert!(text.contains("workqueue_retries_total{name=\"x\"} 1"));
         assert!(text.contains("finetune_jobs{phase=\"Training\"} 7"));
+    }
+
+    #[test]
+    fn the_lease_that_is_held_is_told_by_its_name() {
+        let metrics = Metrics::new().unwrap();
+        metrics.leading("finetune-operator", false);
+        let held = |value: i64| {
+            format!("leader_election_master_status{{name=\"finetune-operator\"}} {value}")
+        };
+        assert!(metrics.text().unwrap().contains(&held(0)));
+        metrics.leading("finetune-operator", true);
+        assert!(metrics.text().unwrap().contains(&held(1)));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub struct Metrics {
     gradient_norm: Gauge,
     tokens: IntCounter,
     step_seconds: Histogram,
+    step_started: Gauge,
     loss_spikes: IntCounter,
     peak_memory: IntGauge,
 }
@@ -50,6 +51,10 @@ impl Metrics {
                 HistogramOpts::new("finetune_step_seconds", "Duration of an optimiser step.")
                     .buckets(seconds),
             )?,
+            step_started: Gauge::new(
+                "finetune_training_step_started_timestamp_seconds",
+                "Unix time at which the step that is being computed began; NaN while none is.",
+            )?,
             loss_spikes: IntCounter::new(
                 "finetune_loss_spikes_total",
                 "Steps of this process whose loss stood out far above those before.",
@@ -62,7 +67,8 @@ impl Metrics {
         metrics.loss.set(f64::NAN);
         metrics.validation_loss.set(f64::NAN);
         metrics.gradient_norm.set(f64::NAN);
-        let collectors: [Box<dyn prometheus::core::Collector>; 9] = [
+        metrics.step_started.set(f64::NAN);
+        let collectors: [Box<dyn prometheus::core::Collector>; 10] = [
             Box::new(metrics.step.clone()),
             Box::new(metrics.loss.clone()),
             Box::new(metrics.validation_loss.clone()),
@@ -70,6 +76,7 @@ impl Metrics {
             Box::new(metrics.gradient_norm.clone()),
             Box::new(metrics.tokens.clone()),
             Box::new(metrics.step_seconds.clone()),
+            Box::new(metrics.step_started.clone()),
             Box::new(metrics.loss_spikes.clone()),
             Box::new(metrics.peak_memory.clone()),
         ];
@@ -79,8 +86,14 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// A step begins.
+    pub(super) fn step_begins(&self, time: jiff::Timestamp) {
+        self.step_started.set(time.as_duration().as_secs_f64());
+    }
+
     /// A step is done.
     pub(super) fn step(&self, step: &Step) {
+        self.step_started.set(f64::NAN);
         self.step.set(step.step as i64);
         self.loss.set(step.loss);
         self.learning_rate.set(step.learning_rate);
@@ -107,5 +120,37 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_while_a_step_is_computed_its_beginning_is_told() {
+        let metrics = Metrics::new().unwrap();
+        let started = || metrics.step_started.get();
+        assert!(started().is_nan());
+        metrics.step_begins(jiff::Timestamp::from_millisecond(1_500).unwrap());
+        assert!((started() - 1.5).abs() < 1e-9);
+        metrics.step(&Step {
+            step: 1,
+            epoch: 0.5,
+            loss: 1.0,
+            learning_rate: 0.1,
+            gradient_norm: 1.0,
+            tokens: 10,
+            duration: Duration::from_secs(1),
+        });
+        assert!(started().is_nan());
+        assert!(
+            metrics
+                .text()
+                .unwrap()
+                .contains("finetune_training_step_started_timestamp_seconds NaN")
+        );
     }
 }

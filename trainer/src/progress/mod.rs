@@ -104,6 +104,11 @@ impl Reporter {
         self.shared.terminal.start(step, total_steps);
     }
 
+    /// A step begins.
+    pub fn step_begins(&self, time: jiff::Timestamp) {
+        self.shared.metrics.step_begins(time);
+    }
+
     /// A step is done.
     pub fn step(&self, step: &Step) {
         let tokens_per_second = lock(&self.shared.speed).after(step);

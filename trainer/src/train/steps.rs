@@ -182,6 +182,7 @@ fn make_step(
     spikes: &mut Spikes,
 ) -> Result<Option<Row>, Failure> {
     let started = Instant::now();
+    run.reporter.step_begins((run.now)());
     let rate = learning_rate(
         plan.schedule,
         plan.learning_rate,
