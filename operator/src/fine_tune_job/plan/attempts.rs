@@ -187,8 +187,8 @@ mod tests {
         assert!(next.create.is_empty());
     }
 
-    fn out_of_memory_at(checkpoints: [Option<i64>; 2]) -> Option<Option<i64>> {
-        let attempts: Vec<_> = checkpoints
+    fn out_of_memory_at(checkpoints: [Option<i64>; 2]) -> Vec<Attempt> {
+        checkpoints
             .into_iter()
             .zip([17, 23])
             .map(|(checkpoint_step, step)| Attempt {
@@ -197,20 +197,31 @@ mod tests {
                 checkpoint_step,
                 ..Attempt::default()
             })
-            .collect();
-        out_of_memory_twice(&attempts)
+            .collect()
     }
 
     #[test]
     fn memory_that_runs_out_with_a_checkpoint_in_between_is_tried_again() {
-        assert_eq!(out_of_memory_at([None, Some(20)]), None);
-        assert_eq!(out_of_memory_at([Some(10), Some(20)]), None);
+        assert_eq!(
+            out_of_memory_twice(&out_of_memory_at([None, Some(20)])),
+            None
+        );
+        assert_eq!(
+            out_of_memory_twice(&out_of_memory_at([Some(10), Some(20)])),
+            None
+        );
     }
 
     #[test]
     fn memory_that_runs_out_twice_after_one_checkpoint_ends_the_run_whatever_step_was_read_last() {
-        assert_eq!(out_of_memory_at([None, None]), Some(None));
-        assert_eq!(out_of_memory_at([Some(10), Some(10)]), Some(Some(10)));
+        assert_eq!(
+            out_of_memory_twice(&out_of_memory_at([None, None])),
+            Some(None)
+        );
+        assert_eq!(
+            out_of_memory_twice(&out_of_memory_at([Some(10), Some(10)])),
+            Some(Some(10))
+        );
     }
 
     #[test]

@@ -43,7 +43,6 @@ pub(super) fn plan(
                 "The data is being checked.",
             );
         }
-        Child::Absent => {}
         Child::Leftover => {
             let name = stage_job::name(&job.name, Stage::Prepare);
             leftover(&mut draft, &format!("a Job named {name}"));
@@ -54,7 +53,7 @@ pub(super) fn plan(
             name_clash(&mut draft, &format!("a Job named {name}"), owner);
             plan.next_check = Some(PATIENCE);
         }
-        Child::Ours { deleting: true, .. } => {}
+        Child::Absent | Child::Ours { deleting: true, .. } => {}
         Child::Ours { uid, is, .. } => {
             let pods: Vec<&PodSeen> = seen
                 .pods
