@@ -41,20 +41,22 @@ local_base() {
 }
 
 build() { # operator|trainer
-  local context=$work/$1 tag libtorch absent
+  local context=$work/$1 binary tag libtorch absent
   [ -x "$binaries/$1" ] || die "$binaries/$1 does not exist: run \`cargo build --release -p $1\`"
-  mkdir "$context"
-  cp "$binaries/$1" "$context/"
-  strip "$context/$1"
+  binary=$context/bin/$1
+  mkdir -p "$context/bin"
+  cp "$binaries/$1" "$binary"
+  strip "$binary"
   case $1 in
     operator) tag=localhost/finetune-operator:dev ;;
     trainer)
       tag=localhost/finetune-trainer:dev
       libtorch=$("$here/fetch-libtorch.sh")
-      mkdir "$context/lib"
-      ln "$libtorch"/lib/{libtorch_cpu.so,libc10.so,libgomp.so.1,libcudart.so.13,libcupti.so.13} "$context/lib/" ;;
+      mkdir -p "$context/lib/libtorch"
+      ln "$libtorch"/lib/{libtorch_cpu.so,libc10.so,libgomp.so.1,libcudart.so.13,libcupti.so.13} "$context/lib/libtorch/" ;;
   esac
-  absent=$(LD_LIBRARY_PATH=$context/lib ldd "$context/$1" | awk '/not found/ {print $1}')
+  # As in the image: bin/ and lib/ side by side, and no variable that says where to look.
+  absent=$(env -u LD_LIBRARY_PATH ldd "$binary" | awk '/not found/ {print $1}')
   [ -z "$absent" ] || die "$binaries/$1 needs libraries that its image would not have: ${absent//$'\n'/ }"
   image_archive "$tag" "$here/$1.Containerfile" "$context" --build-arg "BASE=$base"
 }

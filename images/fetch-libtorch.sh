@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches libtorch 2.11.0 for building and running the trainer, and prints its folder: fetch-libtorch.sh
 #
-#   export LIBTORCH=$(images/fetch-libtorch.sh) LD_LIBRARY_PATH=$LIBTORCH/lib
+#   export LIBTORCH=$(images/fetch-libtorch.sh)    # to build; to run a test by hand also LD_LIBRARY_PATH=$LIBTORCH/lib
 # The folder ($FINETUNE_CACHE/libtorch-2.11.0, default cache: ~/.cache/finetune-operator) has include/ and lib/ with the
 # CPU libraries, taken out of wheels pinned by digest. x86-64 only. Does nothing if it is there.
 set -euo pipefail

@@ -8,7 +8,6 @@ reference has another one. The templates stay where pip has put them.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -66,8 +65,7 @@ def ours(trainer, folder, base, row, marks):
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     command = [trainer, "prepare", "--file", folder / "job.yaml", "--work", work, "--cache", folder / "cache"]
-    environment = os.environ | {"LD_LIBRARY_PATH": os.environ.get("TRAINER_LIBRARY_PATH", "")}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         return None, ended.stderr.strip().splitlines()[-1]
     tensors = load_file(work / "scratch/prepared/tokens.safetensors")

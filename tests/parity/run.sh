@@ -16,7 +16,7 @@ reference() { env -u LD_LIBRARY_PATH "$environment/bin/python" "$@"; }
 
 reference tests/parity/make_fixtures.py --check
 
-TRAINER_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" reference tests/parity/published_templates.py target/release/trainer trainer/tests/fixtures/tiny-llama
+reference tests/parity/published_templates.py target/release/trainer trainer/tests/fixtures/tiny-llama
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

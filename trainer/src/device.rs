@@ -25,6 +25,36 @@ pub fn compute_kind(compute_type: ComputeType) -> Kind {
     }
 }
 
+/// The type in which a run computes that was begun, at another try, in `begun_in`. A run keeps its type, wherever it goes on:
+/// its numbers and the type that its adapter is proven in would otherwise change in the middle.
+pub fn kind_of_run(compute_type: ComputeType, begun_in: Option<ComputeType>) -> Kind {
+    let here = compute_kind(compute_type);
+    let Some(begun_in) = begun_in
+        .map(compute_kind)
+        .filter(|begun_in| *begun_in != here)
+    else {
+        return here;
+    };
+    let slowly = match begun_in {
+        Kind::BFloat16 => ", slowly: this processor has no instructions for it",
+        _ => "",
+    };
+    tracing::warn!(
+        "training.computeType {compute_type:?} means {} on this machine, but the run was begun in {} and goes on in that{slowly}",
+        kind_name(here),
+        kind_name(begun_in),
+    );
+    begun_in
+}
+
+/// The name of a type in a manifest.
+pub fn compute_type(kind: Kind) -> ComputeType {
+    match kind {
+        Kind::BFloat16 => ComputeType::BFloat16,
+        _ => ComputeType::Float32,
+    }
+}
+
 /// The name that manifests of other tools have for a type.
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {

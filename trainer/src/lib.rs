@@ -26,6 +26,7 @@ pub mod peft;
 pub mod prepare;
 pub mod progress;
 pub mod serve;
+pub mod stop;
 pub mod template;
 pub mod tokenize;
 pub mod train;

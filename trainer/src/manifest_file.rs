@@ -58,20 +58,74 @@ pub enum Error {
         /// All of them, each with its line.
         faults: Vec<(Option<usize>, Fault)>,
     },
+    /// The spec is not the one that the command line names.
+    #[error(
+        "{}: spec has the digest {found}, but --spec-digest is {expected}: {}",
+        path.display(),
+        why_other(unknown)
+    )]
+    OtherSpec {
+        /// The file.
+        path: PathBuf,
+        /// The digest of its spec.
+        found: String,
+        /// That of the spec that was meant.
+        expected: String,
+        /// Its fields that are not known here.
+        unknown: Vec<String>,
+    },
+}
+
+/// Refuses a cluster's manifest whose spec is not the one that was meant, and names the fields of it that are not known here.
+fn hold_to(path: &Path, expected: &str, found: &str, unknown: Vec<String>) -> Result<(), Error> {
+    if found != expected {
+        return Err(Error::OtherSpec {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+            unknown,
+        });
+    }
+    if !unknown.is_empty() {
+        tracing::warn!(
+            "{}: this trainer ({}) does not know {} and passes over what they say: its image is older than the operator; give both the same version",
+            path.display(),
+            env!("CARGO_PKG_VERSION"),
+            unknown.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Why a spec may have another digest than was meant.
+fn why_other(unknown: &[String]) -> String {
+    if unknown.is_empty() {
+        return "somebody has changed the manifest since; delete it, and the operator writes it again".to_owned();
+    }
+    format!(
+        "this trainer ({}) does not know {}, on which the training depends; use a trainer image of the operator's version",
+        env!("CARGO_PKG_VERSION"),
+        unknown.join(", ")
+    )
 }
 
 impl Job {
-    /// Reads and checks the manifest at `path`.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads and checks the manifest at `path`. Where `spec_digest` is given, the manifest is a cluster's and its spec must have
+    /// this digest; a field that is not known here is then a warning, for the operator may be newer than this trainer.
+    pub fn read(path: &Path, spec_digest: Option<&str>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, path)
+        Self::parse_as(&text, path, spec_digest)
     }
 
-    /// The same for a text; `path` is for messages only.
+    /// The same for the text of a manifest that was written by hand; `path` is for messages only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        Self::parse_as(text, path, None)
+    }
+
+    fn parse_as(text: &str, path: &Path, expected_digest: Option<&str>) -> Result<Self, Error> {
         let raw: Value = from_yaml(text, path)?;
         let faults = faults_of_kind(&raw);
         if !faults.is_empty() {
@@ -79,6 +133,11 @@ impl Job {
         }
         let fine_tune_job: FineTuneJob = from_yaml(text, path)?;
         let mut faults = unknown_fields(&raw, &fine_tune_job.spec);
+        let spec_digest = fine_tune_job.spec.digest();
+        if let Some(expected) = expected_digest {
+            let unknown: Vec<String> = faults.drain(..).map(|fault| fault.field).collect();
+            hold_to(path, expected, &spec_digest, unknown)?;
+        }
         let name = fine_tune_job.metadata.name.unwrap_or_default();
         faults.extend(validate(&name, &fine_tune_job.spec));
         if !faults.is_empty() {
@@ -88,7 +147,6 @@ impl Job {
             .metadata
             .namespace
             .unwrap_or_else(|| "default".to_owned());
-        let spec_digest = fine_tune_job.spec.digest();
         let uid = fine_tune_job
             .metadata
             .uid
@@ -355,6 +413,47 @@ spec:
         assert!(
             message.contains("line 13: spec.method.lora.rnak"),
             "{message}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_field_of_a_clusters_manifest_is_passed_over_and_by_hand_refused() {
+        let path = Path::new("job.yaml");
+        let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+        let newer = format!("{GOOD}  suspend: false\n");
+        let job = Job::parse_as(&newer, path, Some(&digest)).unwrap();
+        assert_eq!(job.spec_digest, digest);
+        assert!(refusal(&newer).contains("spec.suspend"));
+    }
+
+    #[test]
+    fn a_manifest_of_another_digest_is_refused_with_both() {
+        let path = Path::new("job.yaml");
+        let meant = format!("sha256:{}", "0".repeat(64));
+        let found = Job::parse(GOOD, path).unwrap().spec_digest;
+        let message = Job::parse_as(GOOD, path, Some(&meant))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(&meant) && message.contains(&found),
+            "{message}"
+        );
+        let newer = format!("{GOOD}  novelty: 3\n");
+        let message = Job::parse_as(&newer, path, Some(&meant))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("does not know spec.novelty"), "{message}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_clusters_manifest_is_refused_too() {
+        let path = Path::new("job.yaml");
+        let text = GOOD.replace("rank: 4", "rank: 0");
+        let job: FineTuneJob = from_yaml(&text, path).unwrap();
+        let error = Job::parse_as(&text, path, Some(&job.spec.digest())).unwrap_err();
+        assert!(
+            error.to_string().contains("spec.method.lora.rank"),
+            "{error}"
         );
     }
 

@@ -243,6 +243,56 @@ fn the_golden_file_tells_the_adapter_from_the_base() {
 }
 
 #[test]
+fn a_run_of_a_single_step_learns() {
+    let bench = Bench::new(1);
+    bench.run("train").succeeded();
+    let [version] = bench.versions().try_into().unwrap();
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(version.join("golden.json")).unwrap()).unwrap();
+    for sample in golden["samples"].as_array().unwrap() {
+        assert_ne!(sample["base"], sample["adapter"]);
+    }
+    let row: Value = serde_json::from_str(bench.read("metrics.jsonl").trim()).unwrap();
+    assert!(row["learningRate"].as_f64() > Some(0.0), "{row}");
+}
+
+#[test]
+fn the_binary_finds_its_libraries_without_a_variable_that_names_them() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_trainer"))
+        .env_clear()
+        .arg("--version")
+        .output()
+        .unwrap();
+    let ended = bench::Ended::from(output).succeeded();
+    assert!(ended.stdout.starts_with("trainer "), "{}", ended.stdout);
+}
+
+#[test]
+fn a_clusters_manifest_must_have_its_digest_and_may_have_fields_of_a_newer_operator() {
+    let bench = Bench::new(2);
+    let prepared = bench.run("prepare").succeeded().outcome();
+    let digest = prepared["specDigest"].as_str().unwrap();
+    let mut job: Value =
+        serde_json::from_str(&std::fs::read_to_string(bench.job()).unwrap()).unwrap();
+    job["spec"]["novelty"] = false.into();
+    bench.write_job(&job);
+    bench.run("train").refused(&["spec.novelty is not a field"]);
+    let other = format!("sha256:{}", "0".repeat(64));
+    bench
+        .run_with("train", &["--spec-digest", &other])
+        .refused(&[digest, &other, "spec.novelty"]);
+    let trained = bench
+        .run_with("train", &["--spec-digest", digest])
+        .succeeded();
+    assert!(
+        trained.stderr.contains("does not know spec.novelty")
+            && trained.stderr.contains("older than the operator"),
+        "{}",
+        trained.stderr
+    );
+}
+
+#[test]
 fn progress_and_metrics_are_served_while_it_trains() {
     let bench = Bench::new(100_000);
     let mut trainer = bench

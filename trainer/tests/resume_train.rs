@@ -12,7 +12,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bench::Bench;
+use bench::{Bench, send};
+use finetune_artifacts::manifest::Manifest;
 use rand::{Rng, SeedableRng};
 
 const STEPS: usize = 120;
@@ -114,7 +115,7 @@ fn told_to_stop_it_saves_and_exits_as_preempted_and_goes_on_when_started_again()
         .spawn()
         .unwrap();
     wait_until("the first checkpoint", || torn.checkpoints() > 0);
-    terminate(trainer.id());
+    send(trainer.id(), "TERM");
     let ended = bench::Ended::from(trainer.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(11), "{}", ended.stderr);
     let outcome: serde_json::Value =
@@ -166,6 +167,46 @@ fn killed_between_upload_and_outcome_the_result_is_found() {
 }
 
 #[test]
+fn a_run_goes_on_in_the_type_in_which_it_was_begun_on_another_machine() {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["spec"]["training"]["maxSteps"] = STEPS.into();
+        job["spec"]["training"]["computeType"] = "Auto".into();
+    });
+    let mut trainer = bench.spawn("train");
+    wait_until("the first checkpoint", || bench.checkpoints() > 0);
+    trainer.kill().unwrap();
+    trainer.wait().unwrap();
+    let mut begun_in = "";
+    for folder in bench.complete_checkpoints() {
+        let path = folder.join("state.json");
+        let state = std::fs::read_to_string(&path).unwrap();
+        let (here, there) = match state.contains("\"Float32\"") {
+            true => ("\"Float32\"", "\"BFloat16\""),
+            false => ("\"BFloat16\"", "\"Float32\""),
+        };
+        assert!(state.contains(here), "{state}");
+        std::fs::write(path, state.replace(here, there)).unwrap();
+        std::fs::remove_file(folder.join("manifest.json")).unwrap();
+        let manifest = Manifest::of_folder(&folder).unwrap();
+        std::fs::write(folder.join("manifest.json"), manifest.to_bytes()).unwrap();
+        begun_in = there.trim_matches('"');
+    }
+    let ended = bench.run("train").succeeded();
+    assert!(
+        ended
+            .stderr
+            .contains(&format!("the run was begun in {}", begun_in.to_lowercase())),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(bench.read_json("plan.json")["computeType"], begun_in);
+    let [version] = bench.versions().try_into().unwrap();
+    let golden = std::fs::read_to_string(version.join("golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    assert_eq!(golden["dtype"], begun_in.to_lowercase());
+}
+
+#[test]
 fn a_newer_claim_stops_the_older_run_before_it_completes_anything() {
     let bench = Bench::new(100_000);
     let older = bench.command("train").spawn().unwrap();
@@ -199,7 +240,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 
     let mut trainer = bench.command("train").spawn().unwrap();
     std::thread::sleep(Duration::from_secs(3));
-    terminate(trainer.id());
+    send(trainer.id(), "TERM");
     let ended = bench::Ended::from({
         trainer.stdin.take();
         trainer.wait_with_output().unwrap()
@@ -218,12 +259,4 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "no sign of {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn terminate(process: u32) {
-    let killed = std::process::Command::new("kill")
-        .args(["-TERM", &process.to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
 }

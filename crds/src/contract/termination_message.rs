@@ -324,7 +324,10 @@ mod tests {
             let read: Outcome = serde_json::from_str(&said).unwrap();
             prop_assert_eq!(read.adapter.unwrap().digest, digest('a'));
             prop_assert_eq!(read.model.unwrap().digest, digest('b'));
-            prop_assert_eq!(read.progress.unwrap().loss, float);
+            // Reading a number may change its last digit.
+            let near = |read: f64, said: f64| (read - said).abs() <= 1e-15 * said.abs();
+            let loss = read.progress.unwrap().loss;
+            prop_assert!(loss == float || loss.zip(float).is_some_and(|(read, said)| near(read, said)));
         }
     }
 }

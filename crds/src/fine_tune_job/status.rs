@@ -160,6 +160,12 @@ pub struct PlanStatus {
     /// Rows after packing; absent where rows are not packed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed_rows: Option<i64>,
+    /// Optimiser steps between checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_steps: Option<i64>,
+    /// The type in which the run computes, also where it goes on on another machine; known once it trains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_type: Option<String>,
 }
 
 /// How far a run is.

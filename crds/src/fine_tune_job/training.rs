@@ -39,7 +39,8 @@ pub struct Training {
     pub learning_rate: Option<f64>,
     /// How the learning rate moves after the warm-up, as Hugging Face computes it.
     pub schedule: Schedule,
-    /// The share of the steps, rounded up, over which the learning rate rises from 0.
+    /// The share of the steps, rounded up, over which the learning rate rises from 0. One step is always left after them, where
+    /// Hugging Face leaves none: a run of a single step would otherwise learn nothing.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub warmup_fraction: f64,
     /// AdamW's decoupled weight decay; not on biases and norms.
@@ -50,7 +51,8 @@ pub struct Training {
     pub max_gradient_norm: f64,
     /// How the optimiser holds its state.
     pub optimizer: Optimizer,
-    /// The type of activations and of a dense base.
+    /// The type of activations and of a dense base. A run keeps what `Auto` came to on the machine on which it began, wherever it
+    /// goes on.
     pub compute_type: ComputeType,
     /// NEFTune (Jain et al., 2023): the strength of uniform noise on the embedded tokens in training, 5 to 15 in the paper. Absent:
     /// none.
@@ -142,7 +144,9 @@ pub enum ComputeType {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Checkpoint {
-    /// Steps between checkpoints.
+    /// Steps between checkpoints. A run with no more steps than that makes one at each quarter of its steps, so that it has one
+    /// before its end. One that fails, or whose predecessors cannot be deleted, is a warning and is tried again when the next
+    /// one is due; the run ends once three in a row have failed and the newest is half an hour old.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub every_steps: i64,
     /// Seconds after which one is made even if the steps have not come round.

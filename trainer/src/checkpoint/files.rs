@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
+use finetune_crds::fine_tune_job::ComputeType;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::optimizer;
-use crate::train::metrics_log::MetricsLog;
+use crate::train::metrics_log::{MetricsLog, Row};
 
-use super::{Best, Checkpoint, Identity, RunState};
+use super::{Best, Checkpoint, Conduct, Identity, RunState};
 
 const TENSORS: &str = "state.safetensors";
-const STATE: &str = "state.json";
+pub(super) const STATE: &str = "state.json";
 const METRICS: &str = "metrics.jsonl";
 const EVENTS: &str = "events.tfevents";
 const VALUES: &str = "parameters";
@@ -29,6 +30,22 @@ struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best_step: Option<u64>,
     identity: Identity,
+    /// A line of `metrics.jsonl`, to be read as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unvalidated: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compute_type: Option<ComputeType>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dealing: Option<u32>,
+}
+
+/// How the run computes whose `state.json` has these bytes.
+pub(super) fn conduct(state: &[u8]) -> Option<Conduct> {
+    let state: State = serde_json::from_slice(state).ok()?;
+    Some(Conduct {
+        compute_type: state.compute_type?,
+        dealing: state.dealing?,
+    })
 }
 
 /// Writes all files of a checkpoint into `folder`.
@@ -62,6 +79,13 @@ pub(super) fn write(folder: &Path, identity: &Identity, run: &RunState<'_>) -> R
         step: run.optimizer.steps(),
         best_step: run.best.map(|best| best.step),
         identity: identity.clone(),
+        unvalidated: run
+            .unvalidated
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(Failure::internal)?,
+        compute_type: Some(run.conduct.compute_type),
+        dealing: Some(run.conduct.dealing),
     };
     std::fs::write(
         folder.join(STATE),
@@ -108,6 +132,11 @@ pub(super) fn read(
         optimizer,
         best,
         metrics: MetricsLog::parse(&metrics, events).map_err(Failure::internal)?,
+        unvalidated: state
+            .unvalidated
+            .map(|line| Row::parse(&line))
+            .transpose()
+            .map_err(Failure::internal)?,
     })
 }
 

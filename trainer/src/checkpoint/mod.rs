@@ -1,8 +1,9 @@
 //! Checkpoints: a run's state at a step, complete or absent.
 //!
 //! `attempts/<N>/checkpoints/<step>/` holds `state.safetensors` (weights, the optimiser's state and, with early stopping,
-//! the best weights), `state.json`, `metrics.jsonl` and `events.tfevents`; `manifest.json` comes last and makes them count. What a manifest does not name is never read. The position in the data is the step itself:
-//! the rows of a step are a pure function of seed and step.
+//! the best weights), `state.json`, `metrics.jsonl` and `events.tfevents`; `manifest.json` comes last and makes them count.
+//! What a manifest does not name is never read. The position in the data is the step itself: the rows of a step are a pure
+//! function of seed and step.
 
 mod files;
 
@@ -12,12 +13,13 @@ use bytes::Bytes;
 use finetune_artifacts::manifest::Manifest;
 use finetune_artifacts::store::Store;
 use finetune_crds::contract::{OutcomeReason, layout};
+use finetune_crds::fine_tune_job::ComputeType;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Attempt, number_of};
 use crate::failure::Failure;
 use crate::optimizer::{Optimizer, Parameters};
-use crate::train::metrics_log::MetricsLog;
+use crate::train::metrics_log::{MetricsLog, Row};
 use crate::workplace::Workplace;
 
 /// What a checkpoint belongs to. A run never goes on from another one's.
@@ -48,6 +50,19 @@ pub struct RunState<'run> {
     pub metrics: &'run MetricsLog,
     /// With early stopping: the best weights so far.
     pub best: Option<&'run Best>,
+    /// The row of the last step where its validation is still to be done; then `metrics` does not have it yet.
+    pub unvalidated: Option<&'run Row>,
+    /// How the run computes.
+    pub conduct: Conduct,
+}
+
+/// What must not change within a run, though neither manifest nor data say it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Conduct {
+    /// What `computeType` `Auto` came to, or what the manifest says.
+    pub compute_type: ComputeType,
+    /// Which way rows are dealt to steps ([`crate::train::plan::DEALING`]).
+    pub dealing: u32,
 }
 
 /// The weights that had the lowest validation loss.
@@ -70,8 +85,10 @@ pub struct Checkpoint {
     pub optimizer: BTreeMap<String, Vec<u8>>,
     /// With early stopping: the best weights up to this step.
     pub best: Option<Best>,
-    /// The metrics of all steps up to this one.
+    /// The metrics of all steps up to this one, but for the one that [`Self::unvalidated`] has.
     pub metrics: MetricsLog,
+    /// The row of the last step, where the run was stopped before its validation was done.
+    pub unvalidated: Option<Row>,
 }
 
 /// A complete checkpoint in the passing folder.
@@ -97,14 +114,13 @@ impl Checkpoint {
     }
 }
 
-/// Writes the state after the last step, then deletes all complete checkpoints but the newest `keep`. Fails with `Superseded`,
-/// and completes nothing, once a newer attempt has claimed the job.
+/// Writes the state after the last step. Fails with `Superseded`, and completes nothing, once a newer attempt has claimed the
+/// job.
 pub async fn write(
     place: &Workplace,
     attempt: &Attempt,
     identity: &Identity,
     run: &RunState<'_>,
-    keep: usize,
 ) -> Result<(), Failure> {
     let step = run.optimizer.steps();
     let local = place.temporary()?;
@@ -124,7 +140,24 @@ pub async fn write(
     folder
         .write(layout::MANIFEST, Bytes::from(manifest.to_bytes()))
         .await?;
-    delete_old(&place.passing, attempt.number, keep).await
+    Ok(())
+}
+
+/// How the run computes that the newest complete checkpoint is of; `None` where there is none, or it was written by a trainer
+/// that did not say. To be known before the base is loaded, hence before [`newest`].
+pub async fn conduct(place: &Workplace) -> Result<Option<Conduct>, Failure> {
+    let mut places = complete(&place.passing).await?;
+    places.sort();
+    while let Some(found) = places.pop() {
+        let state = format!("{}{}", found.folder, files::STATE);
+        let Some(bytes) = place.passing.read_optional(&state).await? else {
+            continue;
+        };
+        if let Some(conduct) = files::conduct(&bytes) {
+            return Ok(Some(conduct));
+        }
+    }
+    Ok(None)
 }
 
 /// The newest complete checkpoint of any attempt that belongs to `identity`; `None` where there is none.
@@ -175,13 +208,14 @@ async fn read(
 
 /// Deletes what is older than the newest `keep` complete checkpoints, of this attempt and of those that it has
 /// superseded. A half-written one of theirs goes too.
-async fn delete_old(passing: &Store, attempt: u32, keep: usize) -> Result<(), Failure> {
+pub async fn delete_old(place: &Workplace, attempt: &Attempt, keep: usize) -> Result<(), Failure> {
+    let passing = &place.passing;
     let mut places = complete(passing).await?;
     places.sort();
     let kept: Vec<Place> = places.split_off(places.len().saturating_sub(keep));
     let mut folders: Vec<String> = all_folders(passing).await?;
     folders.retain(|folder| {
-        number_of(folder).is_some_and(|number| number <= attempt)
+        number_of(folder).is_some_and(|number| number <= attempt.number)
             && kept.iter().all(|place| place.folder != *folder)
     });
     for folder in folders {

@@ -11,6 +11,10 @@ use super::*;
 /// A small tensor and one whose optimiser state has 8 bits, its last block not whole.
 const SHAPES: [&[i64]; 2] = [&[2, 3], &[4100]];
 const COUNT: usize = 4106;
+const CONDUCT: Conduct = Conduct {
+    compute_type: ComputeType::BFloat16,
+    dealing: 3,
+};
 
 fn parameters() -> Parameters {
     let names = ["a", "b"].map(str::to_owned).into_iter();
@@ -30,6 +34,7 @@ struct Bench {
     optimizer: Optimizer,
     metrics: MetricsLog,
     best: Option<Best>,
+    unvalidated: Option<Row>,
 }
 
 impl Bench {
@@ -65,6 +70,7 @@ spec:
             parameters: parameters(),
             metrics: MetricsLog::default(),
             best: None,
+            unvalidated: None,
         }
     }
 
@@ -100,8 +106,11 @@ spec:
             optimizer: &self.optimizer,
             metrics: &self.metrics,
             best: self.best.as_ref(),
+            unvalidated: self.unvalidated.as_ref(),
+            conduct: CONDUCT,
         };
-        write(&self.place, attempt, &self.identity, &run, keep).await
+        write(&self.place, attempt, &self.identity, &run).await?;
+        delete_old(&self.place, attempt, keep).await
     }
 
     fn folders(&self, attempt: u32) -> Vec<String> {
@@ -172,6 +181,41 @@ async fn the_best_weights_lie_beside_the_last_ones() {
         .unwrap();
     assert_eq!(checkpoint.best, bench.best);
     assert_ne!(checkpoint.values, vec![0.5; COUNT]);
+}
+
+#[tokio::test]
+async fn a_step_that_is_not_yet_validated_is_kept_to_the_last_digit() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    bench.unvalidated = Some(Row {
+        step: 1,
+        // serde_json reads 9.054250067662279 as 9.05425006766228.
+        loss: 9.054_250_067_662_279,
+        spike: true,
+        ..Row::default()
+    });
+    bench.save(&attempt, 2).await.unwrap();
+    let checkpoint = newest(&bench.place, &bench.identity)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(checkpoint.unvalidated, bench.unvalidated);
+}
+
+#[tokio::test]
+async fn how_a_run_computes_is_known_from_its_newest_checkpoint_that_can_be_read() {
+    let mut bench = Bench::new();
+    assert_eq!(conduct(&bench.place).await.unwrap(), None);
+    let attempt = bench.claim().await;
+    for _ in 0..2 {
+        bench.save(&attempt, 2).await.unwrap();
+    }
+    let newest = bench
+        .folder
+        .path()
+        .join("work/scratch/attempts/000001/checkpoints/000000002/state.json");
+    std::fs::write(newest, "torn").unwrap();
+    assert_eq!(conduct(&bench.place).await.unwrap(), Some(CONDUCT));
 }
 
 #[tokio::test]

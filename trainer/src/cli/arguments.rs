@@ -8,6 +8,8 @@ use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::workplace::{Places, Workplace};
 
+use super::values;
+
 /// Which job, and where its files lie.
 #[derive(Args, Debug)]
 pub(super) struct JobArguments {
@@ -39,8 +41,13 @@ pub(super) struct JobArguments {
     #[arg(long, value_name = "DIR", env = "FINETUNE_CREDENTIALS")]
     pub credentials: Option<PathBuf>,
 
+    /// The digest of the spec that `--file` must hold; a manifest with another one is refused. Where it is given, the manifest is a
+    /// cluster's: a field in it that this trainer does not know is a warning, not an error.
+    #[arg(long, value_name = "SHA256:HEX", env = "FINETUNE_SPEC_DIGEST")]
+    pub spec_digest: Option<String>,
+
     /// Threads to compute with. Default: the CPUs that this process may use.
-    #[arg(long, value_name = "COUNT", env = "FINETUNE_THREADS")]
+    #[arg(long, value_name = "COUNT", value_parser = values::threads, allow_negative_numbers = true, env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,
 }
 
@@ -56,9 +63,14 @@ impl JobArguments {
         }
     }
 
+    /// Reads the manifest.
+    pub(super) fn read(&self) -> Result<Job, Failure> {
+        Ok(Job::read(&self.file, self.spec_digest.as_deref())?)
+    }
+
     /// Reads the manifest and opens its places, for a command that computes.
     pub(super) fn open(&self) -> Result<(Job, Workplace), Failure> {
-        let job = Job::read(&self.file)?;
+        let job = self.read()?;
         self.set_threads();
         let place = Workplace::open(&job, &self.places())?;
         Ok((job, place))

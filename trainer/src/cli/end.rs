@@ -54,6 +54,14 @@ pub(super) fn printed(result: Result<impl Serialize, Failure>) -> ExitCode {
     }
 }
 
+/// Why a stage ends that was told to stop and has nothing to save.
+pub(super) fn told_to_stop() -> Failure {
+    Failure::new(
+        OutcomeReason::Preempted,
+        "told to stop; nothing was begun that is not made again: run it again",
+    )
+}
+
 /// Says what went wrong, in the one place where a person looks.
 pub(super) fn report(failure: &Failure) {
     if failure.reason == OutcomeReason::Preempted {

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::generate::{self, Request};
 
 use super::arguments::AdapterArguments;
-use super::end;
+use super::{end, values};
 
 /// Continue a prompt with what the job has made.
 ///
@@ -44,6 +44,8 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "COUNT",
+        value_parser = values::whole::<usize>,
+        allow_negative_numbers = true,
         default_value_t = 256,
         env = "FINETUNE_MAX_NEW_TOKENS"
     )]
@@ -53,6 +55,8 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "NUMBER",
+        value_parser = values::from_0_up,
+        allow_negative_numbers = true,
         default_value_t = 0.0,
         env = "FINETUNE_TEMPERATURE"
     )]
@@ -62,13 +66,15 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "NUMBER",
+        value_parser = values::share,
+        allow_negative_numbers = true,
         default_value_t = 1.0,
         env = "FINETUNE_TOP_P"
     )]
     top_p: f64,
 
     /// Makes the choice repeatable. Default: another one each time.
-    #[arg(long, value_name = "NUMBER", env = "FINETUNE_SEED")]
+    #[arg(long, value_name = "NUMBER", value_parser = values::whole::<u64>, allow_negative_numbers = true, env = "FINETUNE_SEED")]
     seed: Option<u64>,
 }
 

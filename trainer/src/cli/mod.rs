@@ -11,12 +11,16 @@ mod merge;
 mod prepare;
 mod serve;
 mod train;
+mod values;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use finetune_crds::contract;
 use tracing_subscriber::EnvFilter;
+
+use crate::stop::{Signal, Stop};
 
 use arguments::LogFormat;
 
@@ -30,7 +34,8 @@ use arguments::LogFormat;
         trainer evaluate --file job.yaml --work out --rows validation --adapter file:///…/sha256-…/\n  \
         trainer generate --file job.yaml --work out --prompt 'How do I return a lamp?'\n\n\
         Exit codes: 0 done, 10 the manifest, data or base is at fault, 11 stopped after a checkpoint (run it again to \
-        go on), 12 out of memory, 13 the loss is no longer a number, 1 anything that another try may mend."
+        go on), 12 out of memory, 13 the loss is no longer a number, 1 anything that another try may mend. Stopped by \
+        SIGTERM or Ctrl-C, commands that have nothing to go on from end with 143 or 130."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -67,16 +72,40 @@ pub fn main() -> ExitCode {
     // The command runs on this thread, where it may block; signals, the progress server and transfers run on the others.
     let code = runtime.block_on(async {
         match cli.command {
-            Command::Prepare(arguments) => prepare::run(arguments).await,
-            Command::Train(arguments) => train::run(arguments).await,
-            Command::Evaluate(arguments) => evaluate::run(arguments).await,
-            Command::Merge(arguments) => merge::run(arguments).await,
-            Command::Generate(arguments) => generate::run(arguments).await,
-            Command::Serve(options) => serve::run(&options).await,
-            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Prepare(arguments) => prepare::run(arguments).await.code(),
+            Command::Train(arguments) => train::run(arguments).await.code(),
+            Command::Evaluate(arguments) => {
+                until_told(|_| Box::pin(evaluate::run(arguments))).await
+            }
+            Command::Merge(arguments) => until_told(|_| Box::pin(merge::run(arguments))).await,
+            Command::Generate(arguments) => {
+                until_told(|_| Box::pin(generate::run(arguments))).await
+            }
+            Command::Serve(options) => {
+                until_told(|stop| async move { serve::run(&options, &stop).await }).await
+            }
+            Command::Completions(arguments) => completions::run(&arguments).code(),
         }
     });
-    ExitCode::from(code.code())
+    // What was told to stop may have left a task behind that blocks; nobody waits for it.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// Runs a command that is left as it is when the process is told to stop, unless it asks to finish something first. Returns
+/// its exit code, or that of the signal.
+async fn until_told<R: Future<Output = contract::ExitCode>>(command: impl FnOnce(Stop) -> R) -> u8 {
+    let stop = match Stop::listen(Signal::exit_code) {
+        Ok(stop) => stop,
+        Err(error) => {
+            end::report(&error.into());
+            return contract::ExitCode::Retry.code();
+        }
+    };
+    match stop.or(command(stop.clone())).await {
+        Ok(code) => code.code(),
+        Err(signal) => signal.exit_code(),
+    }
 }
 
 fn start_log(format: LogFormat) {

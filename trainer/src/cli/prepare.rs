@@ -1,6 +1,7 @@
 //! `trainer prepare`: everything that can be found wrong without training.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use finetune_crds::contract::{ExitCode, Outcome, Stage, layout};
@@ -10,6 +11,7 @@ use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::method::Lora;
 use crate::outcome;
+use crate::stop::{Signal, Stop};
 use crate::train::inputs;
 use crate::train::plan::Plan;
 use crate::workplace::Workplace;
@@ -20,7 +22,7 @@ use super::end;
 /// Check and tokenise the data, and plan the run.
 ///
 /// Needs no GPU and reads no weights. What is wrong with manifest, data or base ends it with code 10 and a message that
-/// names the place.
+/// names the place. SIGTERM and Ctrl-C end it at once, with code 11.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -33,29 +35,25 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
     let termination_message = arguments.termination_message.as_deref();
-    let job = match Job::read(&arguments.job.file) {
-        Ok(job) => job,
-        Err(error) => {
-            return end::stage(
-                Stage::Prepare,
-                None,
-                Err(error.into()),
-                None,
-                termination_message,
-            );
-        }
+    let known: Arc<OnceLock<Job>> = Arc::default();
+    let end = |known: &OnceLock<Job>, result: Result<Outcome, Failure>, path: Option<&Path>| {
+        end::stage(Stage::Prepare, known.get(), result, None, path)
     };
-    let result = prepared(&arguments, &job).await;
-    end::stage(
-        Stage::Prepare,
-        Some(&job),
-        result,
-        None,
-        termination_message,
-    )
+    let last_words = {
+        let (known, path) = (Arc::clone(&known), arguments.termination_message.clone());
+        move |_: Signal| end(&known, Err(end::told_to_stop()), path.as_deref()).code()
+    };
+    let result = match Stop::listen(last_words) {
+        Ok(stop) => stop.or(Box::pin(prepared(&arguments, &known))).await,
+        Err(error) => Ok(Err(error.into())),
+    };
+    let result = result.unwrap_or_else(|_| Err(end::told_to_stop()));
+    end(&known, result, termination_message)
 }
 
-async fn prepared(arguments: &Arguments, job: &Job) -> Result<Outcome, Failure> {
+async fn prepared(arguments: &Arguments, known: &OnceLock<Job>) -> Result<Outcome, Failure> {
+    let job = arguments.job.read()?;
+    let job = known.get_or_init(|| job);
     let place = Workplace::open(job, &arguments.job.places())?;
     let (base, data) = inputs::prepare(job, &place).await?;
     end::explain(&data.report.to_text());

@@ -1,7 +1,8 @@
 //! `trainer train`: the whole run.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use finetune_crds::contract::{ExitCode, Outcome, Stage};
@@ -9,24 +10,24 @@ use finetune_crds::contract::{ExitCode, Outcome, Stage};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::progress::{self, Metrics, Reporter};
-use crate::train::stop::Stop;
-use crate::train::{self, Run};
+use crate::stop::{Signal, Stop};
+use crate::train::{self, Run, told_to_stop};
 use crate::workplace::Workplace;
 
 use super::arguments::JobArguments;
-use super::end;
+use super::{end, values};
 
 /// Train, and publish the result.
 ///
 /// Prepares the data first, unless `prepare` has done so. Started again, it goes on from the newest checkpoint; once
-/// done, it prints the outcome and ends. SIGTERM and Ctrl-C make it checkpoint and exit with code 11.
+/// done, it prints the outcome and ends. SIGTERM and Ctrl-C make it save the last complete step and exit with code 11.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     #[command(flatten)]
     job: JobArguments,
 
     /// Serve /progress (JSON), /metrics (Prometheus) and /livez at this address, such as 0.0.0.0:8480.
-    #[arg(long, value_name = "ADDRESS", env = "FINETUNE_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", value_parser = values::address, env = "FINETUNE_LISTEN")]
     listen: Option<SocketAddr>,
 
     /// A file that gets the outcome as JSON, however the run ends.
@@ -34,46 +35,68 @@ pub(super) struct Arguments {
     termination_message: Option<PathBuf>,
 }
 
-pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    let termination_message = arguments.termination_message.as_deref();
-    let job = match Job::read(&arguments.job.file) {
-        Ok(job) => job,
-        Err(error) => {
-            return end::stage(
-                Stage::Train,
-                None,
-                Err(error.into()),
-                None,
-                termination_message,
-            );
-        }
-    };
-    let reporter = match Metrics::new() {
-        Ok(metrics) => Reporter::new(&job.uid, metrics),
-        Err(error) => {
-            return end::stage(
-                Stage::Train,
-                Some(&job),
-                Err(Failure::internal(error)),
-                None,
-                termination_message,
-            );
-        }
-    };
-    let result = start(&arguments, &job, &reporter).await;
-    reporter.finish();
-    let progress = Some(reporter.progress());
-    end::stage(
-        Stage::Train,
-        Some(&job),
-        result,
-        progress,
-        termination_message,
-    )
+/// What is to be said of a run at its end.
+#[derive(Debug, Default)]
+struct Known {
+    job: OnceLock<Job>,
+    reporter: OnceLock<Reporter>,
 }
 
-async fn start(arguments: &Arguments, job: &Job, reporter: &Reporter) -> Result<Outcome, Failure> {
-    let stop = Stop::listen()?;
+impl Known {
+    /// Ends the run, however it went.
+    fn end(
+        &self,
+        result: Result<Outcome, Failure>,
+        termination_message: Option<&Path>,
+    ) -> ExitCode {
+        let reporter = self.reporter.get();
+        if let Some(reporter) = reporter {
+            reporter.finish();
+        }
+        let progress = reporter.map(Reporter::progress);
+        end::stage(
+            Stage::Train,
+            self.job.get(),
+            result,
+            progress,
+            termination_message,
+        )
+    }
+
+    /// Ends a run that makes no steps now and was told to stop.
+    fn end_told(&self, termination_message: Option<&Path>) -> ExitCode {
+        let failure = self
+            .reporter
+            .get()
+            .map_or_else(end::told_to_stop, told_to_stop);
+        self.end(Err(failure), termination_message)
+    }
+}
+
+pub(super) async fn run(arguments: Arguments) -> ExitCode {
+    let termination_message = arguments.termination_message.as_deref();
+    let known = Arc::new(Known::default());
+    let last_words = {
+        let (known, path) = (Arc::clone(&known), arguments.termination_message.clone());
+        move |_: Signal| known.end_told(path.as_deref()).code()
+    };
+    let stop = match Stop::listen(last_words) {
+        Ok(stop) => stop,
+        Err(error) => return known.end(Err(error.into()), termination_message),
+    };
+    match stop.or(Box::pin(start(&arguments, &known, &stop))).await {
+        Ok(result) => known.end(result, termination_message),
+        Err(_) => known.end_told(termination_message),
+    }
+}
+
+async fn start(arguments: &Arguments, known: &Known, stop: &Stop) -> Result<Outcome, Failure> {
+    let job = arguments.job.read()?;
+    let job = known.job.get_or_init(|| job);
+    let metrics = Metrics::new().map_err(Failure::internal)?;
+    let reporter = known
+        .reporter
+        .get_or_init(|| Reporter::new(&job.uid, metrics));
     arguments.job.set_threads();
     if let Some(address) = arguments.listen {
         let bound = progress::serve(address, reporter.clone())
@@ -90,7 +113,7 @@ async fn start(arguments: &Arguments, job: &Job, reporter: &Reporter) -> Result<
         job,
         place: &place,
         reporter,
-        stop: &stop,
+        stop,
         holder: &holder(),
         now: crate::clock::now,
     })

@@ -21,6 +21,7 @@ use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
 use crate::base::{BaseModelFiles, Fetch};
 use crate::model::{Base, LoadOptions, Storage};
+use crate::stop::Stop;
 use crate::{clock, device};
 
 /// A server that listens.
@@ -145,20 +146,11 @@ impl Running {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub async fn serve(options: &Options) -> Result<(), Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let running = tokio::select! {
-        running = start(options) => running?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+/// Serves until the process is told to stop. While it still loads, nobody waits for an answer, and it is left at once.
+pub async fn serve(options: &Options, stop: &Stop) -> Result<(), Error> {
+    let running = start(options).await?;
+    stop.finish_first();
+    stop.told().await;
     running
         .stop(Duration::from_secs(options.shutdown_grace))
         .await;

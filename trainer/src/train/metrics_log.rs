@@ -42,7 +42,7 @@ pub struct Row {
 impl Row {
     /// The row of a line, its numbers to the last digit: serde_json reads some of them one unit of the last place off, and then
     /// a resumed run could decide otherwise.
-    fn parse(line: &str) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(line: &str) -> Result<Self, serde_json::Error> {
         let mut row: Self = serde_json::from_str(line)?;
         let exact = |key: &str| -> Option<f64> {
             let (_, rest) = line.split_once(&format!("\"{key}\":"))?;

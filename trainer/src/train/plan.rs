@@ -12,6 +12,14 @@ const DEFAULT_MICRO_BATCH_SIZE: i64 = 8;
 /// learning rate would have no time to rise and fall.
 const PACKED_STEPS: u64 = 100;
 
+/// Where a run has no more steps than lie between two checkpoints, it has so many of them: it would otherwise save nothing
+/// before its end.
+const FEWEST_CHECKPOINTS: u64 = 4;
+
+/// The way in which rows are packed, shuffled and dealt to steps. It is counted up with every change after which the same
+/// manifest and data give other steps, so that a run that goes on across such a change says so.
+pub const DEALING: u32 = 1;
+
 /// The numbers that a run follows.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -35,6 +43,8 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Steps between validations; `None` without validation data.
     pub validation_every: Option<u64>,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
 }
 
 impl Plan {
@@ -89,11 +99,15 @@ impl Plan {
             batch_size: batch_size as usize,
             micro_batch_size: micro_batch_size as usize,
             total_steps,
-            warmup_steps: (total_steps as f64 * training.warmup_fraction).ceil() as u64,
+            // transformers rounds up too, but may leave no step after the warm-up: of a single step that would be the one with
+            // rate 0.
+            warmup_steps: ((total_steps as f64 * training.warmup_fraction).ceil() as u64)
+                .min(total_steps.saturating_sub(1)),
             learning_rate: training.learning_rate.unwrap_or(default_learning_rate),
             schedule: training.schedule,
             validation_every: has_validation
                 .then(|| every_steps.map_or(once_an_epoch, |steps| steps as u64)),
+            checkpoint_every: checkpoint_every(spec.checkpoint.every_steps as u64, total_steps),
         }
     }
 
@@ -122,8 +136,19 @@ impl Plan {
             trainable_parameters,
             total_steps: self.total_steps as i64,
             packed_rows: self.packs.as_ref().map(|packs| packs.len() as i64),
+            checkpoint_every_steps: Some(self.checkpoint_every as i64),
+            compute_type: None,
         }
     }
+}
+
+/// Steps between checkpoints where the manifest says `wanted`.
+fn checkpoint_every(wanted: u64, total_steps: u64) -> u64 {
+    match wanted < total_steps {
+        true => wanted,
+        false => total_steps.div_ceil(FEWEST_CHECKPOINTS),
+    }
+    .max(1)
 }
 
 #[cfg(test)]
@@ -153,6 +178,27 @@ mod tests {
         let mut spec = spec();
         spec.training.max_steps = Some(34);
         assert_eq!(Plan::new(&spec, &[1], false).warmup_steps, 2);
+    }
+
+    #[test]
+    fn a_step_is_left_after_the_warm_up() {
+        let mut spec = spec();
+        for (steps, fraction, expected) in [(1, 0.03, 0), (1, 1.0, 0), (2, 1.0, 1), (34, 0.03, 2)] {
+            spec.training.max_steps = Some(steps);
+            spec.training.warmup_fraction = fraction;
+            assert_eq!(Plan::new(&spec, &[1], false).warmup_steps, expected);
+        }
+    }
+
+    #[test]
+    fn a_run_that_would_save_nothing_before_its_end_saves_at_each_quarter() {
+        let every = |steps| checkpoint_every(100, steps);
+        assert_eq!([1, 2, 6, 100].map(every), [1, 1, 2, 25]);
+        assert_eq!([101, 250, 10_000].map(every), [100, 100, 100]);
+        let mut spec = spec();
+        spec.training.max_steps = Some(6);
+        let plan = Plan::new(&spec, &[1], false);
+        assert_eq!(plan.status(None).checkpoint_every_steps, Some(2));
     }
 
     #[test]

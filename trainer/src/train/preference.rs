@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::trainee::{Loss, Trainee};
+use super::trainee::{GoesOn, Loss, Trainee};
 use crate::data::TokenizedRow;
 use crate::failure::Failure;
 use crate::method::Lora;
@@ -47,24 +47,33 @@ impl Preference {
 
 impl Trainee {
     /// Adds the gradient of the mean loss over `pairs` of `data` to the parameters'. `step` is the optimiser step, from 0.
+    /// `goes_on` is asked before each pass; once it says no, `None`.
     pub(super) fn accumulate_preference_gradient(
         &mut self,
         preference: &Preference,
         data: &[TokenizedRow],
         pairs: &[usize],
         step: u64,
-    ) -> Result<Loss, Failure> {
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Loss>, Failure> {
         let mut loss = Loss::default();
         for (index, &pair) in pairs.iter().enumerate() {
+            tracing::debug!("step {}: pair {} of {}", step + 1, index + 1, pairs.len());
             let rows = answers(data, pair)?;
             self.stop_drawing();
-            let reference = [
-                preference.of_reference(&self.base, rows[0])?,
-                preference.of_reference(&self.base, rows[1])?,
-            ];
+            let mut reference = [0.0; 2];
+            for (side, row) in rows.into_iter().enumerate() {
+                if !goes_on() {
+                    return Ok(None);
+                }
+                reference[side] = preference.of_reference(&self.base, row)?;
+            }
             let batches = [batch(rows[0])?, batch(rows[1])?];
             let mut policy = [0.0; 2];
             for (side, batch) in batches.iter().enumerate() {
+                if !goes_on() {
+                    return Ok(None);
+                }
                 self.draw(step, (2 * index + side) as u64);
                 policy[side] = log_probability(&self.base, self.lora.as_ref(), batch)?;
             }
@@ -72,6 +81,9 @@ impl Trainee {
             loss.add_pair(&terms, rows);
             let scale = terms.slope / pairs.len() as f64;
             for (side, batch) in batches.iter().enumerate() {
+                if !goes_on() {
+                    return Ok(None);
+                }
                 // The same draw as before: it is the same pass, now with its gradient. A pass's loss is -log p.
                 self.draw(step, (2 * index + side) as u64);
                 let scale = if side == 0 { scale } else { -scale };
@@ -80,26 +92,30 @@ impl Trainee {
             }
         }
         self.stop_drawing();
-        Ok(loss)
+        Ok(Some(loss))
     }
 
-    /// The loss of all pairs of `data`, without gradients.
+    /// The loss of all pairs of `data`, without gradients. `goes_on` is asked before each answer; once it says no, `None`.
     pub(super) fn preference_loss(
         &self,
         preference: &Preference,
         data: &[TokenizedRow],
-    ) -> Result<Loss, Failure> {
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Loss>, Failure> {
         let mut loss = Loss::default();
         for pair in 0..data.len() / 2 {
             let rows = answers(data, pair)?;
             let (mut policy, mut reference) = ([0.0; 2], [0.0; 2]);
             for (side, row) in rows.into_iter().enumerate() {
+                if !goes_on() {
+                    return Ok(None);
+                }
                 policy[side] = log_probability(&self.base, self.lora.as_ref(), &batch(row)?)?;
                 reference[side] = preference.of_reference(&self.base, row)?;
             }
             loss.add_pair(&pair_loss(preference.beta, policy, reference), rows);
         }
-        Ok(loss)
+        Ok(Some(loss))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The one place that knows that `full` keeps its parameters in the base and `lora` and `qlora` in the adapter.
 
+use tch::Kind;
+
 use crate::base::BaseModelFiles;
 use crate::data::{TokenizedRow, micro_batches};
 use crate::device::compute_kind;
@@ -40,6 +42,9 @@ pub struct Chance {
     pub noise_alpha: Option<f64>,
 }
 
+/// Whether to go on: asked before each pass over a micro-batch.
+pub type GoesOn<'a> = &'a dyn Fn() -> bool;
+
 /// A sum of losses and what it was summed over.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
@@ -74,8 +79,8 @@ impl Loss {
 
 impl Trainee {
     /// Loads the base as the method holds it, and starts the adapter as PEFT does, or takes over the one to go on from.
-    pub(crate) fn load(job: &Job, inputs: &Inputs) -> Result<Self, Failure> {
-        let base = load_base(job, &inputs.base)?;
+    pub(crate) fn load(job: &Job, inputs: &Inputs, compute: Kind) -> Result<Self, Failure> {
+        let base = load_base_in(compute, job, &inputs.base)?;
         let seed = job.spec.training.seed as u64;
         let settings = job.lora();
         let preference = preference(job, inputs)?;
@@ -113,18 +118,35 @@ impl Trainee {
         micro_batch_size: usize,
         step: u64,
     ) -> Result<Loss, Failure> {
+        let loss = self.accumulate_gradient_while(data, rows, micro_batch_size, step, &|| true)?;
+        loss.ok_or_else(left_without_reason)
+    }
+
+    /// The same, but `goes_on` is asked before each pass. Once it says no, `None`: the gradient is that of a part of the
+    /// rows, and good for nothing.
+    pub fn accumulate_gradient_while(
+        &mut self,
+        data: &[TokenizedRow],
+        rows: &[Vec<usize>],
+        micro_batch_size: usize,
+        step: u64,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Loss>, Failure> {
         if let Some(preference) = self.preference.take() {
             let rows = &rows.concat();
-            let loss = self.accumulate_preference_gradient(&preference, data, rows, step);
+            let loss = self.accumulate_preference_gradient(&preference, data, rows, step, goes_on);
             self.preference = Some(preference);
             return loss;
         }
         let mut loss = counted(data, rows.iter().flatten());
         let scale = 1.0 / loss.trainable_tokens.max(1) as f64;
-        for (pass, rows) in micro_batches(rows, data, micro_batch_size)
-            .into_iter()
-            .enumerate()
-        {
+        let passes = micro_batches(rows, data, micro_batch_size);
+        let count = passes.len();
+        for (pass, rows) in passes.into_iter().enumerate() {
+            if !goes_on() {
+                return Ok(None);
+            }
+            tracing::debug!("step {}: pass {} of {count}", step + 1, pass + 1);
             let batch = batch(data, &rows)?; // (B, T)
             self.draw(step, pass as u64);
             loss.add(
@@ -134,7 +156,7 @@ impl Trainee {
             );
         }
         self.stop_drawing();
-        Ok(loss)
+        Ok(Some(loss))
     }
 
     /// Decides all that is random in the next pass.
@@ -168,15 +190,32 @@ impl Trainee {
 
     /// The loss of all of `data`, without gradients.
     pub fn loss(&self, data: &[TokenizedRow], micro_batch_size: usize) -> Result<Loss, Failure> {
+        let loss = self.loss_while(data, micro_batch_size, &|| true)?;
+        loss.ok_or_else(left_without_reason)
+    }
+
+    /// The same, but `goes_on` is asked before each pass. Once it says no, `None`.
+    pub fn loss_while(
+        &self,
+        data: &[TokenizedRow],
+        micro_batch_size: usize,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Loss>, Failure> {
         if let Some(preference) = &self.preference {
-            return self.preference_loss(preference, data);
+            return self.preference_loss(preference, data, goes_on);
         }
         let rows: Vec<Vec<usize>> = (0..data.len()).map(|row| vec![row]).collect();
         let mut loss = counted(data, rows.iter().flatten());
-        for rows in micro_batches(&rows, data, micro_batch_size) {
+        let passes = micro_batches(&rows, data, micro_batch_size);
+        let count = passes.len();
+        for (pass, rows) in passes.into_iter().enumerate() {
+            if !goes_on() {
+                return Ok(None);
+            }
+            tracing::debug!("validation: pass {} of {count}", pass + 1);
             loss.add(&self.base.loss(self.lora.as_ref(), &batch(data, &rows)?)?);
         }
-        Ok(loss)
+        Ok(Some(loss))
     }
 
     /// What is trained.
@@ -204,8 +243,13 @@ pub(crate) fn preference(job: &Job, inputs: &Inputs) -> Result<Option<Preference
         .transpose()
 }
 
-/// The base as the job's method holds it.
+/// The base as the job's method holds it, in the type that is best here.
 pub(crate) fn load_base(job: &Job, base: &BaseModelFiles) -> Result<Base, Failure> {
+    load_base_in(compute_kind(job.spec.training.compute_type), job, base)
+}
+
+/// The same, computing in `compute`.
+fn load_base_in(compute: Kind, job: &Job, base: &BaseModelFiles) -> Result<Base, Failure> {
     let storage = match (&job.spec.method.full, job.quantization()) {
         (Some(_), _) => Storage::Trained,
         (None, Some(quantization)) => Storage::FourBit {
@@ -214,12 +258,15 @@ pub(crate) fn load_base(job: &Job, base: &BaseModelFiles) -> Result<Base, Failur
         },
         (None, None) => Storage::Frozen,
     };
-    let compute = compute_kind(job.spec.training.compute_type);
     Ok(Base::load(
         base.config(),
         base.weights()?.as_ref(),
         &LoadOptions { compute, storage },
     )?)
+}
+
+fn left_without_reason() -> Failure {
+    Failure::internal("a pass over the data was left though nobody asked for it")
 }
 
 fn nothing_to_train() -> Failure {

@@ -7,8 +7,9 @@
     reason = "a test's failure is a panic"
 )]
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -100,13 +101,18 @@ impl Bench {
 
     /// A command of the trainer on this job.
     pub(crate) fn command(&self, name: &str) -> Command {
+        self.command_in(name, &self.work().display().to_string())
+    }
+
+    /// The same with another `--work`.
+    pub(crate) fn command_in(&self, name: &str, work: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
         command
             .arg(name)
             .arg("--file")
             .arg(self.job())
             .arg("--work")
-            .arg(self.work())
+            .arg(work)
             .arg("--cache")
             .arg(self.folder.path().join("cache"))
             .args(["--threads", "1"])
@@ -131,6 +137,28 @@ impl Bench {
             .unwrap()
     }
 
+    /// A trainer that writes a line before each pass over a micro-batch, started and read up to a line that has `text`. It is held
+    /// up there: nobody reads on, and the pipe takes about 700 such lines.
+    #[track_caller]
+    pub(crate) fn hold_at(&self, name: &str, arguments: &[&str], text: &str) -> Held {
+        let mut child = self
+            .command(name)
+            .args(arguments)
+            .env("RUST_LOG", "info,trainer::train=debug")
+            .env("FINETUNE_LOG_FORMAT", "json")
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let (mut read, mut line) = (String::new(), String::new());
+        while !line.contains(text) {
+            line.clear();
+            let more = log.read_line(&mut line).unwrap();
+            read.push_str(&line);
+            assert!(more > 0, "it ended without `{text}`: {read}");
+        }
+        Held { child, log, read }
+    }
+
     pub(crate) fn read(&self, path: &str) -> String {
         let path = self.work().join(path);
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -151,6 +179,35 @@ impl Bench {
             .filter(|path| path.join("manifest.json").exists())
             .collect()
     }
+}
+
+/// A process that is held up in the middle of a step, with what it has said.
+pub(crate) struct Held {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    read: String,
+}
+
+impl Held {
+    /// Sends `signal`, such as `TERM`, and lets it go on to its end.
+    pub(crate) fn send(mut self, signal: &str) -> Ended {
+        send(self.child.id(), signal);
+        self.log.read_to_string(&mut self.read).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        Ended {
+            stderr: self.read,
+            ..Ended::from(output)
+        }
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn send(process: u32, signal: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
 }
 
 /// How a process ended.
