@@ -382,6 +382,8 @@ fn ensure_config_map(job: &Validated, seen: &Seen, draft: &mut Draft, plan: &mut
 }
 
 #[cfg(test)]
+mod child_tests;
+#[cfg(test)]
 mod convergence;
 #[cfg(test)]
 mod lost_tests;
@@ -391,3 +393,5 @@ mod pod_tests;
 mod publish_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;
