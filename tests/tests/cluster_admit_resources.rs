@@ -487,7 +487,7 @@ async fn ordinary_jobs_of_each_method_are_accepted() -> Result<()> {
         json!({"objective": {"dpo": {"beta": 0.2}}}),
         json!({"objective": {"sft": {}}}),
         json!({"dataset": {"format": "Text", "appendEndOfSequence": false, "validation": null}}),
-        json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer"}}}),
+        json!({"dataset": {"format": "Alpaca", "columns": {"instruction": "task", "output": "answer", "system": "persona", "history": "past"}}}),
         json!({"dataset": {"columns": {"prompt": "question"}, "replay": {"sources": [{"uri": "s3://data/general/"}], "fraction": 0.05}}}),
         json!({"dataset": {"packing": true}, "training": {"optimizer": "AdamW8bit", "earlyStopping": {"patience": 3, "minImprovement": 0.001}}, "output": {"mergedModel": true}}),
         json!({"placement": {"nodeSelector": {"a/b": "c"}, "tolerations": [{"operator": "Exists"}], "resources": {"limits": {"vendor.example/device": "1", "memory": "80Gi"}}}}),

@@ -85,11 +85,6 @@ fn at_end(bytes: &mut [u8], back: usize, value: &[u8]) {
 #[rstest]
 #[case::empty(|bytes: &mut Vec<u8>| bytes.clear(), "it does not begin with PAR1")]
 #[case::no_parquet(|bytes: &mut Vec<u8>| *bytes = br#"{"text": "a"}"#.to_vec(), "it does not begin with PAR1")]
-#[case::a_pointer(
-    |bytes: &mut Vec<u8>| *bytes = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(),
-    "pointer of Git LFS"
-)]
-#[case::a_page_of_the_web(|bytes: &mut Vec<u8>| *bytes = b"<!DOCTYPE html><html></html>".to_vec(), "page of a web server")]
 #[case::cut_in_the_rows(|bytes: &mut Vec<u8>| bytes.truncate(60), "does not end with PAR1: is the file cut off?")]
 #[case::cut_in_the_tail(|bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1), "does not end with PAR1")]
 #[case::only_marks(|bytes: &mut Vec<u8>| *bytes = b"PAR1\0\0\0\0PAR1".to_vec(), "its footer cannot be read")]
@@ -107,6 +102,26 @@ fn a_broken_parquet_file_is_refused_by_name(
     assert!(
         message.starts_with("s3://b/train.parquet: invalid_parquet: ")
             && message.contains(expected),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case::a_pointer(
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    "is a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
+)]
+#[case::a_page_of_the_web(b"<!DOCTYPE html><html></html>", "is a web page")]
+#[case::compressed(b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "is compressed with gzip")]
+fn a_file_of_another_kind_named_parquet_is_refused_as_what_it_is(
+    #[case] content: &[u8],
+    #[case] expected: &str,
+) {
+    let message = parquet_faults("text-plain.parquet", |bytes| *bytes = content.to_vec());
+    assert!(
+        message.starts_with(&format!(
+            "s3://b/train.parquet: not_data: the file {expected}"
+        )),
         "{message}"
     );
 }

@@ -283,6 +283,27 @@ fn an_alpaca_row_without_a_chat_template_has_the_prompt_of_its_data_set() -> Res
 }
 
 #[test]
+fn the_turns_before_an_alpaca_instruction_are_seen_and_not_learnt() -> Result<()> {
+    let row = r#"{"instruction":"And now?","output":"Lux","system":"Be short.","history":[["Name it.","Lumen"]]}"#;
+    let chat = r#"{"messages":[{"role":"system","content":"Be short."},{"role":"user","content":"Name it."},{"role":"assistant","content":"Lumen"},{"role":"user","content":"And now?"},{"role":"assistant","content":"Lux"}]}"#;
+    let tokenizer = tokenizer()?;
+    let found = encode(&tokenizer, row, settings(LossOn::Completion))?;
+    assert_eq!(
+        found,
+        encode(&tokenizer, chat, settings(LossOn::Completion))?
+    );
+    assert_eq!(learnt(&tokenizer, &found)?, "Lux<|im_end|>");
+    let error = encode(&without_template()?, row, settings(LossOn::Completion)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("(`system`, `history`), which need a chat template"),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_document_is_cut_into_rows_that_learn_each_token_once() -> Result<()> {
     let tokenizer = tokenizer()?;
     let text = "The lamp is in the old town. ".repeat(12);
