@@ -158,7 +158,7 @@ fn answer(
         top_k: None,
         seed: request.seed,
     });
-    let mut text = IncrementalText::new(tokenizer, prompt).map_err(Failure::internal)?;
+    let mut text = IncrementalText::new(tokenizer, prompt);
     let mut cache = base.new_cache((prompt.len() + most) as i64)?;
     let mut forward = |tokens: &[u32]| {
         let tokens: Vec<i64> = tokens.iter().map(|token| i64::from(*token)).collect();

@@ -68,7 +68,7 @@ impl Reply {
         prompt: &[u32],
         form: Form,
     ) -> Result<Self, ApiError> {
-        let text = IncrementalText::new(&tokenizer, prompt).map_err(failed)?;
+        let text = IncrementalText::new(&tokenizer, prompt);
         let echo = form
             .echo
             .then(|| echo(&tokenizer, prompt))

@@ -25,7 +25,7 @@ pub(crate) struct IncrementalText {
 
 impl IncrementalText {
     /// A decoder for what follows `prompt`.
-    pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Result<Self, Error> {
+    pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Self {
         let plain = prompt.iter().rev().copied();
         let plain = plain.filter(|token| !tokenizer.is_special(*token));
         let mut context: Vec<u32> = plain.take(CONTEXT).collect();
@@ -40,7 +40,7 @@ impl IncrementalText {
             pending: bytes.concat(),
         };
         text.complete();
-        Ok(text)
+        text
     }
 
     /// The text that one more token makes certain; empty while a character is incomplete. Special tokens have none.
@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn pieces(tokenizer: &Tokenizer, prompt: &[u32], answer: &[u32]) -> String {
-        let mut text = IncrementalText::new(tokenizer, prompt).unwrap();
+        let mut text = IncrementalText::new(tokenizer, prompt);
         let mut all: Vec<String> = answer
             .iter()
             .map(|token| text.push(tokenizer, *token).unwrap())
@@ -205,7 +205,7 @@ mod tests {
         let lone: Vec<u32> = ids
             .filter(|id| !tokenizer.is_special(*id) && tokenizer.own_bytes(*id) == Some(vec![0x80]))
             .collect();
-        let mut text = IncrementalText::new(&tokenizer, &[5]).unwrap();
+        let mut text = IncrementalText::new(&tokenizer, &[5]);
         for _ in 0..100 {
             assert_eq!(text.push(&tokenizer, lone[0]).unwrap(), "\u{fffd}");
             assert!(text.pending.is_empty() && text.context.len() <= CONTEXT);

@@ -129,7 +129,7 @@ pub(crate) fn scripted(template: &str, said: &[(&str, bool)]) -> tempfile::TempD
     let chain: Vec<usize> = std::iter::once(last).chain(pieces).chain([2]).collect();
     // Columns of a Hadamard matrix are as different as can be.
     let sign = |row: usize, column: usize| {
-        if (row & column).count_ones() % 2 == 0 {
+        if (row & column).count_ones().is_multiple_of(2) {
             1.0f32
         } else {
             -1.0
