@@ -1,14 +1,14 @@
 //! `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, once for each call: Qwen 2.5 and 3, Hermes, Granite 4; SmolLM 2 writes
 //! a list between the marks.
 
-use super::{Call, json};
+use super::{Found, json};
 
 /// The mark before a call.
 pub(super) const BEGINNING: &str = "<tool_call>";
 const END: &str = "</tool_call>";
 
 /// The calls after the mark, and how long they are. The end of an answer may stand for the mark after them.
-pub(super) fn calls(text: &str) -> Option<(Vec<Call>, usize)> {
+pub(super) fn calls(text: &str) -> Found {
     let (value, length) = json::first(text)?;
     let calls = json::calls(&value)?;
     let rest = &text[length..];

@@ -50,6 +50,9 @@ pub(super) struct Call {
     pub(super) arguments: String,
 }
 
+/// Calls after a tag, and the bytes that they take; `None` where there are none.
+type Found = Option<(Vec<Call>, usize)>;
+
 /// A text taken apart.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Parsed {
@@ -114,11 +117,8 @@ fn tag(text: &str, tag: &str) -> usize {
         .unwrap_or(text.len())
 }
 
-/// Reads the calls at a text's beginning, and says where they end.
-type ReadCalls = fn(&str) -> Option<(Vec<Call>, usize)>;
-
 /// The calls of a form in which a tag stands before them. `calls` reads what follows the tag, and says where it ends.
-fn tagged(text: &str, tag: &str, calls: ReadCalls) -> Parsed {
+fn tagged(text: &str, tag: &str, calls: fn(&str) -> Found) -> Parsed {
     let mut parsed = Parsed::default();
     let (mut rest, mut at) = (0, 0);
     while let Some(found) = text[at..].find(tag) {
