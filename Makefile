@@ -62,6 +62,11 @@ test: check ## Everything: checks, unit tests, and the whole system on a real cl
 test-unit: build ## The tests that need no cluster
 	@$(CLUSTER)/build-tools.sh versitygw
 	cargo test $(CARGO_SELECTION) --exclude system-tests
+	$(MAKE) --no-print-directory processors
+
+.PHONY: processors
+processors: build ## The tests that compute, as other processors and numbers of threads would (part of test-unit)
+	@tests/processors.sh $(CARGO_SELECTION) --exclude system-tests
 
 .PHONY: fuzz
 fuzz: build ## The parsers against changed files, for minutes and with other ones each time
