@@ -28,7 +28,7 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// The pods' runtime class, such as `nvidia`.
+    /// The pods' runtime class: a name of the cluster's RuntimeClasses, such as `gvisor`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub runtime_class_name: Option<String>,

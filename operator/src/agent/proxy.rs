@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -45,6 +45,8 @@ pub(crate) struct Proxy {
 pub(crate) fn router(proxy: Proxy) -> Router {
     Router::new()
         .route("/v1/models", get(models))
+        // A base's name may have slashes.
+        .route("/v1/models/{*name}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .fallback(no_route)
@@ -57,14 +59,14 @@ async fn no_route() -> Response {
 }
 
 async fn models(State(proxy): State<Proxy>) -> Response {
-    let (bases, aliases) = proxy.routes.names();
-    let card = |id: &String, parent: Option<&String>| json!({"id": id, "object": "model", "created": 0, "owned_by": "finetune-operator", "parent": parent});
-    let parent = bases.first();
-    let bases_first = bases.iter().map(|id| card(id, None));
-    let data: Vec<_> = bases_first
-        .chain(aliases.iter().map(|id| card(id, parent)))
-        .collect();
-    axum::Json(json!({"object": "list", "data": data})).into_response()
+    axum::Json(json!({"object": "list", "data": proxy.cards()})).into_response()
+}
+
+async fn model(State(proxy): State<Proxy>, UrlPath(name): UrlPath<String>) -> Response {
+    match proxy.cards().into_iter().find(|card| card["id"] == name) {
+        Some(card) => axum::Json(card).into_response(),
+        None => unknown(&name),
+    }
 }
 
 async fn completions(State(proxy): State<Proxy>, request: Request) -> Response {
@@ -76,6 +78,17 @@ async fn chat_completions(State(proxy): State<Proxy>, request: Request) -> Respo
 }
 
 impl Proxy {
+    /// The names that clients may use now, as OpenAI's clients read them: the bases, then the aliases.
+    fn cards(&self) -> Vec<serde_json::Value> {
+        let (bases, aliases) = self.routes.names();
+        let card = |id: &String, parent: Option<&String>| json!({"id": id, "object": "model", "created": 0, "owned_by": "finetune-operator", "parent": parent});
+        let parent = bases.first();
+        let bases_first = bases.iter().map(|id| card(id, None));
+        bases_first
+            .chain(aliases.iter().map(|id| card(id, parent)))
+            .collect()
+    }
+
     async fn forward(&self, path: &str, request: Request) -> Response {
         let start = Instant::now();
         let (label, response) = self.answer(path, request, start).await;
@@ -97,14 +110,7 @@ impl Proxy {
         };
         let model = requested.name.clone();
         match self.routes.resolve(&model) {
-            Route::Unknown => {
-                let message =
-                    format!("the model `{model}` does not exist; /v1/models lists those that do");
-                (
-                    UNKNOWN.into(),
-                    fault(StatusCode::NOT_FOUND, "not_found_error", &message),
-                )
-            }
+            Route::Unknown => (UNKNOWN.into(), unknown(&model)),
             Route::NotReady => {
                 let label = if self.routes.is_alias(&model) {
                     model.as_str()
@@ -283,6 +289,11 @@ fn refused(fault: &body::Fault) -> Response {
         ));
     }
     self::fault(status, "invalid_request_error", &fault.to_string())
+}
+
+fn unknown(model: &str) -> Response {
+    let message = format!("the model `{model}` does not exist; /v1/models lists those that do");
+    fault(StatusCode::NOT_FOUND, "not_found_error", &message)
 }
 
 fn not_ready(model: &str) -> Response {

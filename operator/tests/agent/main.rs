@@ -54,6 +54,14 @@ async fn an_alias_answers_once_its_version_is_proven_and_only_known_names_answer
         400
     );
     assert_eq!(bench.models().await, [BASE, "tone"]);
+    for (name, status) in [(BASE, 200), ("tone", 200), ("stranger", 404)] {
+        let url = format!("http://{}/v1/models/{name}", bench.proxy());
+        let response = bench.client.get(url).send().await.unwrap();
+        assert_eq!(response.status(), status);
+        let body: serde_json::Value = response.json().await.unwrap();
+        let id = (status == 200).then_some(name);
+        assert_eq!(body["id"].as_str(), id, "{body}");
+    }
 
     let unload = json!({"lora_name": one.version});
     assert_eq!(

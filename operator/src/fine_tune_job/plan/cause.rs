@@ -166,7 +166,7 @@ fn waiting(image: &str, pod: &PodSeen, reason: &str, message: &str) -> Cause {
         | "RegistryUnavailable" => Cause::new(
             reason,
             format!(
-                "the image {image} cannot be had{detail}; check the controller's --trainer-image and the node's access to it"
+                "the image {image} cannot be had{detail}; check `trainerImage` of the chart (the controller's --trainer-image) and the node's access to it"
             ),
         ),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Cause::new(
