@@ -27,9 +27,11 @@ fn fullest() -> Value {
             "format": "ShareGPT",
             "columns": {
                 "messages": "a", "tools": "b", "prompt": "c", "completion": "d", "chosen": "e", "rejected": "f",
-                "text": "g", "instruction": "h", "input": "i", "output": "j", "conversations": "k", "system": "l"
+                "text": "g", "instruction": "h", "input": "i", "output": "j", "conversations": "k", "system": "l",
+                "history": "m"
             },
             "lossOn": "Assistant",
+            "chatTemplate": "Never",
             "maxSequenceLength": 512,
             "packing": true,
             "appendEndOfSequence": true,
