@@ -258,7 +258,7 @@ impl Points {
         let mut start = 0;
         let borders = BORDER.as_ref().map(|border| border.find_iter(text));
         let borders = borders.into_iter().flatten().map(|found| found.range());
-        for border in borders.chain([text.len()..text.len()]) {
+        for border in borders.chain(std::iter::once(text.len()..text.len())) {
             let piece = &text[start..border.start];
             if piece.trim().is_empty() {
                 result.push_str(piece);

@@ -110,7 +110,7 @@ impl Forms {
     pub(super) fn content(self, message: &Message) -> Option<Value> {
         let nothing = match &message.content {
             Some(_) if self.parts && !message.parts.is_empty() => {
-                return Some(message.parts.iter().map(part).collect());
+                return Some(message.parts.iter().map(|text| part(text)).collect());
             }
             Some(content) if !content.is_empty() || !message.fields.contains_key(TOOL_CALLS) => {
                 return Some(Value::from(content.as_str()));
@@ -176,11 +176,8 @@ fn calls(template: &ChatTemplate, forms: Forms, turn: Message) -> Option<String>
         })
 }
 
-fn part(text: &String) -> Value {
-    Value::from_pairs([
-        ("type", Value::from("text")),
-        ("text", Value::from(text.as_str())),
-    ])
+fn part(text: &str) -> Value {
+    Value::from_pairs([("type", Value::from("text")), ("text", Value::from(text))])
 }
 
 /// The calls of a message.

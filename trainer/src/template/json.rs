@@ -1,5 +1,7 @@
 //! The filter `tojson` as transformers defines it: Python's `json.dumps` with its arguments, and without escaping for HTML.
 
+use std::fmt::Write;
+
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
@@ -187,7 +189,10 @@ impl Layout {
 
     fn quote(&self, value: &str, text: &mut String) {
         text.push('"');
-        let escape = |unit: u16, text: &mut String| text.push_str(&format!("\\u{unit:04x}"));
+        let escape = |unit: u16, text: &mut String| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\u{unit:04x}");
+        };
         for character in value.chars() {
             match character {
                 '"' => text.push_str("\\\""),

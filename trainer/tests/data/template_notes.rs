@@ -243,11 +243,8 @@ fn the_example_as_csv_is_tokenised_as_the_example_itself() -> Result<()> {
         let row: Value = serde_json::from_str(line)?;
         let messages = row["messages"].as_array().context("no messages")?;
         ensure!(messages.len() == 2, "{line}");
-        table += &format!(
-            "{},{}\n",
-            quoted(&messages[0]["content"]),
-            quoted(&messages[1]["content"])
-        );
+        let fields = [0, 1].map(|turn| quoted(&messages[turn]["content"]));
+        table += &(fields.join(",") + "\n");
     }
     let of_messages = Work::new(None, END)?;
     let messages = of_messages.prepare(&example, &json!({}), "2026-01-02")?;
