@@ -21,6 +21,8 @@ pub enum Part {
     Turn,
     /// Words of a message.
     Words,
+    /// Words of a message that calls too, which some templates print calls alone of.
+    WordsBesideCalls,
     /// Reasoning within the words of the assistant, before its closing tag.
     Thought,
     /// `reasoning_content`.
@@ -51,7 +53,7 @@ impl LeftOut {
     fn is_fault(self) -> bool {
         let is_thought = matches!(self.part, Part::Thought | Part::Reasoning);
         match self.part {
-            Part::Name | Part::Tools => false,
+            Part::Name | Part::Tools | Part::WordsBesideCalls => false,
             Part::Turn | Part::Words | Part::Thought | Part::Reasoning | Part::Calls => {
                 self.learnt && !(is_thought && self.earlier)
             }
@@ -67,7 +69,9 @@ impl fmt::Display for LeftOut {
         };
         match self.part {
             Part::Turn | Part::Tools => write!(formatter, "`messages[{message}]`"),
-            Part::Words => write!(formatter, "a part of `messages[{message}].content`"),
+            Part::Words | Part::WordsBesideCalls => {
+                write!(formatter, "a part of `messages[{message}].content`")
+            }
             Part::Thought => write!(formatter, "the reasoning in `messages[{message}].content`"),
             Part::Reasoning => write!(formatter, "`messages[{message}].reasoning_content`"),
             Part::Calls => write!(formatter, "`messages[{message}].tool_calls`"),
@@ -317,7 +321,14 @@ impl Points {
                 continue;
             }
             let whole = point.message.is_some_and(|index| unsaid.contains(&index));
-            let part = if whole { Part::Turn } else { point.part };
+            let calls = point
+                .message
+                .is_some_and(|index| messages[index].fields.contains_key(TOOL_CALLS));
+            let part = match point.part {
+                _ if whole => Part::Turn,
+                Part::Words if calls => Part::WordsBesideCalls,
+                part => part,
+            };
             let found = left_out(part, point.message);
             if !result.contains(&found) {
                 result.push(found);

@@ -118,6 +118,7 @@ fn what(part: Part) -> &'static str {
     match part {
         Part::Turn => "turns",
         Part::Words => "a part of what is said",
+        Part::WordsBesideCalls => "words beside calls",
         Part::Thought | Part::Reasoning => "the reasoning of earlier turns",
         Part::Calls => "calls",
         Part::Name => "names",
@@ -130,6 +131,7 @@ fn meaning(part: Part, learnt: bool) -> &'static str {
         (Part::Thought | Part::Reasoning, true) => {
             "these turns are learnt without it; dataset.lossOn: Completion learns the last turn alone"
         }
+        (Part::WordsBesideCalls, true) => "the calls of these turns are learnt alone",
         (Part::Tools, _) => "the model is not told of these functions",
         _ => "the model does not see it",
     }

@@ -53,12 +53,23 @@ fn repr(value: &Value, level: usize, text: &mut String) -> Result<(), Error> {
         }
         ValueKind::String => quote(value.as_str().unwrap_or_default(), text),
         ValueKind::Seq => {
-            text.push('[');
-            for (index, item) in value.try_iter()?.enumerate() {
-                text.push_str(if index == 0 { "" } else { ", " });
+            let (open, close) = match value.is_tuple() {
+                true => ('(', ')'),
+                false => ('[', ']'),
+            };
+            text.push(open);
+            let mut items = 0;
+            for item in value.try_iter()? {
+                text.push_str(if items == 0 { "" } else { ", " });
                 repr(&item, level + 1, text)?;
+                items += 1;
             }
-            text.push(']');
+            text.push_str(if value.is_tuple() && items == 1 {
+                ","
+            } else {
+                ""
+            });
+            text.push(close);
         }
         ValueKind::Map => {
             text.push('{');

@@ -233,6 +233,22 @@ fn conversations_cannot_do_without_the_chat_template() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_default_use_of_the_chat_template_changes_no_digest_of_a_spec() {
+    let digest = |dataset: Value| {
+        let spec = json!({
+            "baseModel": { "uri": "file:///base/" }, "dataset": dataset, "method": { "lora": {} },
+        });
+        let spec: finetune_crds::FineTuneJobSpec = serde_json::from_value(spec).unwrap();
+        spec.digest()
+    };
+    let plain = digest(json!({ "train": [] }));
+    let auto = digest(json!({ "train": [], "chatTemplate": "Auto" }));
+    let never = digest(json!({ "train": [], "chatTemplate": "Never" }));
+    assert_eq!(plain, auto);
+    assert_ne!(plain, never);
+}
+
 /// The example as a table with two columns, with the manifest of the pages.
 #[test]
 fn the_example_as_csv_is_tokenised_as_the_example_itself() -> Result<()> {

@@ -97,6 +97,19 @@ fn what_is_learnt_and_left_out_is_refused_by_name(
 }
 
 #[test]
+fn words_beside_calls_that_a_template_drops_by_design_are_told() {
+    let source = "{% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let calls = json(r#"[{"function":{"name":"stock","arguments":{"of":"lamp"}}}]"#);
+    let answer = with(said("assistant", "Let me look."), TOOL_CALLS, calls);
+    let left_out = found(source, vec![said("user", "7?"), answer], Vec::new()).unwrap();
+    assert_eq!(left_out.len(), 1);
+    assert_eq!(
+        (left_out[0].part, left_out[0].learnt),
+        (Part::WordsBesideCalls, true)
+    );
+}
+
+#[test]
 fn an_answer_that_is_not_printed_is_refused() {
     let source = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}\n{% endfor %}";
     let messages = vec![said("user", "7?"), said("assistant", "7")];
