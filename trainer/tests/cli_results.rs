@@ -66,7 +66,8 @@ fn once_the_validation_loss_rises_the_run_ends_and_the_best_weights_are_publishe
         best.0 + 15,
         "three validations after the best: {validated:?}"
     );
-    assert!(last > 1.01 * best.1, "{validated:?}");
+    // By more than what the published loss is compared to below; by how much is the processor's affair.
+    assert!(last > (1.0 + 1e-5) * best.1, "{validated:?}");
 
     let progress = &outcome["progress"];
     assert_eq!(progress["totalSteps"], last_step);
