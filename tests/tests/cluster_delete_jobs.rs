@@ -37,7 +37,7 @@ async fn a_job_with_a_claim_an_account_and_a_cache_is_deleted_in_the_foreground(
         "placement": {"serviceAccountName": "trainer", "cacheClaimName": "cache", "terminationGracePeriodSeconds": 1},
     });
     namespace.apply(&job::tiny("job", changes).to_string())?;
-    // With children, the garbage collector has something to wait for before it lets go of their owner.
+    // With children, the garbage collector has something to take away too.
     wait::until("a child of the job", 60, || async {
         let children = namespace.kubectl(
             "get jobs,configmaps --selector finetune.dev/fine-tune-job=job --output name",
@@ -56,8 +56,11 @@ async fn a_job_with_a_claim_an_account_and_a_cache_is_deleted_in_the_foreground(
         "the deletion is not in the foreground"
     );
     gone::<FineTuneJob>(&namespace, "job").await?;
-    let pods = namespace.kubectl("get pods --output name")?;
-    ensure!(pods.trim().is_empty(), "pods are left: {pods}");
+    wait::until("no pod to be left", 120, || async {
+        let pods = namespace.kubectl("get pods --output name")?;
+        Ok(pods.trim().is_empty().then_some(()))
+    })
+    .await?;
     Ok(())
 }
 

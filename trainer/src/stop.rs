@@ -75,11 +75,14 @@ impl Stop {
                     let ends_at_once = stop.tell(kind);
                     tracing::info!("told to stop");
                     if ends_at_once {
-                        let last_words = Arc::clone(&last_words);
+                        let (stop, last_words) = (stop.clone(), Arc::clone(&last_words));
                         // A thread: the runtime may be going down already.
                         std::thread::spawn(move || {
                             std::thread::sleep(PATIENCE);
-                            leave(last_words(kind));
+                            // It may have reached what must be finished in the meantime.
+                            if stop.state.borrow().ends_at_once().is_some() {
+                                leave(last_words(kind));
+                            }
                         });
                     }
                 }

@@ -22,7 +22,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "finetune-operator.image" -}}
 {{- $image := index . 0 -}}{{- $root := index . 1 -}}
 {{- /* `--set image.tag=20261128` is a number, which YAML would print as 2.0261128e+07. */ -}}
-{{- $tag := kindIs "float64" $image.tag | ternary (printf "%.0f" $image.tag) (toString $image.tag) -}}
+{{- $tag := kindIs "float64" $image.tag | ternary (printf "%.0f" $image.tag) (toString (default "" $image.tag)) -}}
 {{- if hasPrefix "sha256:" $tag -}}
 {{ $image.repository }}@{{ $tag }}
 {{- else -}}

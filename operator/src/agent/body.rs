@@ -24,7 +24,7 @@ const SMALL: usize = 1 << 20;
 const SMALL_BYTES: usize = 32 << 20;
 /// Larger bodies at once. With the small ones they stay at 96 MiB, well below the 256 MiB that the chart gives the agent.
 const LARGE_BODIES: usize = 4;
-/// How long a larger body waits for the others.
+/// How long a body waits for the others.
 const TURN: Duration = Duration::from_secs(30);
 /// How long a client may send nothing in the middle of a body.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -122,7 +122,7 @@ impl Bodies {
         mut chunks: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Bytes, Fault> {
         let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(SMALL));
-        let mut room = self.take_small(0)?;
+        let mut room = self.take_small(0).await?;
         let mut is_small = true;
         loop {
             let next = tokio::time::timeout(self.pause, chunks.next()).await;
@@ -135,6 +135,8 @@ impl Bodies {
                 return Err(Fault::TooLarge);
             }
             if is_small && length > SMALL {
+                // Given back first: bodies that wait for their turn must not keep small ones out.
+                drop(room);
                 room = self.take_large().await?;
                 // Reserved at once: a buffer that doubles would hold the body twice. Pages that stay empty cost nothing.
                 let mut whole = BytesMut::with_capacity(declared.unwrap_or(MAX_BODY).max(length));
@@ -142,17 +144,18 @@ impl Bodies {
                 bytes = whole;
                 is_small = false;
             } else if is_small {
-                room.merge(self.take_small(chunk.len())?);
+                room.merge(self.take_small(chunk.len()).await?);
             }
             bytes.extend_from_slice(&chunk);
         }
         Ok(Bytes::from_owner(Held { bytes, _room: room }))
     }
 
-    fn take_small(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
+    async fn take_small(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
         let count = u32::try_from(bytes).map_err(|_| Fault::TooLarge)?;
-        let room = self.small.clone().try_acquire_many_owned(count);
-        room.map_err(|_| Fault::Crowded)
+        let room = self.small.clone().acquire_many_owned(count);
+        let turn = tokio::time::timeout(self.turn, room).await;
+        turn.ok().and_then(Result::ok).ok_or(Fault::Crowded)
     }
 
     async fn take_large(&self) -> Result<OwnedSemaphorePermit, Fault> {
@@ -194,8 +197,9 @@ impl Model {
         })
     }
 
-    /// The body with another name in this place: its length, and its pieces in order.
-    pub(crate) fn replaced(&self, body: &Bytes, name: &str) -> (usize, Vec<Bytes>) {
+    /// The body with another name in this place: its length, and its pieces in order. Takes the body, so that its room is free
+    /// when the last piece is sent.
+    pub(crate) fn replaced(&self, body: Bytes, name: &str) -> (usize, Vec<Bytes>) {
         let name = Bytes::from(serde_json::Value::from(name).to_string());
         let before = body.slice(..self.place.start);
         let after = body.slice(self.place.end..);
@@ -205,9 +209,10 @@ impl Model {
     }
 }
 
-/// A body as it came: its length, and its pieces in order.
-pub(crate) fn unchanged(body: &Bytes) -> (usize, Vec<Bytes>) {
-    (body.len(), pieces(body).collect())
+/// A body as it came: its length, and its pieces in order. Takes the body, so that its room is free when the last piece is sent.
+#[expect(clippy::needless_pass_by_value, reason = "a handle that stays behind would keep the room")]
+pub(crate) fn unchanged(body: Bytes) -> (usize, Vec<Bytes>) {
+    (body.len(), pieces(&body).collect())
 }
 
 fn pieces(bytes: &Bytes) -> impl Iterator<Item = Bytes> {
@@ -227,7 +232,7 @@ mod tests {
 
     fn replaced(body: &str, name: &str) -> String {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let (length, pieces) = Model::find(&body).unwrap().replaced(&body, name);
+        let (length, pieces) = Model::find(&body).unwrap().replaced(body, name);
         let text = pieces.concat();
         assert_eq!(text.len(), length);
         String::from_utf8(text).unwrap()
@@ -299,8 +304,7 @@ mod tests {
                 )
             };
             assert_ne!(free(&bodies), (SMALL_BYTES, LARGE_BODIES));
-            let last = unchanged(&body).1.pop();
-            drop(body);
+            let last = unchanged(body).1.pop();
             assert_ne!(free(&bodies), (SMALL_BYTES, LARGE_BODIES));
             drop(last);
             assert_eq!(free(&bodies), (SMALL_BYTES, LARGE_BODIES));

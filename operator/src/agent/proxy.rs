@@ -121,7 +121,7 @@ impl Proxy {
             }
             Route::Base { engine } => {
                 let url = format!("{engine}{path}");
-                let body = body::unchanged(&body);
+                let body = body::unchanged(body);
                 let response = match self.send(&url, headers, body, BASE, start).await {
                     Ok(response) => relay(response, None, None),
                     Err(response) => response,
@@ -134,7 +134,7 @@ impl Proxy {
                 in_flight,
             } => {
                 let url = format!("{engine}{path}");
-                let body = requested.replaced(&body, &version);
+                let body = requested.replaced(body, &version);
                 let response = match self.send(&url, headers, body, &model, start).await {
                     // The engine has restarted and the loop does not know it yet.
                     Ok(response) if response.status() == StatusCode::NOT_FOUND => {

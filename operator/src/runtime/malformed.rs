@@ -52,7 +52,7 @@ where
         json!({ "conditions": [condition(&message, object.meta().generation, (ctx.now)())] });
     let parameters = PatchParams::apply(field_manager::MALFORMED).force();
     let written = api
-        .patch_status(&name, &parameters, &Patch::Apply(&patch::<K>(&name, &said)))
+        .patch_status(&name, &parameters, &Patch::Apply(&patch::<K>(&name, Some(&said))))
         .await;
     match written {
         // Whatever the API server has against it, the Event still says it.
@@ -98,7 +98,7 @@ where
         .patch_status(
             &name,
             &parameters,
-            &Patch::Apply(&patch::<K>(&name, &json!({}))),
+            &Patch::Apply(&patch::<K>(&name, None)),
         )
         .await
     {
@@ -125,13 +125,17 @@ fn dynamic<K: Resource<DynamicType = ()>>(ctx: &Context, object: &K) -> Api<Dyna
     )
 }
 
-fn patch<K: Resource<DynamicType = ()>>(name: &str, status: &Value) -> Value {
-    json!({
+/// `status` absent: nothing is owned any more. An empty one would be a field that is.
+fn patch<K: Resource<DynamicType = ()>>(name: &str, status: Option<&Value>) -> Value {
+    let mut patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         "metadata": { "name": name },
-        "status": status,
-    })
+    });
+    if let Some(status) = status {
+        patch["status"] = status.clone();
+    }
+    patch
 }
 
 fn condition(message: &str, generation: Option<i64>, now: Timestamp) -> Value {

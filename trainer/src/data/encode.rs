@@ -108,6 +108,16 @@ impl<'model> Encoder<'model> {
 
     fn content(&self, content: &RowContent) -> Result<Vec<EncodedRow>, String> {
         let tokens = match content {
+            RowContent::Preference { chosen, .. }
+                if self.settings.chat_template == ChatTemplateUse::Never
+                    && matches!(**chosen, RowContent::Messages(_)) =>
+            {
+                return Err(
+                    "the row holds lists of messages, which nothing but a chat template makes a text of, and \
+                     `dataset.chatTemplate` is `Never`: remove it, or give texts"
+                        .to_owned(),
+                );
+            }
             RowContent::Preference { chosen, rejected } => {
                 let mut rows = self.content(chosen)?;
                 rows.extend(self.content(rejected)?);
