@@ -37,6 +37,7 @@ run() { # VARIABLES THREADS PROGRAM ARGUMENT...: how many tests passed; fails wi
     echo "$passed"
 }
 fault=0
+runs=0
 while read -r name instructions variables tests; do
     [ -n "$name" ] || continue
     if ! has "$instructions"; then
@@ -46,11 +47,13 @@ while read -r name instructions variables tests; do
     skip=()
     [ "$tests" = all ] || skip=(--skip bf16)
     for threads in 1 2; do
+        runs=$((runs + 1))
         began=$SECONDS
         parity=$(run "$variables" "$threads" "$(program parity)" "${skip[@]}") || fault=1
         resumed=$(run "$variables" "$threads" "$(program resume_train)" told_to_stop) || fault=1
         echo "$name, threads $threads: ${parity:-not all} tests of parity passed, ${resumed:-not all} of resuming, in $((SECONDS - began)) s"
     done
 done <<<"$settings"
+[ "$runs" -gt 0 ] || { echo "this processor has none of the settings, expected one of x86-64 at least" >&2; exit 1; }
 echo "in all $SECONDS s"
 exit "$fault"

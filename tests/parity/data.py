@@ -148,13 +148,13 @@ def rows_of(family):
     return rows + (THOUGHTS if family == "qwen3" else [])
 
 
-def as_given(row):
-    """What the template gets: arguments as an object, a message's content always there."""
+def as_given(row, template):
+    """What the template gets: arguments as an object unless it takes a text as it is, a message's content always there."""
     messages = json.loads(json.dumps(row["messages"]))
     for message in messages:
         message.setdefault("content", None)
         for each in message.get("tool_calls", []):
-            if isinstance(each["function"]["arguments"], str):
+            if isinstance(each["function"]["arguments"], str) and "arguments is string" not in template:
                 each["function"]["arguments"] = json.loads(each["function"]["arguments"])
     return messages, row.get("tools")
 
@@ -303,7 +303,7 @@ def write_templates(out):
 
 
 def case(tokenizer, family, marked, plain, row):
-    messages, tools = as_given(row)
+    messages, tools = as_given(row, plain)
 
     def render(template, messages=messages, **more):
         return tokenizer.apply_chat_template(messages, tools=tools, chat_template=template, **more)
@@ -326,7 +326,7 @@ def case(tokenizer, family, marked, plain, row):
 
 
 def refuse(tokenizer, template, row, words):
-    messages, tools = as_given(row)
+    messages, tools = as_given(row, template)
     try:
         tokenizer.apply_chat_template(messages, tools=tools, chat_template=template, tokenize=False)
     except jinja2.TemplateError as error:

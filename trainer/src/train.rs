@@ -114,7 +114,7 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
     let metrics = run_steps(run, &attempt, &mut plan, &identity, &inputs, &mut trainee)
         .await
         .map_err(|failure| advised(failure, job, &plan))?;
-    // All steps are saved. What comes now may take long, and the next process makes it again.
+    // What comes now may take long, and the next process makes it again.
     if stop.end_at_once() {
         return Err(told_to_stop(reporter));
     }
@@ -190,9 +190,18 @@ pub fn told_to_stop(reporter: &Reporter) -> Failure {
             "go on from there",
         ),
     };
+    // The checkpoint of the last step may have failed, which is a warning only.
+    let unsaved = match (progress.phase, progress.checkpoint_step) {
+        (RunPhase::Loading, _) => String::new(),
+        (_, Some(saved)) if saved == progress.step => String::new(),
+        (_, saved) => format!(
+            ", and the newest checkpoint is of step {}",
+            saved.unwrap_or(0)
+        ),
+    };
     Failure::new(
         OutcomeReason::Preempted,
-        format!("told to stop {when}; run it again to {what_next}"),
+        format!("told to stop {when}{unsaved}; run it again to {what_next}"),
     )
 }
 

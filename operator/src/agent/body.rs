@@ -210,7 +210,10 @@ impl Model {
 }
 
 /// A body as it came: its length, and its pieces in order. Takes the body, so that its room is free when the last piece is sent.
-#[expect(clippy::needless_pass_by_value, reason = "a handle that stays behind would keep the room")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a handle that stays behind would keep the room"
+)]
 pub(crate) fn unchanged(body: Bytes) -> (usize, Vec<Bytes>) {
     (body.len(), pieces(&body).collect())
 }

@@ -52,7 +52,11 @@ where
         json!({ "conditions": [condition(&message, object.meta().generation, (ctx.now)())] });
     let parameters = PatchParams::apply(field_manager::MALFORMED).force();
     let written = api
-        .patch_status(&name, &parameters, &Patch::Apply(&patch::<K>(&name, Some(&said))))
+        .patch_status(
+            &name,
+            &parameters,
+            &Patch::Apply(&patch::<K>(&name, Some(&said))),
+        )
         .await;
     match written {
         // Whatever the API server has against it, the Event still says it.
@@ -95,11 +99,7 @@ where
     let name = object.name_any();
     let parameters = PatchParams::apply(field_manager::MALFORMED).force();
     match dynamic::<K>(ctx, object)
-        .patch_status(
-            &name,
-            &parameters,
-            &Patch::Apply(&patch::<K>(&name, None)),
-        )
+        .patch_status(&name, &parameters, &Patch::Apply(&patch::<K>(&name, None)))
         .await
     {
         Ok(_) => Ok(()),

@@ -134,7 +134,19 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &general,
     )?;
     report.warnings.extend(train.notes.warnings());
-    if goes_through_template(request, sources.format) {
+    for (which, notes) in [
+        ("validation", &validation.notes),
+        ("replay", &general.notes),
+    ] {
+        let warnings = notes.warnings().into_iter();
+        report
+            .warnings
+            .extend(warnings.map(|warning| format!("of the {which} rows: {warning}")));
+    }
+    let replayed = sources.replay.as_ref().map(|general| general.format);
+    if goes_through_template(request, sources.format)
+        || replayed.is_some_and(|format| goes_through_template(request, format))
+    {
         report
             .warnings
             .extend(template_notes::unnamed_end(request.base.tokenizer()));
@@ -155,6 +167,8 @@ struct General {
     rows: Vec<TokenizedRow>,
     /// How many there should be.
     wanted: usize,
+    /// What the chat template does to them.
+    notes: template_notes::TemplateNotes,
 }
 
 fn general(
@@ -179,12 +193,14 @@ fn general(
     };
     let chosen = replay::choose(&found.rows, replay.fraction, count, &split.hashes);
     let encoder = Encoder::new(request.base.tokenizer(), settings);
-    let mut rows = tokenized::tokenize(&encoder, &chosen.rows)?.rows;
+    let tokenized = tokenized::tokenize(&encoder, &chosen.rows)?;
+    let mut rows = tokenized.rows;
     // A document becomes more than one row.
     rows.truncate(chosen.wanted);
     Ok(General {
         rows,
         wanted: chosen.wanted,
+        notes: tokenized.notes,
     })
 }
 

@@ -15,7 +15,7 @@ pub(super) enum Budget {
     Rest {
         /// What the process may use, in bytes.
         memory: u64,
-        /// What the base takes of it.
+        /// What the process holds once the base is loaded.
         base: u64,
     },
 }

@@ -7,6 +7,21 @@ pub(super) fn memory_limit() -> Option<u64> {
     within(Path::new("/"))
 }
 
+/// What this process holds that is no file's, in bytes; `None` where the kernel does not say. Pages of mapped files are given back
+/// when memory is short.
+pub(super) fn held() -> Option<u64> {
+    anonymous(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// `RssAnon:      1234 kB` of `/proc/<pid>/status`.
+fn anonymous(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// The same for the system whose files lie under `root`.
 fn within(root: &Path) -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();

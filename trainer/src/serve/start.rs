@@ -18,7 +18,7 @@ use super::Error;
 use super::engine::{Engine, Limits};
 use super::http::{Preparation, Server, router};
 use super::key_value_memory::{Budget, KeyValueMemory};
-use super::memory_limit::memory_limit;
+use super::memory_limit::{held, memory_limit};
 use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
 use super::tools::ToolCalls;
@@ -221,7 +221,8 @@ fn key_value_memory(options: &Options, base: &Base) -> Result<KeyValueMemory, Er
                     "the system does not say how much memory there is, expected a number of bytes";
                 Error::KeyValueMemory(message.to_owned())
             })?,
-            base: config.parameters() as u64 * kind.elt_size_in_bytes() as u64,
+            // Measured, for a base may be held in 4 bits.
+            base: held().unwrap_or(config.parameters() as u64 * kind.elt_size_in_bytes() as u64),
         },
     };
     KeyValueMemory::new(budget, config.key_value_bytes(kind) as u64)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use minijinja::value::{Rest, ValueKind};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, Value};
 
 use super::print::MOST_LEVELS;
@@ -16,7 +16,8 @@ const WIDEST_INDENT: usize = 64;
     clippy::needless_pass_by_value,
     reason = "the signature that minijinja calls"
 )]
-pub(super) fn tojson(value: Value, given: Rest<Value>) -> Result<Value, Error> {
+pub(super) fn tojson(value: Value, given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let given = given.into_values();
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ascii, indent, separators, sorted] = Arguments::new("tojson", &given)?.at_most(names)?;
     let is_true = |value: Option<Value>| value.is_some_and(|value| value.is_true());

@@ -252,7 +252,9 @@ fn the_default_use_of_the_chat_template_changes_no_digest_of_a_spec() {
 /// The example as a table with two columns, with the manifest of the pages.
 #[test]
 fn the_example_as_csv_is_tokenised_as_the_example_itself() -> Result<()> {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/support/train.jsonl");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples/support/train.jsonl")
+        .canonicalize()?;
     let mut table = "question,answer\n".to_owned();
     let quoted = |value: &Value| format!("\"{}\"", value.as_str().unwrap().replace('"', "\"\""));
     for line in std::fs::read_to_string(&example)?.lines() {

@@ -245,9 +245,9 @@ const GOES_THROUGH: &str = "{% for m in messages %}{{ m['content'] }}{% for c in
 const EITHER: &str = "{% for m in messages %}{{ m['content'] }}{% for c in m.tool_calls or [] %}<{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}>{% endfor %}{% endfor %}";
 
 #[rstest]
-#[case::plain(PLAIN, json!({ "of": "lamp" }), r#"How many?<{"name": "stock", "arguments": {"of": "lamp"}}>"#)]
-#[case::plain_text(PLAIN, json!(r#"{"of":"lamp"}"#), r#"How many?<{"name": "stock", "arguments": {"of": "lamp"}}>"#)]
-#[case::by_method(BY_METHOD, json!({ "of": "lamp" }), r#"How many?<{"name": "stock", "arguments": {"of": "lamp"}}>"#)]
+#[case::plain(PLAIN, json!({ "of": "lamp" }), r#"How many?<{"arguments": {"of": "lamp"}, "name": "stock"}>"#)]
+#[case::plain_text(PLAIN, json!(r#"{"of":"lamp"}"#), r#"How many?<{"arguments": {"of": "lamp"}, "name": "stock"}>"#)]
+#[case::by_method(BY_METHOD, json!({ "of": "lamp" }), r#"How many?<{"arguments": {"of": "lamp"}, "name": "stock"}>"#)]
 #[case::adds(ADDS, json!({ "of": "lamp" }), r#"How many?<stock {"of": "lamp"}>"#)]
 #[case::adds_text(ADDS, json!(r#"{"of":"lamp"}"#), r#"How many?<stock {"of":"lamp"}>"#)]
 #[case::goes_through(GOES_THROUGH, json!({ "of": "lamp" }), "How many?<stock of=lamp>")]

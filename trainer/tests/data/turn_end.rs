@@ -100,7 +100,7 @@ fn a_call_closed_by_a_special_token_is_learnt_to_the_end_of_the_turn(
     ] });
     let printed = |article: &str| {
         format!(
-            "<|call|>{{\"name\": \"stock\", \"arguments\": {{\"article\": \"{article}\"}}}}<|/call|>"
+            "<|call|>{{\"arguments\": {{\"article\": \"{article}\"}}, \"name\": \"stock\"}}<|/call|>"
         )
     };
     assert_eq!(

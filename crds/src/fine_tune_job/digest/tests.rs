@@ -101,7 +101,7 @@ const SMALLEST: (&str, &str) = (
     "sha256:30b88144aaee475b1cf7ad958f181768a744244283a5274d16c60798ae79f24c",
 );
 const FULLEST: (&str, &str) = (
-    "sha256:c5cfeea65d4fcada18f4e50ffa32ae7a307dbc2393445a8184714cbf70b01bc8",
+    "sha256:40e882f045c0d8ace8b8a055208ae20ad37b417b529da76290236f6275c055fb",
     "sha256:7a4c09300ade01a6edac7f21bdc63c75532006fa59aea45876b14a210fcc3667",
 );
 const DENSE: (&str, &str) = (
@@ -164,6 +164,7 @@ fn every_field_that_counts_changes_the_digest_and_no_other_one_does() {
             Value::String(_) => match key {
                 "format" => Value::from("Messages"),
                 "lossOn" => Value::from("All"),
+                "chatTemplate" => Value::from("Auto"),
                 "schedule" => Value::from("Constant"),
                 "optimizer" => Value::from("AdamW"),
                 "computeType" => Value::from("BFloat16"),

@@ -104,8 +104,7 @@ fn engine_lifecycle(pod: Option<&PodSpec>, container: &str) -> Option<Value> {
     // A pause that is no longer than ours is ours, made under another grace; or it would be too short.
     let most = ENGINE_LINGERS.as_secs() as i64;
     let is_ours = hook.is_none_or(|hook| hook.sleep.as_ref().is_some_and(|it| it.seconds <= most));
-    (seconds > 0 && is_ours)
-        .then(|| json!({ "preStop": { "sleep": { "seconds": seconds } } }))
+    (seconds > 0 && is_ours).then(|| json!({ "preStop": { "sleep": { "seconds": seconds } } }))
 }
 
 /// The agent: a native sidecar, which starts before the engine and whose readiness counts for the pod.

@@ -4,24 +4,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::fields::{SamplingFields, Stop, StreamOptions};
+use super::prompt::Prompt;
 use crate::serve::generation::TokenScore;
-
-/// What is to be continued.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a string, an array of token ids, or an array that holds one of these"
-)]
-pub(crate) enum Prompt {
-    /// Text, which is tokenised with the tokenizer's own special tokens.
-    Text(String),
-    /// Token ids, used untouched.
-    Tokens(Vec<u32>),
-    /// Several texts.
-    Texts(Vec<String>),
-    /// Several lists of token ids.
-    TokenLists(Vec<Vec<u32>>),
-}
 
 /// The request.
 #[derive(Clone, Debug, Deserialize)]

@@ -1,6 +1,5 @@
 //! What the requests have in common: reading them with errors that name the field, and the fields of sampling.
 
-use finetune_artifacts::rows::json::Json;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -36,10 +35,7 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 /// Reads a request and checks its fields against those that are known. An error names the field.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T, ApiError> {
     let request = parse(body)?;
-    let all: Json = parse(body)?;
-    if let Some(all) = all.as_object() {
-        fields.check(all)?;
-    }
+    fields.check(body)?;
     Ok(request)
 }
 

@@ -5,13 +5,15 @@ mod completion;
 mod error;
 mod fields;
 mod models;
+mod prompt;
 mod table;
 
 pub(super) use chat::{ChatMessage, ChatRequest, Content, ToolCall, chat_log_probabilities};
-pub(super) use completion::{CompletionRequest, Prompt, completion_log_probabilities};
+pub(super) use completion::{CompletionRequest, completion_log_probabilities};
 pub(super) use error::ApiError;
 pub(super) use fields::{parse, read};
 pub(super) use models::{LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest};
+pub(super) use prompt::Prompt;
 pub(super) use table::{CHAT, COMPLETION};
 
 use serde::Serialize;

@@ -22,8 +22,9 @@ pub(super) async fn create(
     State(server): State<Arc<Server>>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
+    let bytes = body.len();
     let begin = move |server: &Arc<Server>| begin(server, &body);
-    let (mut reply, form, stream) = server.prepare(begin).await?;
+    let (mut reply, form, stream) = server.prepare(bytes, begin).await?;
     if stream {
         return Ok(stream::response(reply, form));
     }

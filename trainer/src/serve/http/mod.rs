@@ -27,8 +27,9 @@ const MAX_BODY: usize = 16 << 20;
 const MAX_ALTERNATIVES: usize = 20;
 
 /// The routes whose answers are counted from the start.
-const COUNTED: [&str; 5] = [
+const COUNTED: [&str; 6] = [
     "/v1/models",
+    "/v1/models/{*name}",
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
     "/v1/completions",

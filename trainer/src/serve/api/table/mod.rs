@@ -8,8 +8,10 @@ mod completion;
 mod page;
 mod shared;
 
-use finetune_artifacts::rows::json::{Json, Object};
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::ApiError;
 
@@ -99,24 +101,45 @@ impl Field {
 }
 
 impl Table {
-    /// Refuses the first field of a request that is not acted on and could change the answer.
-    pub(crate) fn check(&self, request: &Object) -> Result<(), ApiError> {
-        self.check_object(request, "")
+    /// Refuses the first field of a request, an object in JSON, that is not acted on and could change the answer.
+    pub(crate) fn check(&self, request: &[u8]) -> Result<(), ApiError> {
+        let text = std::str::from_utf8(request)
+            .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
+        self.check_value(text, "")
     }
 
-    fn check_object(&self, object: &Object, before: &str) -> Result<(), ApiError> {
-        for (name, value) in object.iter().filter(|(_, value)| **value != Json::Null) {
-            let path = format!("{before}{name}");
-            let Some(field) = self.find(name) else {
-                let message = format!(
-                    "`{path}` is no field of {} that this server knows; leave it out",
-                    self.place
-                );
-                return Err(refusal(&path, message));
-            };
-            field.check(value, &path)?;
+    /// The fields of an object, or of each object of a list; of other values there are none.
+    fn check_value(&self, value: &str, before: &str) -> Result<(), ApiError> {
+        let mut deserializer = serde_json::Deserializer::from_str(value);
+        let mut refused = None;
+        let fields = Fields {
+            table: self,
+            before,
+            refused: &mut refused,
+        };
+        let read = fields.deserialize(&mut deserializer);
+        match (refused, read) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => Err(ApiError::bad_request(format!(
+                "the body is not JSON: {error}"
+            ))),
         }
-        Ok(())
+    }
+
+    fn check_field(&self, name: &str, value: &str, before: &str) -> Result<(), ApiError> {
+        if value == "null" {
+            return Ok(());
+        }
+        let path = format!("{before}{name}");
+        let Some(field) = self.find(name) else {
+            let message = format!(
+                "`{path}` is no field of {} that this server knows; leave it out",
+                self.place
+            );
+            return Err(refusal(&path, message));
+        };
+        field.check(value, &path)
     }
 
     fn find(&self, name: &str) -> Option<&Field> {
@@ -125,10 +148,90 @@ impl Table {
     }
 }
 
+/// Goes through the fields of a value where they stand, and keeps none of them.
+struct Fields<'a> {
+    table: &'a Table,
+    before: &'a str,
+    refused: &'a mut Option<ApiError>,
+}
+
+impl<'de> DeserializeSeed<'de> for Fields<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+            if self.refused.is_none()
+                && let Err(error) = self.table.check_field(&name, value.get(), self.before)
+            {
+                *self.refused = Some(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let place = self.before.trim_end_matches('.');
+        let mut index = 0_usize;
+        while let Some(item) = list.next_element::<&RawValue>()? {
+            // Of another type: what reads the field says so.
+            if self.refused.is_none()
+                && item.get().starts_with('{')
+                && let Err(error) = self
+                    .table
+                    .check_value(item.get(), &format!("{place}[{index}]."))
+            {
+                *self.refused = Some(error);
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
+
 impl Field {
-    fn check(&self, value: &Json, path: &str) -> Result<(), ApiError> {
+    fn check(&self, value: &str, path: &str) -> Result<(), ApiError> {
         let neutral = match self.verdict {
-            Verdict::ActedOn => return self.check_inside(value, path),
+            Verdict::ActedOn => {
+                return self.inside.map_or(Ok(()), |table| {
+                    table.check_value(value, &format!("{path}."))
+                });
+            }
             Verdict::Harmless => return Ok(()),
             Verdict::RefusedUnless(neutral) => neutral,
             Verdict::Refused => &[],
@@ -140,7 +243,7 @@ impl Field {
             [] => "leave it out".to_owned(),
             neutral => format!("leave it out or set it to {}", neutral.join(" or ")),
         };
-        let mut shown: String = value.to_text().chars().take(SHOWN + 1).collect();
+        let mut shown: String = value.chars().take(SHOWN + 1).collect();
         if shown.chars().count() > SHOWN {
             shown.pop();
             shown.push('…');
@@ -149,25 +252,6 @@ impl Field {
         let message =
             format!("`{path}` is {shown}, which this server does not support: {says}; {cure}");
         Err(refusal(path, message))
-    }
-
-    fn check_inside(&self, value: &Json, path: &str) -> Result<(), ApiError> {
-        let Some(table) = self.inside else {
-            return Ok(());
-        };
-        match value {
-            Json::Object(object) => table.check_object(object, &format!("{path}.")),
-            Json::List(list) => {
-                for (index, item) in list.iter().enumerate() {
-                    if let Json::Object(object) = item {
-                        table.check_object(object, &format!("{path}[{index}]."))?;
-                    }
-                }
-                Ok(())
-            }
-            // Of another type: what reads the field says so.
-            _ => Ok(()),
-        }
     }
 }
 
@@ -178,9 +262,12 @@ fn refusal(path: &str, message: String) -> ApiError {
 }
 
 /// Whether `value` is the JSON `neutral`; numbers by value, so that 1.0 is 1.
-fn same(neutral: &str, value: &Json) -> bool {
-    let value: Result<Value, _> = serde_json::from_str(&value.to_text());
-    match (serde_json::from_str(neutral), value) {
+fn same(neutral: &str, value: &str) -> bool {
+    // What asks for nothing is short.
+    if value.len() > SHOWN {
+        return false;
+    }
+    match (serde_json::from_str(neutral), serde_json::from_str(value)) {
         (Ok(Value::Number(neutral)), Ok(Value::Number(value))) => {
             neutral.as_f64() == value.as_f64()
         }
@@ -198,8 +285,7 @@ mod tests {
     use super::*;
 
     fn check(table: &Table, request: &str) -> Result<(), (String, String)> {
-        let request: Json = serde_json::from_str(request).unwrap();
-        table.check(request.as_object().unwrap()).map_err(|error| {
+        table.check(request.as_bytes()).map_err(|error| {
             let body = error.body();
             let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
             (text("param"), text("message"))
