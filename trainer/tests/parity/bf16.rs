@@ -19,8 +19,9 @@ use crate::fixture::{batch, json, tensors, trained};
 
 /// How far from fp32 states, logits and losses may be.
 const BF16: f64 = 2e-2;
-/// What such a mean differs by between kinds of processor: the reference's is that of the one on which it was recorded.
-const PROCESSORS: f64 = 0.05;
+/// What such a mean may differ by between kinds of processor, of which the reference's is that of one. Between AVX2 and AVX-512 it
+/// differs by 0.06; `compare.py` allows the reference itself as much.
+const PROCESSORS: f64 = 0.15;
 const STEPS: usize = 4;
 const KINDS: [Kind; 2] = [Kind::BFloat16, Kind::Float];
 
