@@ -115,6 +115,9 @@ fn syntax(error: &YamlError, text: &str, path: &Path) -> Error {
     }
 }
 
+/// What is said of a file whose anchors unfold without end.
+const TOO_MUCH: &str = "it unfolds to more than a manifest may hold: write it without anchors";
+
 /// The parser's message for whoever wrote the file: without its own mention of the place, and without what it tells programmers.
 fn in_words(error: &YamlError) -> String {
     match error {
@@ -131,9 +134,7 @@ fn in_words(error: &YamlError) -> String {
         | YamlError::AliasReplayCounterOverflow { .. }
         | YamlError::AliasReplayLimitExceeded { .. }
         | YamlError::AliasExpansionLimitExceeded { .. }
-        | YamlError::AliasReplayStackDepthExceeded { .. } => {
-            "it unfolds to more than a manifest may hold: write it without anchors".to_owned()
-        }
+        | YamlError::AliasReplayStackDepthExceeded { .. } => TOO_MUCH.to_owned(),
         YamlError::RecursiveReferencesRequireWeakTypes { .. } => {
             "an alias stands within what it refers to: write it out".to_owned()
         }
@@ -141,11 +142,15 @@ fn in_words(error: &YamlError) -> String {
         other => {
             let message = other.to_string();
             let message = message.lines().next().unwrap_or_default();
-            message
+            let message = message
                 .split_once(" at line ")
                 .map_or(message, |(before, _)| before)
-                .trim_start_matches("error: ")
-                .to_owned()
+                .trim_start_matches("error: ");
+            // Within a value the parser hands its limits on as a text.
+            match message.starts_with("budget breached") {
+                true => TOO_MUCH.to_owned(),
+                false => message.to_owned(),
+            }
         }
     }
 }

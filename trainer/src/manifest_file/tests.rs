@@ -68,7 +68,8 @@ fn an_unknown_field_is_named_with_its_line() {
 fn a_value_of_the_wrong_type_is_named_with_its_line() {
     let message = refusal(&GOOD.replace("rank: 4", "rank: four"));
     assert!(
-        message.contains("line 13") && message.contains("rank: four"),
+        message.contains("line 13: spec.method.lora.rank is the text `four`")
+            && message.contains("expected a whole number"),
         "{message}"
     );
 }

@@ -29,7 +29,7 @@ pub(super) fn prompt(
     template: &ChatTemplate,
     calls: ToolCalls,
 ) -> Result<Prompt, ApiError> {
-    let conversation = conversation(request, calls.arguments_as_text)?;
+    let conversation = conversation(request)?;
     let continued = request.continue_final_message.unwrap_or(false);
     let prompt = request.add_generation_prompt.unwrap_or(!continued);
     if continued && prompt {
@@ -67,7 +67,7 @@ pub(super) fn prompt(
 }
 
 /// The messages and tools as the template gets them.
-fn conversation(request: &ChatRequest, arguments_as_text: bool) -> Result<Conversation, ApiError> {
+fn conversation(request: &ChatRequest) -> Result<Conversation, ApiError> {
     let messages = request.messages.as_deref().unwrap_or_default();
     if messages.is_empty() {
         return Err(ApiError::field(
@@ -76,7 +76,7 @@ fn conversation(request: &ChatRequest, arguments_as_text: bool) -> Result<Conver
         ));
     }
     let messages = messages.iter().enumerate();
-    let messages = messages.map(|(index, message)| turn(index, message, arguments_as_text));
+    let messages = messages.map(|(index, message)| turn(index, message));
     let messages = messages.collect::<Result<_, _>>()?;
     let tools = request.tools.clone().unwrap_or_default();
     for (index, tool) in tools.iter().enumerate() {
@@ -103,7 +103,7 @@ fn function_name(tool: &Json) -> Option<&str> {
     function.get("name")?.as_text()
 }
 
-fn turn(index: usize, message: &ChatMessage, arguments_as_text: bool) -> Result<Message, ApiError> {
+fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
     let wrong = |what: String| ApiError::field("messages", format!("`messages[{index}].{what}"));
     let calls = message.tool_calls.as_deref().unwrap_or_default();
     if !calls.is_empty() && message.role != ASSISTANT {
@@ -149,8 +149,7 @@ fn turn(index: usize, message: &ChatMessage, arguments_as_text: bool) -> Result<
     if !calls.is_empty() {
         let calls = calls.iter().enumerate();
         let calls = calls.map(|(place, call)| {
-            called(call, arguments_as_text)
-                .map_err(|what| wrong(format!("tool_calls[{place}].{what}")))
+            called(call).map_err(|what| wrong(format!("tool_calls[{place}].{what}")))
         });
         let calls = calls.collect::<Result<_, _>>()?;
         turn.fields.insert(TOOL_CALLS.to_owned(), Json::List(calls));
@@ -158,8 +157,9 @@ fn turn(index: usize, message: &ChatMessage, arguments_as_text: bool) -> Result<
     Ok(turn)
 }
 
-/// A call in the order of keys that training data have: some templates print it as it stands.
-fn called(call: &ToolCall, arguments_as_text: bool) -> Result<Json, String> {
+/// A call in the order of keys that training data have: some templates print it as it stands. The arguments are an object;
+/// rendering makes a text of it for a template that wants one.
+fn called(call: &ToolCall) -> Result<Json, String> {
     if call.function.name.is_empty() {
         return Err("function.name` is empty, expected the function's name".to_owned());
     }
@@ -178,11 +178,6 @@ fn called(call: &ToolCall, arguments_as_text: bool) -> Result<Json, String> {
             arguments.kind()
         ));
     }
-    let arguments = match (arguments_as_text, &call.function.arguments) {
-        (false, _) => arguments,
-        (true, Some(Json::Text(text))) if !text.trim().is_empty() => Json::Text(text.clone()),
-        (true, _) => Json::Text(arguments.to_text()),
-    };
     let function = Object::from([
         ("name".to_owned(), Json::Text(call.function.name.clone())),
         ("arguments".to_owned(), arguments),

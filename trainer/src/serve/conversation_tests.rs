@@ -10,7 +10,6 @@ use crate::serve::tools::{Format, ToolCalls};
 const CALLS: ToolCalls = ToolCalls {
     format: Some(Format::Hermes),
     left_as_text: false,
-    arguments_as_text: false,
 };
 
 /// A family out of the fixtures.
@@ -133,7 +132,6 @@ fn a_form_of_calls_that_is_not_known_is_refused_unless_calls_are_to_be_text() {
     let calls = |left_as_text| ToolCalls {
         format: None,
         left_as_text,
-        ..CALLS
     };
     let error = prompt(&request, &template("qwen2.5"), calls(false)).unwrap_err();
     assert!(error.to_string().contains("--tool-call-parser"), "{error}");

@@ -102,7 +102,7 @@ const SMALLEST: (&str, &str) = (
 );
 const FULLEST: (&str, &str) = (
     "sha256:40e882f045c0d8ace8b8a055208ae20ad37b417b529da76290236f6275c055fb",
-    "sha256:7a4c09300ade01a6edac7f21bdc63c75532006fa59aea45876b14a210fcc3667",
+    "sha256:fae2b70337580a96e05337403fe91051c5fdb67508db171cdca1bbe0f898e6ab",
 );
 const DENSE: (&str, &str) = (
     "sha256:fef23721014ff82959d094a6567f210bce0b4a896953f4472ef1a49455bef6de",

@@ -22,8 +22,6 @@ pub(in crate::serve) struct ToolCalls {
     pub(in crate::serve) format: Option<Format>,
     /// Whether somebody said that calls are not to be read.
     pub(in crate::serve) left_as_text: bool,
-    /// Whether the template wants the arguments of earlier calls as JSON in a text.
-    pub(in crate::serve) arguments_as_text: bool,
 }
 
 impl ToolCalls {
@@ -34,7 +32,7 @@ impl ToolCalls {
             .ok()
             .and_then(|template| shown(template, &tokenizer.special_texts()));
         let format = match parser {
-            ToolCallParser::Auto => shown.map(|(format, _)| format),
+            ToolCallParser::Auto => shown,
             ToolCallParser::None => None,
             ToolCallParser::Hermes => Some(Format::Hermes),
             ToolCallParser::Llama3Json => Some(Format::Llama3Json),
@@ -44,36 +42,26 @@ impl ToolCalls {
         Self {
             format,
             left_as_text: parser == ToolCallParser::None,
-            arguments_as_text: shown.is_some_and(|(_, as_text)| as_text),
         }
     }
 }
 
-/// The form in which the template prints a call, and whether it wants the arguments as text.
-fn shown(template: &ChatTemplate, special: &[String]) -> Option<(Format, bool)> {
-    // An object is what most templates write themselves; a text in its place would be quoted once more.
-    [false, true].into_iter().find_map(|as_text| {
-        let turn = [None, Some("")].into_iter();
-        let mut turns = turn.filter_map(|content| turn_of(template, special, as_text, content));
-        let format = turns.find_map(|turn| {
-            let reads = |format: &Format| {
-                let parsed = format.parse(&turn, &[FUNCTION.to_owned()]);
-                let wanted = Json::Object(arguments()).to_text();
-                matches!(parsed.calls.as_slice(), [call] if call.name == FUNCTION && call.arguments == wanted)
-            };
-            Format::ALL.into_iter().find(reads)
-        });
-        format.map(|format| (format, as_text))
+/// The form in which the template prints a call.
+fn shown(template: &ChatTemplate, special: &[String]) -> Option<Format> {
+    let turn = [None, Some("")].into_iter();
+    let mut turns = turn.filter_map(|content| turn_of(template, special, content));
+    turns.find_map(|turn| {
+        let reads = |format: &Format| {
+            let parsed = format.parse(&turn, &[FUNCTION.to_owned()]);
+            let wanted = Json::Object(arguments()).to_text();
+            matches!(parsed.calls.as_slice(), [call] if call.name == FUNCTION && call.arguments == wanted)
+        };
+        Format::ALL.into_iter().find(reads)
     })
 }
 
 /// What the template prints of an assistant's turn that calls, without the special tokens that end it.
-fn turn_of(
-    template: &ChatTemplate,
-    special: &[String],
-    as_text: bool,
-    content: Option<&str>,
-) -> Option<String> {
+fn turn_of(template: &ChatTemplate, special: &[String], content: Option<&str>) -> Option<String> {
     let tools = [object([
         ("type", text("function")),
         (
@@ -91,10 +79,7 @@ fn turn_of(
     let question = Message::new("user", "a question");
     let mut answer = Message::new("assistant", "");
     answer.content = content.map(str::to_owned);
-    let arguments = match as_text {
-        true => text(&Json::Object(arguments()).to_text()),
-        false => Json::Object(arguments()),
-    };
+    let arguments = Json::Object(arguments());
     let call = object([
         ("id", text(ID)),
         ("type", text("function")),
@@ -184,15 +169,15 @@ mod tests {
             .map(str::to_owned)
             .into();
         let found = shown(&family(name), &special);
-        assert_eq!(found, format.map(|format| (format, false)));
+        assert_eq!(found, format);
     }
 
     #[test]
-    fn a_template_that_adds_arguments_as_text_gets_them_so() {
+    fn a_template_that_adds_arguments_as_text_shows_its_form_too() {
         let source = "{% for message in messages %}{{ message.role + ': ' + (message.content or '') }}{% for call in message.tool_calls or [] %}\
                       {{ '<tool_call>{\"name\": \"' + call.function.name + '\", \"arguments\": ' + call.function.arguments + '}</tool_call>' }}\
                       {% endfor %}{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
         let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
-        assert_eq!(shown(&template, &[]), Some((Format::Hermes, true)));
+        assert_eq!(shown(&template, &[]), Some(Format::Hermes));
     }
 }

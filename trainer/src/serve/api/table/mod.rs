@@ -306,7 +306,7 @@ mod tests {
     #[case(
         r#"{"guided_json": {"type": "object"}}"#,
         "guided_json",
-        r#"`guided_json` is {"type":"object"}"#
+        r#"`guided_json` is {"type": "object"}"#
     )]
     #[case(
         r#"{"made_up": 0}"#,
