@@ -31,9 +31,10 @@ tools: setup ## Build the cluster's tools from their Go modules
 	@$(CLUSTER)/build-tools.sh
 
 .PHONY: generate
-generate: ## Write the generated files: CRDs, their copies in the chart, the reference page
+generate: ## Write the generated files: CRDs, their copies in the chart, the pages of the reference and of the API
 	@cargo run --quiet --release -p finetune-crds --bin generate-crds -- crds/yaml docs/reference.md
 	cp crds/yaml/*.yaml charts/finetune-operator/files/crds/
+	UPDATE_DOCS=1 cargo test --quiet $(CARGO_SELECTION) --exclude system-tests --lib page_of_the_api
 
 # One profile and one selection of packages for lints, tests and images: another selection would give the dependencies
 # other features, and compile them again.
