@@ -27,10 +27,11 @@ for name in parity resume_train; do
     [ -x "$(program "$name")" ] || { echo "cargo names no program of the test $name: run \`cargo test $* --no-run\`" >&2; exit 1; }
 done
 
+# Threads that spin while they wait would take the processor from those of other tests (OMP_WAIT_POLICY).
 # Of the tests that resume, the one that computes the most; the others differ in when they stop the trainer.
 run() { # VARIABLES THREADS PROGRAM ARGUMENT...: how many tests passed; fails with what the program said
     local said passed variables
-    IFS=, read -ra variables <<<"$1,OMP_NUM_THREADS=$2,MKL_NUM_THREADS=$2,FINETUNE_TEST_THREADS=$2"
+    IFS=, read -ra variables <<<"$1,OMP_WAIT_POLICY=passive,OMP_NUM_THREADS=$2,MKL_NUM_THREADS=$2,FINETUNE_TEST_THREADS=$2"
     said=$(cd trainer && env "${variables[@]}" "${@:3}" 2>&1) || { echo "$said" >&2; return 1; }
     passed=$(sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p' <<<"$said")
     [ "${passed:-0}" -gt 0 ] || { echo "$3 has no test ${*:4}" >&2; return 1; }
