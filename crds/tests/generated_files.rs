@@ -138,5 +138,5 @@ fn the_columns_name_adapter_reason_version_and_alias() {
     has("finetunejobs.yaml", ".status.result.adapterName", 1);
     has("finetunejobs.yaml", ".status.reason", 1);
     has("adapters.yaml", ".status.stable.version", 0);
-    has("adapters.yaml", ".spec.serving[*].alias", 0);
+    has("adapters.yaml", ".status.serving[*].alias", 0);
 }

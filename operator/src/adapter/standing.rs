@@ -155,6 +155,7 @@ impl Standing {
         }
         self.serving.push(ServingStatus {
             deployment_name: target.serving.deployment_name.clone(),
+            alias: alias.to_owned(),
             desired: count(target.pods.len()),
             loaded: count(loaded),
             failing,

@@ -195,6 +195,7 @@ mod tests {
         );
         adapter.status.as_mut().unwrap().serving = vec![ServingStatus {
             deployment_name: "server".into(),
+            alias: "tone".into(),
             desired: 2,
             loaded: 2,
             failing: Vec::new(),
@@ -210,6 +211,7 @@ mod tests {
         let mut adapter = with_stable();
         adapter.status.as_mut().unwrap().serving = vec![ServingStatus {
             deployment_name: "server".into(),
+            alias: "tone".into(),
             desired: 3,
             loaded: 1,
             failing: Vec::new(),
