@@ -30,6 +30,8 @@ const TURN: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long a client may take for a whole body, however steadily it sends.
 const WHOLE: Duration = Duration::from_mins(5);
+/// How much of a body that is too large is taken in before its connection is closed.
+const MOST_PASSED_OVER: usize = 4 * MAX_BODY;
 /// Bodies are sent on in pieces of at most this many bytes, so that no buffer on the way holds one whole.
 const PIECE: usize = 256 << 10;
 
@@ -107,12 +109,18 @@ impl Bodies {
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse::<usize>().ok());
-        if declared.is_some_and(|bytes| bytes > MAX_BODY) {
-            return Err(Fault::TooLarge);
+        let mut chunks = body.into_data_stream();
+        let read = match declared {
+            Some(bytes) if bytes > MAX_BODY => Err(Fault::TooLarge),
+            _ => tokio::time::timeout(WHOLE, self.collect(declared, &mut chunks))
+                .await
+                .unwrap_or(Err(Fault::Slow)),
+        };
+        if matches!(read, Err(Fault::TooLarge)) {
+            // Most clients look at the answer only when they have sent all: closed before that, the connection is all they see.
+            let _ = tokio::time::timeout(self.pause, pass_over(&mut chunks)).await;
         }
-        tokio::time::timeout(WHOLE, self.collect(declared, body.into_data_stream()))
-            .await
-            .unwrap_or(Err(Fault::Slow))
+        read
     }
 
     /// Room is taken for bytes that have come, not for those that were announced: who sends nothing takes none.
@@ -161,6 +169,17 @@ impl Bodies {
     async fn take_large(&self) -> Result<OwnedSemaphorePermit, Fault> {
         let turn = tokio::time::timeout(self.turn, self.large.clone().acquire_owned()).await;
         turn.ok().and_then(Result::ok).ok_or(Fault::Crowded)
+    }
+}
+
+/// Takes in what a client still sends, up to a limit, and keeps nothing of it.
+async fn pass_over<E>(chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
+    let mut left = MOST_PASSED_OVER;
+    while left > 0 {
+        match chunks.next().await {
+            Some(Ok(chunk)) => left = left.saturating_sub(chunk.len()),
+            Some(Err(_)) | None => break,
+        }
     }
 }
 
