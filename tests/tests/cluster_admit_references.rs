@@ -362,6 +362,19 @@ async fn an_author_cannot_have_an_adapter_written_that_he_may_not_write() -> Res
         let words = format!("spec.output.adapter: you may have Adapter {adapter} written");
         refused(&namespace, name, job, &words)?;
     }
+    // A null is no method: the API server takes it for absent, and so must the question about the Adapter.
+    let mut with_null: Value = serde_json::from_str(&production)?;
+    with_null["spec"]["method"]["full"] = Value::Null;
+    let words = "spec.output.adapter: you may have Adapter support-prod written";
+    refused(&namespace, "jobs-only", &with_null.to_string(), words)?;
+    for field in [
+        "serviceAccountName",
+        "priorityClassName",
+        "runtimeClassName",
+    ] {
+        with_null["spec"]["placement"][field] = Value::Null;
+    }
+    accepted(&namespace, &["usual"], &with_null.to_string())?;
     accepted(&namespace, &["of-support", "usual"], &support)?;
     accepted(&namespace, &["usual"], &production)?;
     // Where no Adapter is written, none is asked for.
