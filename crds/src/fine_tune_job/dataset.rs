@@ -50,8 +50,7 @@ pub struct Dataset {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_on: Option<LossOn>,
     /// Whether rows of PromptCompletion, Alpaca and Preference that are plain texts go through the base's chat template, the
-    /// prompt as the user's turn and what is learnt as the assistant's. `Auto`: where the base has one, so that the model is
-    /// trained as it is asked when it is served. `Never`: the texts are put together as they stand.
+    /// prompt as the user's turn and what is learnt as the assistant's, so that the model is trained as it is asked when it is served.
     #[serde(default, skip_serializing_if = "ChatTemplateUse::is_auto")]
     pub chat_template: ChatTemplateUse,
     /// Longer rows are cut on the right, counted and reported. Documents are cut into rows of this length.

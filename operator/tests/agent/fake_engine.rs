@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub loads: Vec<String>,
     pub unloads: Vec<String>,
     pub loaded: BTreeMap<String, String>,
+    /// Requests of more than a megabyte.
+    pub long_requests: usize,
     /// The last request for a completion that did not come from a golden test.
     pub last_request: Option<(HeaderMap, String)>,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Inner {
 #[derive(Clone, Debug)]
 pub(crate) struct FakeEngine {
     inner: Arc<Mutex<Inner>>,
-    /// Streams wait here for their second half.
+    /// Streams wait here for their second half, and answers to long requests for their beginning.
     pub finish_streams: watch::Sender<bool>,
     pub port: u16,
 }
@@ -148,6 +150,9 @@ async fn completions(
 ) -> Response {
     if text.len() > 1 << 20 {
         // Values of so many numbers would fill the test's memory.
+        engine.with().long_requests += 1;
+        let mut finish = engine.finish_streams.subscribe();
+        finish.wait_for(|finish| *finish).await.unwrap();
         return Json(json!({"model": BASE, "choices": [{"text": "long"}]})).into_response();
     }
     let body: Value = serde_json::from_str(&text).unwrap();

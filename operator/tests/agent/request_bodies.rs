@@ -45,6 +45,29 @@ async fn twenty_greatest_bodies_at_once_are_answered_and_stay_within_the_agents_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_take_room_until_they_are_sent_on_and_not_until_they_are_answered() {
+    let bench = Bench::start().await;
+    bench.desire(&[]);
+    bench.until_ready().await;
+    bench.engine.finish_streams.send_replace(false);
+    let prompt = "a ".repeat(1 << 20);
+    let body = json!({"model": BASE, "prompt": prompt});
+    let asked = (0..6).map(|_| bench.post("/v1/completions", &body));
+    let all_computed = async {
+        bench
+            .until("with six answers under way", |_| {
+                bench.engine.with().long_requests == 6
+            })
+            .await;
+        bench.engine.finish_streams.send_replace(true);
+    };
+    let (answers, ()) = futures::join!(futures::future::join_all(asked), all_computed);
+    for answer in answers {
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_a_413_in_openais_form_and_counts() {
     let bench = Bench::start().await;
     bench.desire(&[]);
