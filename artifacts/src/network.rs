@@ -1,6 +1,8 @@
 //! Addresses where IPv4, IPv6 or both are: how a server listens everywhere, and how a host stands in a URL. Both programs
 //! use it, so that a pod of either is reached whatever family its cluster has.
 
+pub mod bodies;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -25,7 +25,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use finetune_artifacts::network;
+use finetune_artifacts::network::{self, bodies::Bodies};
 use finetune_crds::names::{path, port};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -111,7 +111,7 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> Result<()
     let proxy = proxy::router(proxy::Proxy {
         routes,
         client,
-        bodies: body::Bodies::default(),
+        bodies: Bodies::default(),
         metrics: metrics.clone(),
         nudge,
     })

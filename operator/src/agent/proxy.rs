@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use finetune_artifacts::network::bodies::Bodies;
 use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::body::{self, Bodies, Model};
+use super::body::{self, Model};
 use super::metrics::{BASE, Metrics, UNKNOWN};
 use super::rename::Renamer;
 use super::routes::{InFlight, Route, Routes};
@@ -100,9 +101,10 @@ impl Proxy {
     async fn answer(&self, path: &str, request: Request, start: Instant) -> (String, Response) {
         let (head, body) = request.into_parts();
         let headers = &head.headers;
-        let read = match self.bodies.read(headers, body).await {
+        let announced = body.size_hint().exact().map(|bytes| bytes as usize);
+        let read = match self.bodies.read(announced, body.into_data_stream()).await {
             Ok(body) => Model::find(&body).map(|model| (model, body)),
-            Err(fault) => Err(fault),
+            Err(fault) => Err(fault.into()),
         };
         let (requested, body) = match read {
             Ok(read) => read,

@@ -2,8 +2,6 @@
 //!
 //! A name is bound to one load for as long as it is there: replacing weights under a name does not exist.
 
-use axum::http::StatusCode;
-
 use super::api::ApiError;
 
 /// One load of an adapter. Never used again after an unload.
@@ -68,15 +66,9 @@ impl Adapters {
         }
         if self.served.len() >= self.most {
             let (count, most) = (self.served.len(), self.most);
-            // Not a 400: the same request succeeds once another adapter is gone.
-            let message = format!(
+            return Err(ApiError::conflict(format!(
                 "{count} adapters are loaded and --max-adapters is {most}; unload one first"
-            );
-            return Err(ApiError::new(
-                StatusCode::CONFLICT,
-                "ConflictError",
-                message,
-            ));
+            )));
         }
         Ok(())
     }

@@ -14,10 +14,13 @@ use super::generation::{Event, Generation};
 use super::key_value_memory::KeyValueMemory;
 use super::metrics::Metrics;
 use super::sampling::Sampling;
-use super::worker::{Command, Worker};
+use super::worker::{Command, Loaded, Worker};
 use super::{Error, adapter_files};
 use crate::model::{Base, ModelConfig};
 use crate::tokenize::Tokenizer;
+
+/// Bytes that a number of an adapter takes: its value and its gradient, in fp32.
+const ADAPTER_NUMBER_BYTES: usize = 8;
 
 /// What the engine is allowed.
 #[derive(Clone, Copy, Debug)]
@@ -177,8 +180,10 @@ impl Engine {
         let mut names = self.names();
         // Another load of the same name may have won meanwhile.
         names.check(name)?;
+        let bytes = lora.parameters().count() * ADAPTER_NUMBER_BYTES;
+        let room = self.memory.take(bytes as u64).map_err(ApiError::conflict)?;
         let id = names.next_id();
-        self.send(Command::Load(id, Box::new(lora)))?;
+        self.send(Command::Load(id, Box::new(Loaded { lora, _room: room })))?;
         names.add(Served {
             name: name.to_owned(),
             root: root.to_owned(),
@@ -231,3 +236,6 @@ impl Engine {
             .map_err(|_| ApiError::internal("the model's thread has ended; restart the server"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,8 @@ impl Budget {
 pub(super) struct KeyValueMemory {
     budget: Budget,
     token_bytes: u64,
-    bytes: Arc<AtomicU64>,
+    /// What adapters take, in bytes.
+    adapters: Arc<AtomicU64>,
 }
 
 impl KeyValueMemory {
@@ -45,7 +46,7 @@ impl KeyValueMemory {
         let memory = Self {
             budget,
             token_bytes,
-            bytes: Arc::new(AtomicU64::new(budget.bytes(0))),
+            adapters: Arc::new(AtomicU64::new(0)),
         };
         if memory.blocks() > 0 {
             return Ok(memory);
@@ -64,12 +65,16 @@ impl KeyValueMemory {
 
     /// What it is now, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.budget.bytes(self.adapters.load(Ordering::Relaxed))
     }
 
     /// The blocks of tokens that fit.
     pub(super) fn blocks(&self) -> usize {
-        (self.bytes() / (self.token_bytes * BLOCK as u64)) as usize
+        self.blocks_of(self.bytes())
+    }
+
+    const fn blocks_of(&self, bytes: u64) -> usize {
+        (bytes / (self.token_bytes * BLOCK as u64)) as usize
     }
 
     /// The most tokens of prompt and answer together that fit while nothing else runs.
@@ -77,11 +82,51 @@ impl KeyValueMemory {
         self.blocks().saturating_mul(BLOCK as usize)
     }
 
-    /// From now on adapters take so many bytes.
-    pub(super) fn adapters_take(&self, bytes: u64) {
-        self.bytes
-            .store(self.budget.bytes(bytes), Ordering::Relaxed);
+    /// Takes the bytes of an adapter, unless they would leave no room for a block of tokens.
+    pub(super) fn take(&self, bytes: u64) -> Result<AdapterRoom, NoRoom> {
+        let taken = self
+            .adapters
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |adapters| {
+                let adapters = adapters.saturating_add(bytes);
+                (self.blocks_of(self.budget.bytes(adapters)) > 0).then_some(adapters)
+            });
+        match taken {
+            Ok(_) => Ok(AdapterRoom {
+                adapters: Arc::clone(&self.adapters),
+                bytes,
+            }),
+            Err(adapters) => Err(NoRoom {
+                bytes,
+                left: self.budget.bytes(adapters.saturating_add(bytes)),
+                least: self.token_bytes * BLOCK as u64,
+            }),
+        }
     }
+}
+
+/// The memory that an adapter takes, given back when the last answer that needs its weights has let go of them.
+#[derive(Debug)]
+pub(super) struct AdapterRoom {
+    adapters: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for AdapterRoom {
+    fn drop(&mut self) {
+        self.adapters.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// An adapter would leave too little memory for keys and values.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the adapter takes {bytes} bytes, which would leave {left} for keys and values, expected at least {least}; \
+     unload another one first, or raise the memory limit or --kv-cache-memory"
+)]
+pub(super) struct NoRoom {
+    bytes: u64,
+    left: u64,
+    least: u64,
 }
 
 #[cfg(test)]
@@ -102,8 +147,28 @@ mod tests {
         assert_eq!(Budget::Fixed(5 * MIB).bytes(900 * MIB), 5 * MIB);
         let memory = KeyValueMemory::new(rest, MIB).unwrap();
         assert_eq!((memory.blocks(), memory.tokens()), (5, 5 * BLOCK as usize));
-        memory.adapters_take(100 * MIB);
+        let room = memory.take(100 * MIB).unwrap();
         assert_eq!(memory.blocks(), 4);
+        drop(room);
+        assert_eq!(memory.blocks(), 5);
+    }
+
+    #[test]
+    fn an_adapter_that_leaves_no_block_is_refused_and_takes_nothing() {
+        let rest = Budget::Rest {
+            memory: 1000 * MIB,
+            base: 300 * MIB,
+        };
+        let memory = KeyValueMemory::new(rest, MIB).unwrap();
+        let _first = memory.take(300 * MIB).unwrap();
+        let refused = memory.take(300 * MIB).unwrap_err().to_string();
+        for part in [300 * MIB, 50 * MIB, 64 * MIB] {
+            assert!(refused.contains(&part.to_string()), "{refused}");
+        }
+        assert!(refused.contains("--kv-cache-memory"), "{refused}");
+        assert_eq!(memory.bytes(), 200 * MIB);
+        let fixed = KeyValueMemory::new(Budget::Fixed(64 * MIB), MIB).unwrap();
+        assert!(fixed.take(u64::MAX).is_ok());
     }
 
     #[test]

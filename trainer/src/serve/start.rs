@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
-use finetune_artifacts::network;
+use finetune_artifacts::network::{self, bodies::Bodies};
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job;
 use tokio::sync::oneshot;
@@ -102,6 +102,7 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         now,
         tool_calls,
         longest_token,
+        bodies: Bodies::default(),
         preparation: Preparation::default(),
         draining: AtomicBool::new(false),
     });

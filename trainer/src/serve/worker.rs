@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use super::adapters::AdapterId;
 use super::api::ApiError;
 use super::generation::{Event, FinishReason, Generation, TokenScore};
-use super::key_value_memory::KeyValueMemory;
+use super::key_value_memory::{AdapterRoom, KeyValueMemory};
 use super::metrics::Metrics;
 use super::sampling::Sampler;
 use super::schedule::{self, Pending};
@@ -24,27 +24,31 @@ use crate::ops;
 /// Tokens of prompts that are computed in a turn. More would be little faster and would let other answers wait longer.
 const CHUNK: usize = 256;
 
-/// Bytes that a number of an adapter takes: its value and its gradient, in fp32.
-const ADAPTER_NUMBER_BYTES: usize = 8;
-
 /// What the worker is asked to do. Requests keep their order: a request sent before an unload still has its adapter.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Continue a prompt.
     Generate(Box<Generation>),
     /// Hold the weights of an adapter.
-    Load(AdapterId, Box<Lora>),
+    Load(AdapterId, Box<Loaded>),
     /// Hold them no longer than running answers need them.
     Unload(AdapterId),
     /// Give up what is not finished and end.
     Halt,
 }
 
+/// The weights of an adapter, and the memory that they take.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) lora: Lora,
+    pub(super) _room: AdapterRoom,
+}
+
 /// The model, its adapters and the answers in progress.
 #[derive(Debug)]
 pub(super) struct Worker {
     base: Base,
-    adapters: HashMap<AdapterId, Rc<Lora>>,
+    adapters: HashMap<AdapterId, Rc<Loaded>>,
     /// In the order in which they came, all after those that run.
     waiting: VecDeque<Answer>,
     /// In the order in which they came.
@@ -109,13 +113,11 @@ impl Worker {
     fn take(&mut self, command: Command) {
         match command {
             Command::Halt => self.halted = true,
-            Command::Load(id, lora) => {
-                self.adapters.insert(id, Rc::new(*lora));
-                self.adapters_changed();
+            Command::Load(id, loaded) => {
+                self.adapters.insert(id, Rc::new(*loaded));
             }
             Command::Unload(id) => {
                 self.adapters.remove(&id);
-                self.adapters_changed();
             }
             Command::Generate(generation) => {
                 let adapter = generation.adapter.map(|id| self.adapters.get(&id).cloned());
@@ -130,14 +132,6 @@ impl Worker {
                     .push_back(Answer::new(*generation, adapter.flatten(), &self.base));
             }
         }
-    }
-
-    fn adapters_changed(&self) {
-        let numbers = |lora: &Rc<Lora>| lora.parameters().count() * ADAPTER_NUMBER_BYTES;
-        let bytes: usize = self.adapters.values().map(numbers).sum();
-        self.memory.adapters_take(bytes as u64);
-        self.metrics.key_value_limit.set(self.memory.bytes() as i64);
-        self.metrics.adapters.set(self.adapters.len() as i64);
     }
 
     /// Decides which answers run: those that came first, as many as the memory holds.
@@ -220,6 +214,8 @@ impl Worker {
 
     /// Sets the gauges of what runs, waits and takes memory.
     fn show(&self) {
+        self.metrics.adapters.set(self.adapters.len() as i64);
+        self.metrics.key_value_limit.set(self.memory.bytes() as i64);
         let bytes: i64 = self.running.iter().map(|answer| answer.cache.bytes()).sum();
         self.metrics.key_value_bytes.set(bytes);
         self.metrics.running.set(self.running.len() as i64);
@@ -239,7 +235,7 @@ fn out_of_memory(memory: &KeyValueMemory) -> ApiError {
 #[derive(Debug)]
 struct Answer {
     generation: Generation,
-    adapter: Option<Rc<Lora>>,
+    adapter: Option<Rc<Loaded>>,
     sampler: Sampler,
     /// Holds the first of `tokens`, never all.
     cache: KeyValueCache,
@@ -254,7 +250,7 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(mut generation: Generation, adapter: Option<Rc<Lora>>, base: &Base) -> Self {
+    fn new(mut generation: Generation, adapter: Option<Rc<Loaded>>, base: &Base) -> Self {
         let sampler = Sampler::new(generation.sampling);
         let tokens = std::mem::take(&mut generation.prompt);
         Self {
@@ -350,7 +346,7 @@ impl Answer {
         } else {
             LogitRows::Last
         };
-        let adapter = self.adapter.as_deref();
+        let adapter = self.adapter.as_deref().map(|loaded| &loaded.lora);
         let logits = base.forward_cached(adapter, &tokens, &mut self.cache, rows)?; // (T or 1, V)
         if scored {
             self.score_prompt(&logits, start, end)?;

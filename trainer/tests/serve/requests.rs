@@ -102,6 +102,16 @@ async fn a_body_that_is_no_json_is_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_body_is_too_large_reads_that_it_is() {
+    let server = server(&[]).await;
+    let body = json!({ "prompt": "x".repeat(20 << 20) });
+    let (status, answer) = server.post("/v1/completions", &body).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("16777216"), "{message}");
+}
+
 #[rstest]
 #[case("/v1/completions", json!({ "model": "other", "prompt": "x" }))]
 #[case("/v1/chat/completions", json!({ "model": "other", "messages": [{ "role": "user", "content": "x" }] }))]

@@ -49,6 +49,11 @@ impl ApiError {
         Self::not_found(Some("model"), format!("The model `{name}` does not exist."))
     }
 
+    /// What is loaded stands in the way. Not a 400: the same request succeeds once another adapter is gone.
+    pub(crate) fn conflict(reason: impl ToString) -> Self {
+        Self::new(StatusCode::CONFLICT, "ConflictError", reason.to_string())
+    }
+
     /// The server cannot take the request now.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::stream::{self, Chunks};
-use super::{Ask, Server, alternatives, answer_id, model, room};
+use super::{Ask, Body, Server, alternatives, answer_id, model, room};
 use crate::serve::api::{ApiError, CHAT, ChatRequest, Usage, chat_log_probabilities, read};
 use crate::serve::call_reader::{CallReader, NamedCall};
 use crate::serve::conversation;
@@ -20,11 +19,10 @@ use crate::serve::stops::StopStrings;
 /// Answers a conversation.
 pub(super) async fn create(
     State(server): State<Arc<Server>>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let bytes = body.len();
     let begin = move |server: &Arc<Server>| begin(server, &body);
-    let (mut reply, form, stream) = server.prepare(bytes, begin).await?;
+    let (mut reply, form, stream) = server.prepare(begin).await?;
     if stream {
         return Ok(stream::response(reply, form));
     }

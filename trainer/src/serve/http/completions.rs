@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::stream::{self, Chunks};
-use super::{Ask, Server, alternatives, answer_id, model, room};
+use super::{Ask, Body, Server, alternatives, answer_id, model, room};
 use crate::serve::api::{
     ApiError, COMPLETION, CompletionRequest, Prompt, Usage, completion_log_probabilities, read,
 };
@@ -23,11 +22,10 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 /// Continues a prompt.
 pub(super) async fn create(
     State(server): State<Arc<Server>>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let bytes = body.len();
     let begin = move |server: &Arc<Server>| begin(server, &body);
-    let (mut reply, mut form, stream) = server.prepare(bytes, begin).await?;
+    let (mut reply, mut form, stream) = server.prepare(begin).await?;
     if stream {
         return Ok(stream::response(reply, form));
     }

@@ -1,5 +1,6 @@
 //! The routes. Handlers translate: what they decide is only what a request says.
 
+mod body;
 mod chat;
 mod completions;
 mod models;
@@ -10,19 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use finetune_artifacts::network::bodies::Bodies;
 
 use super::api::ApiError;
 use super::engine::{Ask, Engine};
 use super::tools::ToolCalls;
+use body::Body;
 pub(super) use prepare::Preparation;
 
-/// The largest body: some millions of characters, far more than any context.
-const MAX_BODY: usize = 16 << 20;
 /// The most alternatives with log-probabilities.
 const MAX_ALTERNATIVES: usize = 20;
 
@@ -52,6 +53,8 @@ pub(super) struct Server {
     pub(super) tool_calls: ToolCalls,
     /// The bytes of the longest token.
     pub(super) longest_token: usize,
+    /// The room for the bodies of requests.
+    pub(super) bodies: Bodies,
     /// Requests that are being made ready.
     pub(super) preparation: Preparation,
     /// Whether the server is about to end.
@@ -85,7 +88,6 @@ pub(super) fn router(server: Arc<Server>) -> Router {
             )
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&server), count))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(server)
 }
 

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path as UrlPath, State};
 
-use super::Server;
+use super::{Body, Server};
 use crate::serve::api::{
     ApiError, LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest, parse,
 };
@@ -63,7 +62,7 @@ fn cards(server: &Server) -> Vec<ModelCard> {
 /// `POST /v1/load_lora_adapter`.
 pub(super) async fn load(
     State(server): State<Arc<Server>>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<String, ApiError> {
     let request: LoadAdapterRequest = parse(&body)?;
     let (name, path) = (request.lora_name, request.lora_path);
@@ -94,7 +93,7 @@ pub(super) async fn load(
 /// `POST /v1/unload_lora_adapter`.
 pub(super) async fn unload(
     State(server): State<Arc<Server>>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<String, ApiError> {
     let request: UnloadAdapterRequest = parse(&body)?;
     let name = request.lora_name;

@@ -12,21 +12,17 @@ use crate::serve::engine::Ask;
 
 /// Requests that are made ready at a time: more would only take turns on the same processor, each with its text in memory.
 const AT_A_TIME: usize = 4;
-/// The bytes of all bodies that are being made ready or wait for it; of one more, clients are told to come again.
-const BODY_BYTES: usize = 128 << 20;
 
 /// The queue of requests that are to be made ready.
 #[derive(Debug)]
 pub(in crate::serve) struct Preparation {
     places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
 }
 
 impl Default for Preparation {
     fn default() -> Self {
         Self {
             places: Arc::new(Semaphore::new(AT_A_TIME)),
-            bytes: Arc::new(Semaphore::new(BODY_BYTES)),
         }
     }
 }
@@ -48,27 +44,19 @@ impl Drop for Counted {
 }
 
 impl Server {
-    /// Does `work` on a body of so many bytes when its turn comes, away from the threads that answer requests.
+    /// Does `work` when its turn comes, away from the threads that answer requests.
     pub(super) async fn prepare<T: Send + 'static>(
         self: &Arc<Self>,
-        bytes: usize,
         work: impl FnOnce(&Arc<Self>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let room = Arc::clone(&self.preparation.bytes);
-        let room = room.try_acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
-        let room = room.map_err(|_| {
-            ApiError::unavailable(format!(
-                "requests of {BODY_BYTES} bytes together wait to be read, which is the most; try again"
-            ))
-        })?;
         let counted = Counted::new(&self.engine.metrics.preparing);
         let closed = |_| ApiError::internal("the queue of requests is closed; restart the server");
         let place = Arc::clone(&self.preparation.places);
         let place = place.acquire_owned().await.map_err(closed)?;
         let server = Arc::clone(self);
-        // The place and the count are the work's: a client that hangs up does not stop it.
+        // The place and the count are the work's, as its body is: a client that hangs up does not stop it.
         let work = move || {
-            let (_counted, _place, _room) = (counted, place, room);
+            let (_counted, _place) = (counted, place);
             work(&server)
         };
         tokio::task::spawn_blocking(work)

@@ -185,9 +185,10 @@ fn an_answer_that_loaded_adapters_leave_no_memory_for_fails_and_others_go_on() {
     let mut worker = Worker::new(base, Vec::new(), 8, memory, Metrics::new().unwrap());
     let mut long = worker.ask(&[5; 2 * BLOCK_TOKENS], 4);
     let mut short = worker.ask(&[6], 4);
-    worker
+    let _room = worker
         .memory
-        .adapters_take(2 * token_bytes * (3 * BLOCK_TOKENS) as u64);
+        .take(2 * token_bytes * (3 * BLOCK_TOKENS) as u64)
+        .unwrap();
     worker.finish();
     assert_eq!(short.answer().0.len(), 4);
     match long.0.try_recv() {
