@@ -20,10 +20,10 @@ newest  avx512_bf16  ONEDNN_MAX_CPU_ISA=DEFAULT                                 
 has() { grep -qw "$1" <(grep -m1 '^flags' /proc/cpuinfo); }
 
 # The programs, compiled before; their paths are in cargo's messages.
-programs=$(cargo test "$@" --quiet --no-run --message-format=json --test parity --test resume_train |
-    sed -nE 's/.*"name":"(parity|resume_train)".*"executable":"([^"]+)".*/\1 \2/p') || true
+programs=$(cargo test "$@" --quiet --no-run --message-format=json --test parity --test command_line |
+    sed -nE 's/.*"name":"(parity|command_line)".*"executable":"([^"]+)".*/\1 \2/p') || true
 program() { awk -v name="$1" '$1 == name { print $2 }' <<<"$programs"; }
-for name in parity resume_train; do
+for name in parity command_line; do
     [ -x "$(program "$name")" ] || { echo "cargo names no program of the test $name: run \`cargo test $* --no-run\`" >&2; exit 1; }
 done
 
@@ -51,7 +51,7 @@ while read -r name instructions variables tests; do
         runs=$((runs + 1))
         began=$SECONDS
         parity=$(run "$variables" "$threads" "$(program parity)" "${skip[@]}") || fault=1
-        resumed=$(run "$variables" "$threads" "$(program resume_train)" told_to_stop) || fault=1
+        resumed=$(run "$variables" "$threads" "$(program command_line)" told_to_stop) || fault=1
         echo "$name, threads $threads: ${parity:-not all} tests of parity passed, ${resumed:-not all} of resuming, in $((SECONDS - began)) s"
     done
 done <<<"$settings"

@@ -83,9 +83,10 @@ impl Cache {
     ) -> Result<PathBuf> {
         let store = Store::open(uri, credentials)?;
         let mut entries = store.list("").await?;
+        let listed = entries.len();
         entries.retain(|entry| filter(&entry.path));
         if entries.is_empty() {
-            return Err(Error::ObjectNotFound { uri: store.uri() });
+            return Err(store.without_objects(listed));
         }
         if let Some(folder) = store.local_path("") {
             return Ok(folder);
@@ -197,7 +198,12 @@ fn not_locked(path: &Path, source: std::io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::store::Store;
+    use finetune_crds::contract::OutcomeReason;
     use object_store::memory::InMemory;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
     use std::sync::Arc;
 
     fn entry(path: &str, etag: &str) -> Entry {
@@ -232,6 +238,75 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    /// What is said of a place of this machine, which ends in `/` where it is a folder.
+    async fn refusal(place: &str) -> (OutcomeReason, String) {
+        let cache = Cache::new(Path::new("/nonexistent"));
+        let uri = format!("file://{place}");
+        let credentials = Credentials::default();
+        let found = if place.ends_with('/') {
+            let data = |path: &str| !path.starts_with('_');
+            cache.directory(&uri, &credentials, data).await
+        } else {
+            cache.file(&uri, &credentials).await
+        };
+        let error = found.unwrap_err();
+        (error.reason(), error.to_string())
+    }
+
+    #[tokio::test]
+    async fn what_is_there_and_is_no_file_is_called_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for name in ["empty", "marks", "links", "circle", "itself"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        std::fs::write(root.join("marks/_SUCCESS"), "").unwrap();
+        std::fs::write(root.join("rows.jsonl"), "").unwrap();
+        symlink("/nonexistent/rows", root.join("links/a.jsonl")).unwrap();
+        symlink(root.join("circle"), root.join("circle/again")).unwrap();
+        symlink("itself.jsonl", root.join("itself.jsonl")).unwrap();
+        symlink("a.jsonl", root.join("itself/a.jsonl")).unwrap();
+        let _socket = UnixListener::bind(root.join("socket.jsonl")).unwrap();
+        for (name, expected) in [
+            ("socket.jsonl", "is a socket, which is no regular file"),
+            (
+                "links/a.jsonl",
+                "is a link to /nonexistent/rows, where nothing is",
+            ),
+            ("itself.jsonl", "is a link to itself.jsonl"),
+            ("empty", "is a folder, expected a file"),
+            ("empty/", "the folder holds no file"),
+            ("marks/", "of its 1 files none is one that is read here"),
+            ("links/", "`a.jsonl` is a link to nothing"),
+            ("rows.jsonl/", "is no folder, expected one: drop the slash"),
+            ("circle/", "its links lead in a circle"),
+            ("itself/", "its links lead in a circle"),
+        ] {
+            let (reason, message) = refusal(&format!("{}/{name}", root.display())).await;
+            assert_eq!(reason, OutcomeReason::InvalidInput, "{message}");
+            assert!(message.contains(expected), "{message}");
+        }
+        let (_, message) = refusal("/dev/zero").await;
+        assert!(message.contains("is a device"), "{message}");
+        let (reason, message) = refusal(&format!("{}/absent/", root.display())).await;
+        assert_eq!(reason, OutcomeReason::NotFound, "{message}");
+        assert!(message.contains("does not exist"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_name_no_store_has_is_named_and_to_be_renamed() {
+        for name in [&b"a\nb.jsonl"[..], b"\xff.jsonl"] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(OsStr::from_bytes(name)), "").unwrap();
+            let (reason, message) = refusal(&format!("{}/", folder.path().display())).await;
+            assert_eq!(reason, OutcomeReason::InvalidInput, "{message}");
+            for expected in ["a file below it is called `/", ".jsonl`", "rename it"] {
+                assert!(message.contains(expected), "{message}");
+            }
+            assert!(!message.contains('\n'), "{message}");
+        }
     }
 
     #[tokio::test]

@@ -2,11 +2,14 @@
 //! use it, so that a pod of either is reached whatever family its cluster has.
 
 pub mod bodies;
+mod serve;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpListener;
+
+pub use serve::serve;
 
 /// Listens on `address`. `[::]` means all addresses, of IPv4 too; where the machine has no IPv6, all of IPv4.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {

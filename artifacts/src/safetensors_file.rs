@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensorError;
 use safetensors::tensor::View;
 
 pub use safetensors::Dtype;
@@ -183,14 +184,24 @@ pub fn write<'name, 'data>(
     metadata: Option<(&str, &str)>,
 ) -> Result<(), Error> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value.to_owned())]));
-    safetensors::serialize_to_file(tensors, metadata, path).map_err(|error| Error::Invalid {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })?;
+    safetensors::serialize_to_file(tensors, metadata, path)
+        .map_err(|error| unwritten(path, error))?;
     readable_by_all(path).map_err(|source| Error::Io {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Why a file could not be written: tensors that make no valid one, or the file system.
+fn unwritten(path: &Path, error: SafeTensorError) -> Error {
+    let path = path.to_owned();
+    match error {
+        SafeTensorError::IoError(source) => Error::Io { path, source },
+        other => Error::Invalid {
+            path,
+            message: other.to_string(),
+        },
+    }
 }
 
 /// A tensor that is made when its turn comes to be written.
@@ -240,7 +251,7 @@ pub fn write_lazily<E: From<Error>>(
         let _ = std::fs::remove_file(path);
         return Err(fault);
     }
-    written.map_err(|error| invalid(error.to_string()))?;
+    written.map_err(|error| unwritten(path, error))?;
     readable_by_all(path).map_err(|source| Error::Io {
         path: path.to_owned(),
         source,

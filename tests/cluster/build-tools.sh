@@ -3,7 +3,7 @@
 #
 # A set is a folder of tests/cluster/tools (default: all). Each is built once into
 # $FINETUNE_CACHE/bin/SET-HASH/ (default cache: ~/.cache/finetune-operator), and again only when its go.mod, its
-# go.sum or the flags change; $FINETUNE_CACHE/bin/current/ has links to them. Needs Go 1.26 or newer.
+# go.sum, go.work or the flags change; $FINETUNE_CACHE/bin/current/ has links to them. Needs Go 1.26 or newer.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" != --help ] || { usage; exit; }
@@ -29,19 +29,22 @@ linker_flags() { # set
 }
 
 build() { # set
-  local directory started=$SECONDS output packages=tool
+  local directory started=$SECONDS output packages
   directory=$(tool_directory "$1")
   if [ -d "$directory" ]; then return; fi
   output=$directory.partial/
   rm -rf "$output" && mkdir -p "$output"
   case $1 in
-    coredns) packages=. ;;                              # our own main, with fewer plugins
-    etcd) output+=etcd packages=go.etcd.io/etcd/server/v3 ;; # else the file would be called "server"
+    coredns) packages=. ;; # our own main, with fewer plugins
+    # By name: in a workspace the word `tool` means those of all its sets.
+    *) packages=$(sed -nE 's/^(tool)?[[:space:]]+([^[:space:]]+\/[^[:space:]]+)$/\2/p' "$here/tools/$1/go.mod") ;;
   esac
+  [ "$1" != etcd ] || output+=etcd # else the file would be called "server"
   # One `go build` for the whole set, so that linking one tool overlaps with compiling the next. A lazier garbage
   # collector in the compiler saves a tenth of the time.
-  (cd "$here/tools/$1" && GOWORK=off GOFLAGS='' GOGC=400 CGO_ENABLED=0 \
-    go build "${go_flags[@]}" -ldflags "$(linker_flags "$1")" -o "$output" "$packages")
+  # shellcheck disable=SC2086 # several packages
+  (cd "$here/tools/$1" && GOWORK=$(workspace "$1") GOFLAGS='' GOGC=400 CGO_ENABLED=0 \
+    go build "${go_flags[@]}" -ldflags "$(linker_flags "$1")" -o "$output" $packages)
   mv "$directory.partial" "$directory"
   say "built $(cd "$directory" && echo *) in $((SECONDS - started)) s"
 }

@@ -33,7 +33,14 @@ go_flags=(-trimpath -buildvcs=false -gcflags=all=-dwarf=false)
 
 # The folder with the built tools of one set. Its name changes with the versions, sources and flags they are built from.
 tool_directory() { # set
-  printf '%s/bin/%s-%s' "$cache" "$1" "$(cat - "$here/tools/$1"/* <<<"${go_flags[*]}" | sha256sum | cut -c1-12)"
+  local versions=("$here/tools/$1"/*)
+  [ "$(workspace "$1")" = off ] || versions+=("$here"/tools/go.work*)
+  printf '%s/bin/%s-%s' "$cache" "$1" "$(cat - "${versions[@]}" <<<"${go_flags[*]}" | sha256sum | cut -c1-12)"
+}
+
+# The file whose versions a set shares with others, or `off`.
+workspace() { # set
+  if grep -qxF $'\t'"./$1" "$here/tools/go.work"; then printf '%s/tools/go.work' "$here"; else printf off; fi
 }
 
 tool_path() {

@@ -9,7 +9,16 @@ use serde_json::{Value, json};
 
 use crate::wait;
 
-/// One question, greedy. The answer, or the status and body of a refusal.
+/// What was said, and which version of an adapter said it; none where the base did.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// What the agent's header names.
+    pub version: Option<String>,
+}
+
+/// One question, greedy. The answer's text, or the status and body of a refusal.
 pub async fn ask(
     client: &reqwest::Client,
     url: &str,
@@ -17,6 +26,18 @@ pub async fn ask(
     question: &str,
     max_tokens: u32,
 ) -> Result<Result<String, (u16, String)>> {
+    let answer = ask_version(client, url, model, question, max_tokens).await?;
+    Ok(answer.map(|answer| answer.text))
+}
+
+/// The same with the version.
+pub async fn ask_version(
+    client: &reqwest::Client,
+    url: &str,
+    model: &str,
+    question: &str,
+    max_tokens: u32,
+) -> Result<Result<Answer, (u16, String)>> {
     let body = json!({
         "model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": max_tokens,
     });
@@ -26,15 +47,18 @@ pub async fn ask(
         .send()
         .await?;
     let status = response.status().as_u16();
+    let version = response.headers().get("x-finetune-version");
+    let version = version.and_then(|value| value.to_str().ok().map(str::to_owned));
     let text = response.text().await?;
     if status != 200 {
         return Ok(Err((status, text)));
     }
     let answer: Value = serde_json::from_str(&text)?;
-    Ok(Ok(answer["choices"][0]["message"]["content"]
-        .as_str()
-        .context("no content")?
-        .to_owned()))
+    let text = answer["choices"][0]["message"]["content"].as_str();
+    Ok(Ok(Answer {
+        text: text.context("no content")?.to_owned(),
+        version,
+    }))
 }
 
 /// A client that opens a new connection for each request, as clients behind a Service do.
@@ -43,6 +67,24 @@ pub fn client() -> Result<reqwest::Client> {
         .pool_max_idle_per_host(0)
         .timeout(Duration::from_mins(10))
         .build()?)
+}
+
+/// Which answers are as they should be.
+#[derive(Clone, Debug)]
+pub enum Expected {
+    /// Those that hold these words.
+    Words(String),
+    /// Those of any version of the adapter, whatever it says.
+    AnyVersion,
+}
+
+impl Expected {
+    fn holds(&self, answer: &Answer) -> bool {
+        match self {
+            Self::Words(words) => answer.text.to_lowercase().contains(&words.to_lowercase()),
+            Self::AnyVersion => answer.version.is_some(),
+        }
+    }
 }
 
 /// Requests in a loop until told to stop.
@@ -55,13 +97,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Asks `question` again and again; an answer without `expected` in it, or none, is a fault.
-    pub fn start(
-        url: String,
-        model: String,
-        question: String,
-        expected: Vec<String>,
-    ) -> Result<Self> {
+    /// Asks `question` again and again; an answer that is not as expected, or none, is a fault.
+    pub fn start(url: String, model: String, question: String, expected: Expected) -> Result<Self> {
         let client = client()?;
         let stop = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
@@ -69,12 +106,8 @@ impl Stream {
         let (halt, count, wrong) = (Arc::clone(&stop), Arc::clone(&good), Arc::clone(&faults));
         let task = tokio::spawn(async move {
             while !halt.load(Ordering::Relaxed) {
-                match ask(&client, &url, &model, &question, 16).await {
-                    Ok(Ok(answer))
-                        if expected
-                            .iter()
-                            .any(|e| answer.to_lowercase().contains(&e.to_lowercase())) =>
-                    {
+                match ask_version(&client, &url, &model, &question, 16).await {
+                    Ok(Ok(answer)) if expected.holds(&answer) => {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                     other => lock(&wrong).push(format!("{other:?}")),

@@ -1,4 +1,6 @@
-//! The example, trained once for all tests that look at it: SmolLM2 on examples/support, served on two replicas.
+//! The example, trained once for all tests that look at it: SmolLM2 on examples/support, served on two replicas. The support
+//! desk's answers are trained on as a table of questions and answers, the glossary as the conversations that the example has, so
+//! that both are held to what the example reaches.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -74,26 +76,70 @@ async fn make() -> Result<String> {
         )
         .await?;
     let data = store::bucket("data")?;
-    for name in ["train.jsonl", "glossary/train.jsonl"] {
-        data.put(
-            &Path::from(format!("support/{name}")),
-            manifest(name)?.into_bytes().into(),
-        )
-        .await?;
+    for (name, text) in [
+        ("faq.csv", table(&manifest("train.jsonl")?)?),
+        (
+            "support/glossary/train.jsonl",
+            manifest("glossary/train.jsonl")?,
+        ),
+    ] {
+        data.put(&Path::from(name), text.into_bytes().into())
+            .await?;
     }
     let namespace = std::mem::ManuallyDrop::new(Namespace::create("support").await?);
     for name in ["inference.yaml", "adapters.yaml"] {
         namespace.apply(&manifest(name)?)?;
     }
     // One after the other: two trainers on two cores take more than twice as long.
-    for (name, file) in [("support", "job.yaml"), ("glossary", "job-glossary.yaml")] {
-        namespace.apply(&manifest(file)?)?;
+    for (name, job) in [
+        ("support", on_the_table(&manifest("job.yaml")?)?),
+        ("glossary", manifest("job-glossary.yaml")?),
+    ] {
+        namespace.apply(&job)?;
         fine_tune_job::succeeded(&namespace, name, 1200).await?;
     }
     for name in ["support", "glossary"] {
         wait::object(&namespace.api::<Adapter>(), name, "Ready", 300, is_ready).await?;
     }
     Ok(namespace.name.clone())
+}
+
+/// The first question and answer of each conversation, as a spreadsheet has them.
+fn table(conversations: &str) -> Result<String> {
+    let quoted = |message: &serde_json::Value| -> Result<String> {
+        let text = message["content"].as_str().context("no content")?;
+        Ok(format!("\"{}\"", text.replace('"', "\"\"")))
+    };
+    let mut table = "question,answer\n".to_owned();
+    for line in conversations.lines() {
+        let row: serde_json::Value = serde_json::from_str(line)?;
+        let (question, answer) = (&row["messages"][0], &row["messages"][1]);
+        table.extend([&*quoted(question)?, ",", &*quoted(answer)?, "\n"]);
+    }
+    Ok(table)
+}
+
+/// The example's job on the table, with what the page on data says for one.
+fn on_the_table(job: &str) -> Result<String> {
+    let page = folder().join("../../docs/data.md");
+    let page = std::fs::read_to_string(&page).context("docs/data.md")?;
+    let said = |key: &str| {
+        let line = page.lines().map(str::trim);
+        let mut line = line.filter(|line| line.starts_with(key) && line.contains('{'));
+        line.next()
+            .with_context(|| format!("docs/data.md has no line `{key}`"))
+    };
+    let changed = job
+        .replace(
+            "train:\n      - uri: s3://data/support/train.jsonl",
+            said("train: [{ uri: s3://data/faq.csv")?,
+        )
+        .replace("format: Messages", said("columns:")?);
+    anyhow::ensure!(
+        changed.contains("faq.csv") && changed.contains("columns") && !changed.contains("Messages"),
+        "examples/support/job.yaml is not as expected: {job}"
+    );
+    Ok(changed)
 }
 
 /// Whether an Adapter answers everywhere.

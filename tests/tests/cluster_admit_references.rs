@@ -1,5 +1,5 @@
 //! The policy against the confused deputy: who may create a FineTuneJob has by it only what he may have himself: Secrets,
-//! ServiceAccounts, claims, classes, taints, and the Adapter that gets the result.
+//! ServiceAccounts, claims, classes, taints, labels, and the Adapter that gets the result.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -387,6 +387,116 @@ async fn an_author_cannot_have_an_adapter_written_that_he_may_not_write() -> Res
     Ok(())
 }
 
+/// The tiny job with these labels, on which nothing else is asked for.
+fn labelled(labels: Value) -> String {
+    let mut job = tiny(
+        "job",
+        json!({"baseModel": {"credentialsSecretRef": null}, "dataset": {"credentialsSecretRef": null}, "output": {"credentialsSecretRef": null}}),
+    );
+    job["metadata"]["labels"] = labels;
+    job.to_string()
+}
+
+#[tokio::test]
+async fn an_author_without_rights_on_pods_gives_them_no_label_that_something_else_may_select_by()
+-> Result<()> {
+    let namespace = Namespace::create("policy").await?;
+    author(&namespace, "without", with(&[]))?;
+    author(
+        &namespace,
+        "with-pods",
+        with(&[core("pods", &["create"], &[])]),
+    )?;
+    for (key, value) in [
+        ("app", "payments"),
+        ("app.kubernetes.io/name", "payments"),
+        ("sidecar.istio.io/inject", "false"),
+        ("kueue.x-k8s.io/priority-class", "high"),
+        ("evil.finetune.dev/x", "x"),
+    ] {
+        let job = labelled(json!({"kueue.x-k8s.io/queue-name": "gpu", key: value}));
+        let words = format!("metadata.labels: you may set {key} on a FineTuneJob");
+        refused(&namespace, "without", &job, &words)?;
+        accepted(&namespace, &["with-pods"], &job)?;
+    }
+    // All that are refused are named, and the cures with them.
+    let several = labelled(json!({"app": "payments", "team": "a"}));
+    for words in [
+        "app",
+        "team",
+        "create pods in namespace",
+        "admissionPolicy.allowedLabels",
+    ] {
+        refused(&namespace, "without", &several, words)?;
+    }
+    // What the chart allows, and what stays on the job.
+    let usual = labelled(json!({
+        "kueue.x-k8s.io/queue-name": "gpu",
+        "azure.workload.identity/use": "true",
+        "app.kubernetes.io/instance": "release",
+        "app.kubernetes.io/managed-by": "Helm",
+        "helm.sh/chart": "jobs-1",
+        "argocd.argoproj.io/instance": "jobs",
+        "kustomize.toolkit.fluxcd.io/name": "jobs",
+        "finetune.dev/stage": "train",
+    }));
+    accepted(&namespace, &["without"], &usual)
+}
+
+#[tokio::test]
+async fn only_labels_that_are_new_or_changed_ask_for_a_right() -> Result<()> {
+    let namespace = Namespace::create("policy").await?;
+    author(
+        &namespace,
+        "labeller",
+        json!([rule("finetune.dev", "finetunejobs", &["get", "patch"], &[])]),
+    )?;
+    author(
+        &namespace,
+        "with-pods",
+        json!([
+            rule("finetune.dev", "finetunejobs", &["get", "patch"], &[]),
+            core("pods", &["create"], &[])
+        ]),
+    )?;
+    let mut job: Value = serde_json::from_str(&labelled(json!({"app": "payments", "tier": "b"})))?;
+    job["spec"]["dryRun"] = true.into();
+    namespace.apply(&job.to_string())?;
+    let label = |author: &str, change: &str| {
+        let line = format!("label --overwrite finetunejobs/job {change}");
+        kubectl_as(&namespace, author, &line, None)
+    };
+    for (change, key) in [
+        ("app=ledger", "app"),
+        ("sidecar.istio.io/inject=false", "sidecar.istio.io/inject"),
+    ] {
+        let message = label("labeller", change)?.err().unwrap_or_default();
+        let words = format!("metadata.labels: you may set {key} on a FineTuneJob");
+        ensure!(message.contains(&words), "{change}: {message}");
+    }
+    // What is there already locks nobody out, and a label may be taken away.
+    for change in ["kueue.x-k8s.io/queue-name=gpu", "tier-"] {
+        let answer = label("labeller", change)?;
+        ensure!(answer.is_ok(), "{change}: {answer:?}");
+    }
+    let answer = label("with-pods", "app=ledger")?;
+    ensure!(answer.is_ok(), "{answer:?}");
+    // The operator writes the status of a job whatever its labels are.
+    system_tests::wait::object(
+        &namespace.api::<finetune_crds::FineTuneJob>(),
+        "job",
+        "a phase",
+        60,
+        |job| {
+            job.status
+                .as_ref()
+                .is_some_and(|status| status.phase.is_some())
+        },
+    )
+    .await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_label_is_changed_without_rights_on_what_the_job_names() -> Result<()> {
     let namespace = Namespace::create("policy").await?;
@@ -401,7 +511,7 @@ async fn a_label_is_changed_without_rights_on_what_the_job_names() -> Result<()>
         "dryRun": true,
     });
     namespace.apply(&tiny("job", changes).to_string())?;
-    let label = "label finetunejobs/job team=a";
+    let label = "label finetunejobs/job kueue.x-k8s.io/queue-name=a";
     let answer = kubectl_as(&namespace, "labeller", label, None)?;
     ensure!(answer.is_ok(), "{answer:?}");
     Ok(())

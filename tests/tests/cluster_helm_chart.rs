@@ -32,6 +32,26 @@ fn lint_finds_nothing_and_a_value_that_nothing_acts_on_is_refused() -> Result<()
 }
 
 #[test]
+fn a_label_that_the_administrator_allows_reaches_the_policy_and_what_is_no_key_is_refused()
+-> Result<()> {
+    let with = |keys: &str| {
+        let value = format!("admissionPolicy.allowedLabels={{{keys}}}");
+        command::output("helm", &["template", CHART, "--set", &value], None)
+    };
+    let output = with("team,example.com/cost-centre")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        text.contains(r#"[\"team\",\"example.com/cost-centre\"]"#),
+        "the keys are not in the policy: {text}"
+    );
+    for broken in ["a'b", "a b", "a/b/c", "-a"] {
+        let output = with(broken)?;
+        ensure!(!output.status.success(), "{broken} was accepted");
+    }
+    Ok(())
+}
+
+#[test]
 fn roles_name_no_wildcard_and_no_verb_on_secrets() -> Result<()> {
     let text = command::run("helm", &["template", CHART], None)?;
     ensure!(
@@ -52,13 +72,16 @@ async fn an_upgrade_over_a_running_job_changes_no_pod_of_it() -> Result<()> {
     let changes =
         json!({"training": {"maxSteps": 1500, "batchSize": 32}, "dataset": {"validation": null}});
     namespace.apply(&job::tiny("running", changes).to_string())?;
-    fine_tune_job::at_step(&namespace, "running", 50, 180).await?;
+    let running = fine_tune_job::at_step(&namespace, "running", 50, 180).await?;
     command::run(
         concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh"),
         &["--set", "log.filter=debug"],
         None,
     )?;
-    fine_tune_job::succeeded(&namespace, "running", 300).await?;
+    // It goes on, and the new operator reads how far it is.
+    let progress = running.status.and_then(|status| status.progress);
+    let step = progress.context("no progress")?.step;
+    fine_tune_job::at_step(&namespace, "running", step + 100, 300).await?;
     let pods = namespace.kubectl("get pods --selector finetune.dev/stage=train --output name")?;
     ensure!(
         pods.lines().count() == 1,

@@ -8,17 +8,21 @@ use finetune_crds::names::{condition, label};
 use finetune_crds::{Adapter, FineTuneJob};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
-use kube::api::ListParams;
+use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
-use system_tests::cluster::{Namespace, OPERATOR_NAMESPACE, OperatorAway, background};
+use system_tests::cluster::{self, Namespace, OPERATOR_NAMESPACE, OperatorAway, background};
 use system_tests::{command, fine_tune_job, job, process, wait};
 
-/// A job that runs for a while: slow enough to be hit, fast enough to be waited for.
+/// How many steps make a job slow enough to be hit, and fast enough to be waited for.
+const STEPS: usize = 600;
+
+/// A job that runs for a while.
 fn long(name: &str) -> Value {
     job::tiny(
         name,
-        json!({"training": {"maxSteps": 1000, "batchSize": 32}, "checkpoint": {"everySteps": 100}, "dataset": {"validation": null}}),
+        json!({"training": {"maxSteps": STEPS, "batchSize": 32}, "checkpoint": {"everySteps": 100}, "dataset": {"validation": null}}),
     )
 }
 
@@ -120,7 +124,7 @@ async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_th
     namespace.apply(&long("whole").to_string())?;
     let whole = fine_tune_job::succeeded(&namespace, "whole", 300).await?;
     namespace.apply(&long("killed").to_string())?;
-    fine_tune_job::at_step(&namespace, "killed", 250, 180).await?;
+    fine_tune_job::at_step(&namespace, "killed", 120, 180).await?;
     let pod = train_pods(&namespace, "killed")
         .await?
         .into_iter()
@@ -136,7 +140,7 @@ async fn a_killed_trainer_goes_on_from_its_checkpoint_with_the_same_losses_to_th
         losses(&fine_tune_job::metrics(&whole).await?),
         losses(&fine_tune_job::metrics(&killed).await?),
     );
-    ensure!(expected.len() == 1000, "{} rows", expected.len());
+    ensure!(expected.len() == STEPS, "{} rows", expected.len());
     ensure!(
         expected == got,
         "first difference at {:?}",
@@ -349,6 +353,71 @@ async fn an_older_job_never_undoes_a_newer_digest_and_a_deleted_adapter_stays_de
             .await?
             .is_none(),
         "a job brought a deleted Adapter back"
+    );
+    Ok(())
+}
+
+/// Sets how long `output.uri` of a job may be; returns how long it might be before.
+async fn limit_output(characters: Value) -> Result<Value> {
+    let crds: Api<CustomResourceDefinition> = Api::all(cluster::client().await?);
+    let definition = crds.get("finetunejobs.finetune.dev").await?;
+    let mut definition = serde_json::to_value(definition)?;
+    let limit = definition
+        .pointer_mut(
+            "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/output/properties/uri/maxLength",
+        )
+        .context("output.uri has no limit")?;
+    let before = std::mem::replace(limit, characters);
+    let definition = serde_json::from_value(definition)?;
+    crds.replace(
+        "finetunejobs.finetune.dev",
+        &PostParams::default(),
+        &definition,
+    )
+    .await?;
+    Ok(before)
+}
+
+#[tokio::test]
+async fn a_stored_job_whose_output_is_longer_than_that_of_new_ones_may_be_still_runs() -> Result<()>
+{
+    let namespace = Namespace::create("long").await?;
+    job::tiny_world().await?;
+    let output = json!({"output": {"uri": format!("s3://adapters/{}", ["team"; 60].join("/"))}});
+    let jobs: Api<FineTuneJob> = namespace.api();
+    let new: FineTuneJob = serde_json::from_value(job::tiny("new", output.clone()))?;
+    let refused = async || {
+        let only_asked = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let answer = jobs.create(&only_asked, &new).await;
+        answer.is_err_and(|error| error.to_string().contains("256"))
+    };
+    ensure!(refused().await, "a new job with a long output is taken");
+
+    let limit = limit_output(json!(1024)).await?;
+    // The API server takes a new schema in its own time.
+    let stored = wait::until("a stored job with a long output", 60, || async {
+        Ok(namespace
+            .apply(&job::tiny("stored", output.clone()).to_string())
+            .ok())
+    })
+    .await;
+    limit_output(limit).await?;
+    stored?;
+    wait::until("the limit to hold again", 60, || async {
+        Ok(refused().await.then_some(()))
+    })
+    .await?;
+
+    // What does not touch the field passes: labels of people, and the operator's status.
+    namespace.kubectl("label finetunejob stored looked-at=yes")?;
+    let done = fine_tune_job::succeeded(&namespace, "stored", 240).await?;
+    ensure!(
+        fine_tune_job::result(&done)?.uri.contains("team/team"),
+        "{:?}",
+        done.status
     );
     Ok(())
 }

@@ -2,6 +2,10 @@
 //!
 //! Every module has its own error type; here they meet the reasons and exit codes that the operator reads.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use finetune_artifacts::safetensors_file;
 use finetune_crds::contract::{ExitCode, OutcomeReason};
 
 /// A failure as a person and the operator see it.
@@ -12,6 +16,48 @@ pub struct Failure {
     pub reason: OutcomeReason,
     /// The field or file and line, the value, what was expected, the cure.
     pub message: String,
+    /// Where it is the local file system that failed: what it failed at.
+    pub local: Option<LocalFault>,
+}
+
+/// What the local file system failed at.
+#[derive(Clone, Debug)]
+pub struct LocalFault {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// How it failed.
+    pub kind: ErrorKind,
+}
+
+impl LocalFault {
+    fn new(path: &Path, source: &std::io::Error) -> Self {
+        Self {
+            path: path.to_owned(),
+            kind: source.kind(),
+        }
+    }
+
+    fn of_store(error: &finetune_artifacts::Error) -> Option<Self> {
+        match error {
+            finetune_artifacts::Error::Local { path, source, .. } => Some(Self::new(path, source)),
+            _ => None,
+        }
+    }
+
+    fn of_weights(error: &safetensors_file::Error) -> Option<Self> {
+        match error {
+            safetensors_file::Error::Io { path, source } => Some(Self::new(path, source)),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing can be written there: whatever the file holds is not at fault.
+    fn is_want_of_room(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
+        )
+    }
 }
 
 impl Failure {
@@ -20,6 +66,7 @@ impl Failure {
         Self {
             reason,
             message: message.into(),
+            local: None,
         }
     }
 
@@ -39,6 +86,11 @@ impl Failure {
     )]
     pub fn internal(message: impl ToString) -> Self {
         Self::new(OutcomeReason::Internal, message.to_string())
+    }
+
+    /// With what the local file system failed at.
+    fn at(self, local: Option<LocalFault>) -> Self {
+        Self { local, ..self }
     }
 
     /// The code with which the process ends.
@@ -89,32 +141,51 @@ impl From<tch::TchError> for Failure {
 
 impl From<crate::base::Error> for Failure {
     fn from(error: crate::base::Error) -> Self {
-        Self::new(error.reason(), error.to_string())
+        let local = match &error {
+            crate::base::Error::Store(error) => LocalFault::of_store(error),
+            _ => None,
+        };
+        Self::new(error.reason(), error.to_string()).at(local)
     }
 }
 
 impl From<crate::prepare::Error> for Failure {
     fn from(error: crate::prepare::Error) -> Self {
-        Self::new(error.reason(), error.to_string())
+        let local = match &error {
+            crate::prepare::Error::Store(error) => LocalFault::of_store(error),
+            _ => None,
+        };
+        Self::new(error.reason(), error.to_string()).at(local)
     }
 }
 
 impl From<crate::peft::Error> for Failure {
     fn from(error: crate::peft::Error) -> Self {
-        Self::invalid(error)
+        let local = match &error {
+            crate::peft::Error::Io { path, source } => Some(LocalFault::new(path, source)),
+            crate::peft::Error::Weights(error) => LocalFault::of_weights(error),
+            _ => None,
+        };
+        let reason = match &local {
+            Some(fault) if fault.is_want_of_room() => OutcomeReason::Internal,
+            _ => OutcomeReason::InvalidInput,
+        };
+        Self::new(reason, error.to_string()).at(local)
     }
 }
 
 /// Of a file that is written here; one that was handed in is at fault by itself and says so.
-impl From<finetune_artifacts::safetensors_file::Error> for Failure {
-    fn from(error: finetune_artifacts::safetensors_file::Error) -> Self {
-        Self::internal(error)
+impl From<safetensors_file::Error> for Failure {
+    fn from(error: safetensors_file::Error) -> Self {
+        let local = LocalFault::of_weights(&error);
+        Self::internal(error).at(local)
     }
 }
 
 impl From<finetune_artifacts::Error> for Failure {
     fn from(error: finetune_artifacts::Error) -> Self {
-        Self::new(error.reason(), error.to_string())
+        let local = LocalFault::of_store(&error);
+        Self::new(error.reason(), error.to_string()).at(local)
     }
 }
 
@@ -141,6 +212,23 @@ mod tests {
         assert_eq!(failure.exit_code(), ExitCode::OutOfMemory);
         let failure = Failure::from(tch::TchError::Torch("shape mismatch".to_owned()));
         assert_eq!(failure.exit_code(), ExitCode::Retry);
+    }
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_adapter_that_is_written() {
+        let write = |kind: ErrorKind| {
+            Failure::from(crate::peft::Error::Weights(safetensors_file::Error::Io {
+                path: "/cache/adapter_model.safetensors".into(),
+                source: kind.into(),
+            }))
+        };
+        let full = write(ErrorKind::StorageFull);
+        assert_eq!(full.exit_code(), ExitCode::Retry);
+        assert_eq!(full.local.unwrap().kind, ErrorKind::StorageFull);
+        assert_eq!(
+            write(ErrorKind::NotFound).exit_code(),
+            ExitCode::InvalidInput
+        );
     }
 
     #[test]

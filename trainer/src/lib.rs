@@ -15,6 +15,7 @@ pub mod evaluate;
 pub mod export;
 pub mod failure;
 pub mod generate;
+mod local_file;
 pub mod manifest_file;
 pub mod merge;
 pub mod method;

@@ -6,16 +6,21 @@
 
 use std::path::{Path, PathBuf};
 
+use finetune_crds::FineTuneJobSpec;
 use finetune_crds::fine_tune_job::{Lora, Quantization};
-use finetune_crds::{FineTuneJobSpec, names};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::validate::{Fault, validate};
+use crate::validate::{Fault, cut, validate};
 use documents::Document;
 
+pub use meant::{Meant, Other};
+
 mod documents;
+mod encoding;
+mod frame;
+mod meant;
 mod schema;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +50,14 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The file is not UTF-8.
+    #[error("{}: {problem}: save it as UTF-8", path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        problem: String,
+    },
     /// The file is not YAML.
     #[error("{}: line {line}: {message}{}", path.display(), shown(source_line))]
     Syntax {
@@ -70,14 +83,14 @@ pub enum Error {
     Faults {
         /// The file.
         path: PathBuf,
-        /// All of them, each with its line.
+        /// All of them, each that is listed with its line.
         faults: Vec<(Option<usize>, Fault)>,
     },
     /// The spec is not the one that the command line names.
     #[error(
         "{}: spec has the digest {found}, but --spec-digest is {expected}: {}",
         path.display(),
-        why_other(unknown)
+        meant::why_other(unknown)
     )]
     OtherSpec {
         /// The file.
@@ -89,61 +102,40 @@ pub enum Error {
         /// Its fields that are not known here.
         unknown: Vec<String>,
     },
-}
-
-/// Refuses a cluster's manifest whose spec is not the one that was meant, and names the fields of it that are not known here.
-fn hold_to(path: &Path, expected: &str, found: &str, unknown: Vec<String>) -> Result<(), Error> {
-    if found != expected {
-        return Err(Error::OtherSpec {
-            path: path.to_owned(),
-            found: found.to_owned(),
-            expected: expected.to_owned(),
-            unknown,
-        });
-    }
-    if !unknown.is_empty() {
-        tracing::warn!(
-            "{}: this trainer ({}) does not know {} and passes over what they say: its image is older than the operator; give both the same version",
-            path.display(),
-            env!("CARGO_PKG_VERSION"),
-            unknown.join(", ")
-        );
-    }
-    Ok(())
-}
-
-/// Why a spec may have another digest than was meant.
-fn why_other(unknown: &[String]) -> String {
-    if unknown.is_empty() {
-        return "somebody has changed the manifest since; delete it, and the operator writes it again".to_owned();
-    }
-    format!(
-        "this trainer ({}) does not know {}, on which the training depends; use a trainer image of the operator's version",
-        env!("CARGO_PKG_VERSION"),
-        unknown.join(", ")
-    )
+    /// The job is not the one that the command line names.
+    #[error("{}: {}: {}", path.display(), meant::listed(others), meant::CHANGED)]
+    OtherJob {
+        /// The file.
+        path: PathBuf,
+        /// What of its metadata is another's.
+        others: Vec<Other>,
+    },
 }
 
 impl Job {
-    /// Reads and checks the manifest at `path`. Where `spec_digest` is given, the manifest is a cluster's and its spec must have
-    /// this digest; a field that is not known here is then a warning, for the operator may be newer than this trainer.
-    pub fn read(path: &Path, spec_digest: Option<&str>) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+    /// Reads and checks the manifest at `path`, which must be the one that is `meant`. With a digest of its spec it is a cluster's:
+    /// a field that is not known here is then a warning, for the operator may be newer than this trainer.
+    pub fn read(path: &Path, meant: &Meant<'_>) -> Result<Self, Error> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse_as(&text, path, spec_digest)
+        let text = encoding::decoded(bytes).map_err(|problem| Error::Encoding {
+            path: path.to_owned(),
+            problem,
+        })?;
+        Self::parse_as(&text, path, meant)
     }
 
     /// The same for the text of a manifest that was written by hand; `path` is for messages only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        Self::parse_as(text, path, None)
+        Self::parse_as(text, path, &Meant::default())
     }
 
-    fn parse_as(text: &str, path: &Path, expected_digest: Option<&str>) -> Result<Self, Error> {
+    fn parse_as(text: &str, path: &Path, meant: &Meant<'_>) -> Result<Self, Error> {
         let Document { line, value: raw } = documents::job(text, path)?;
         let refused = |faults| refused(path, text, line, faults);
-        let mut faults = faults_of_frame(&raw);
+        let mut faults = frame::faults(&raw);
         let mut spec = raw.get("spec").cloned().unwrap_or_default();
         let mut unknown = Vec::new();
         if spec.is_object() {
@@ -153,7 +145,7 @@ impl Job {
             faults.extend(wrong);
             unknown = others;
         }
-        if expected_digest.is_none() {
+        if meant.spec_digest.is_none() {
             faults.append(&mut unknown);
         }
         if !faults.is_empty() {
@@ -163,25 +155,25 @@ impl Job {
         let spec: FineTuneJobSpec = serde_json::from_value(spec)
             .map_err(|error| refused(vec![Fault::new("spec", format!("is refused: {error}"))]))?;
         let spec_digest = spec.digest();
-        if let Some(expected) = expected_digest {
-            let unknown = unknown.into_iter().map(|fault| fault.field).collect();
-            hold_to(path, expected, &spec_digest, unknown)?;
-        }
+        let unknown = unknown.into_iter().map(|fault| fault.field).collect();
+        meant.check_spec(path, &spec_digest, unknown)?;
         let text_of = |field: &str| raw["metadata"][field].as_str().map(str::to_owned);
         let name = text_of("name").unwrap_or_default();
-        let faults = validate(&name, &spec);
-        if !faults.is_empty() {
-            return Err(refused(faults));
-        }
         let namespace = text_of("namespace").unwrap_or_else(|| "default".to_owned());
         let uid = text_of("uid").unwrap_or_else(|| derived_uid(&namespace, &name, &spec_digest));
-        Ok(Self {
+        let job = Self {
             name,
             namespace,
             uid,
             spec_digest,
             spec,
-        })
+        };
+        meant.check_job(path, &job)?;
+        let faults = validate(&job.name, &job.spec);
+        if !faults.is_empty() {
+            return Err(refused(faults));
+        }
+        Ok(job)
     }
 
     /// The adapter that is trained; `None` with method `full`.
@@ -213,67 +205,17 @@ impl Job {
     }
 }
 
-/// What is wrong with the frame around the spec, which the schema says nothing of.
-fn faults_of_frame(raw: &Value) -> Vec<Fault> {
-    let mut faults = faults_of_kind(raw);
-    for key in raw.as_object().into_iter().flatten().map(|(key, _)| key) {
-        if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&key.as_str()) {
-            faults.push(Fault::new(key, schema::UNKNOWN));
-        }
-    }
-    let metadata = &raw["metadata"];
-    if !metadata.is_object() && !metadata.is_null() {
-        faults.push(Fault::new(
-            "metadata",
-            format!(
-                "is {}, expected `name` and what goes with it",
-                schema::shown(metadata)
-            ),
-        ));
-    }
-    for field in ["name", "namespace", "uid"] {
-        check_text(&format!("metadata.{field}"), &metadata[field], &mut faults);
-    }
-    for field in ["labels", "annotations"] {
-        for (key, value) in metadata[field].as_object().into_iter().flatten() {
-            check_text(&format!("metadata.{field}.{key}"), value, &mut faults);
-        }
-    }
-    faults
-}
-
-fn check_text(field: &str, value: &Value, faults: &mut Vec<Fault>) {
-    if !value.is_string() && !value.is_null() {
-        faults.push(Fault::new(field, schema::no_text(value)));
-    }
-}
-
-/// Whether this is a FineTuneJob at all.
-fn faults_of_kind(raw: &Value) -> Vec<Fault> {
-    let api_version = format!("{}/{}", names::GROUP, names::VERSION);
-    [
-        ("apiVersion", api_version.as_str()),
-        ("kind", "FineTuneJob"),
-    ]
-    .into_iter()
-    .filter_map(|(field, expected)| {
-        let seen = raw.get(field).and_then(Value::as_str).unwrap_or_default();
-        (seen != expected).then(|| Fault::new(field, format!("is `{seen}`, expected `{expected}`")))
-    })
-    .chain(
-        raw.get("spec")
-            .is_none_or(|spec| !spec.is_object())
-            .then(|| Fault::new("spec", "is absent, expected the fields of a FineTuneJob")),
-    )
-    .collect()
-}
-
 fn refused(path: &Path, text: &str, start: usize, faults: Vec<Fault>) -> Error {
     Error::Faults {
         path: path.to_owned(),
         faults: faults
             .into_iter()
-            .map(|fault| (line_of(text, start, &fault.field), fault))
+            .enumerate()
+            .map(|(index, fault)| {
+                let is_listed = index < LISTED;
+                let line = is_listed.then(|| line_of(text, start, &fault.field));
+                (line.flatten(), fault)
+            })
             .collect(),
     }
 }
@@ -321,17 +263,24 @@ fn shown(line: &str) -> String {
     if line.is_empty() {
         String::new()
     } else {
-        format!(" in `{line}`")
+        format!(" in `{}`", cut(line))
     }
 }
 
+/// The most faults that are listed: whoever mends them needs no more at a time, and a list of wrong items has one for each.
+const LISTED: usize = 20;
+
 fn listed(faults: &[(Option<usize>, Fault)]) -> String {
-    let each: Vec<String> = faults
+    let mut each: Vec<String> = faults
         .iter()
-        .map(|(line, fault)| match line {
-            Some(line) => format!("line {line}: {fault}"),
-            None => fault.to_string(),
+        .take(LISTED)
+        .map(|(line, Fault { field, message })| match line {
+            Some(line) => format!("line {line}: {} {message}", cut(field)),
+            None => format!("{} {message}", cut(field)),
         })
         .collect();
+    if faults.len() > LISTED {
+        each.push(format!("and {} more", faults.len() - LISTED));
+    }
     each.join("; ")
 }

@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::progress::Reporter;
 use crate::stop::Stop;
-use crate::workplace::Workplace;
+use crate::workplace::{TemporaryFolder, Workplace};
 use crate::{device, export, outcome};
 
 use inputs::Inputs;
@@ -127,7 +127,7 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         .as_ref()
         .is_some_and(|output| output.merged_model);
     let merged = merged_wanted.then(|| place.temporary()).transpose()?;
-    let merged = merged.as_ref().map(tempfile::TempDir::path);
+    let merged = merged.as_ref().map(TemporaryFolder::path);
     export::write(folder.path(), merged, job, &inputs, &plan, trainee)?;
 
     reporter.phase(RunPhase::Publishing);

@@ -3,6 +3,9 @@
 //!
 //! By hand and in a pod it is one code path: only the places differ.
 
+mod roots;
+mod temporary_folder;
+
 use std::path::{Path, PathBuf};
 
 use finetune_artifacts::cache::Cache;
@@ -15,6 +18,9 @@ use finetune_crds::uris;
 
 use crate::failure::Failure;
 use crate::manifest_file::Job;
+use roots::Roots;
+
+pub use temporary_folder::TemporaryFolder;
 
 /// What the command line says of places.
 #[derive(Clone, Debug)]
@@ -52,10 +58,13 @@ pub struct Workplace {
     pub cache: Cache,
     /// The local directory where files on their way out are put together.
     pub local: PathBuf,
+    /// Who names the local ones of these folders.
+    roots: Roots,
 }
 
 impl Workplace {
-    /// Opens the places of `job`. Touches no store yet.
+    /// Opens the places of `job`, and deletes what killed processes left where files on their way out are put together. Touches
+    /// no store yet.
     pub fn open(job: &Job, places: &Places) -> Result<Self, Failure> {
         let spec = &job.spec;
         let root = places.credentials.as_deref();
@@ -94,7 +103,24 @@ impl Workplace {
             None => cache.clone(),
         };
         create("--outgoing", &local)?;
+        if let Err(error) = temporary_folder::delete_ownerless(&local) {
+            let folder = local.display();
+            tracing::warn!("what killed processes left in {folder} is not deleted: {error}");
+        }
+        let mut roots = Roots::default();
+        roots.add_uri(&work, "--work");
+        if places.passing.is_some() {
+            roots.add_uri(&passing, "--passing");
+        }
+        if output.is_some_and(|output| output.uri.is_some()) {
+            roots.add_uri(&output_uri, "spec.output.uri");
+        }
+        roots.add(cache.clone(), "--cache");
+        if places.outgoing.is_some() {
+            roots.add(local.clone(), "--outgoing");
+        }
         Ok(Self {
+            roots,
             job_folder: Store::open(&work, &output_credentials)?,
             passing: Store::open(&passing, &output_credentials)?,
             output_uri,
@@ -136,17 +162,35 @@ impl Workplace {
         Ok(Store::open(&uri, &self.output_credentials)?)
     }
 
-    /// A new directory for files on their way out, removed when dropped.
-    pub fn temporary(&self) -> Result<tempfile::TempDir, Failure> {
-        Ok(tempfile::Builder::new()
-            .prefix("outgoing-")
-            .tempdir_in(&self.local)?)
+    /// A new directory for files on their way, removed when dropped.
+    pub fn temporary(&self) -> Result<TemporaryFolder, Failure> {
+        TemporaryFolder::new(&self.local).map_err(|source| {
+            finetune_artifacts::Error::local("create a directory in", &self.local, source).into()
+        })
+    }
+
+    /// The failure with its cure, where one of these folders is full or cannot be written to.
+    #[must_use]
+    pub fn with_cure(&self, mut failure: Failure) -> Failure {
+        let fault = failure.local.take();
+        if let Some(cure) = fault.and_then(|fault| self.roots.cure(&fault)) {
+            failure.message = format!("{}: {cure}", failure.message);
+        }
+        failure
     }
 }
 
 /// The folder that a flag names, which must be one that can be written to.
 fn writable(flag: &str, folder: &str) -> Result<String, Failure> {
     let location = Location::parse_folder(folder)?;
+    if let Location::File { path, .. } = &location
+        && let Some(file) = file_in_the_way(path)
+    {
+        return Err(Failure::invalid(format!(
+            "{flag} is {location}, but {} is a file: expected a directory, which need not exist",
+            file.display()
+        )));
+    }
     if location.is_writable() {
         return Ok(location.to_string());
     }
@@ -154,6 +198,14 @@ fn writable(flag: &str, folder: &str) -> Result<String, Failure> {
         "{flag} is {location}, which is for reading only: expected a directory, or a folder of {}",
         uris::list(&uris::WRITABLE)
     )))
+}
+
+/// What is no directory where the folder or one of those above it should be.
+fn file_in_the_way(folder: &Path) -> Option<&Path> {
+    folder
+        .ancestors()
+        .find(|found| found.exists())
+        .filter(|found| !found.is_dir())
 }
 
 fn create(flag: &str, folder: &Path) -> Result<(), Failure> {

@@ -1,58 +1,66 @@
 //! The bodies of requests in memory: never more of them at once than a server has room for, and never one from a client that
 //! does not send. Both servers read with it, so that neither can be filled by those who talk to it.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use reqwest::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
-/// The greatest body, in bytes.
-pub const MAX_BODY: usize = 16 << 20;
-/// Up to here a body is small: its bytes count one by one against [`SMALL_BYTES`].
-const SMALL: usize = 1 << 20;
-/// All small bodies at once, in bytes.
-const SMALL_BYTES: usize = 32 << 20;
-/// Larger bodies at once. With the small ones they stay at 96 MiB, well below the 256 MiB that the chart gives the agent.
-const LARGE_BODIES: usize = 4;
 /// How long a body waits for the others.
 const TURN: Duration = Duration::from_secs(30);
-/// How long a client may send nothing in the middle of a body.
+/// How long a client may send nothing, and how far it may fall behind [`LEAST_RATE`].
 const PAUSE: Duration = Duration::from_secs(30);
-/// How long a client may take for a whole body, however steadily it sends.
-const WHOLE: Duration = Duration::from_mins(5);
-/// How much of a body that is too large is taken in before its connection is closed.
-const MOST_PASSED_OVER: usize = 4 * MAX_BODY;
+/// The least rate of a body, in bytes a second: without it a byte now and then would keep a place for ever.
+const LEAST_RATE: u32 = 128 << 10;
+/// How much of a body that is refused is taken in before its connection is closed, in greatest bodies.
+const MOST_PASSED_OVER: usize = 4;
 
-/// The room for bodies, shared by all requests.
-#[derive(Clone, Debug)]
-pub struct Bodies {
-    small: Arc<Semaphore>,
-    large: Arc<Semaphore>,
-    turn: Duration,
-    pause: Duration,
+/// How much room a server has. All bodies together stay at `all_small + large * body` bytes; of each one that waits, what
+/// came first is held besides, which is no more than the buffer of its connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// The greatest body, in bytes.
+    pub body: usize,
+    /// Up to here, in bytes, a body is small: its bytes count one by one.
+    pub small: usize,
+    /// All small bodies at once, in bytes.
+    pub all_small: usize,
+    /// How many small bodies may wait for room.
+    pub small_waiting: usize,
+    /// How many larger bodies there may be at once.
+    pub large: usize,
+    /// How many larger bodies may wait for a place.
+    pub large_waiting: usize,
 }
 
-impl Default for Bodies {
-    fn default() -> Self {
-        Self {
-            small: Arc::new(Semaphore::new(SMALL_BYTES)),
-            large: Arc::new(Semaphore::new(LARGE_BODIES)),
-            turn: TURN,
-            pause: PAUSE,
-        }
-    }
+/// What the head of a request says about its body.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Announced {
+    /// The length, in bytes. Absent: its client does not know it yet.
+    pub length: Option<usize>,
+    /// Whether the client sends nothing before it is asked to (`Expect: 100-continue`).
+    pub expects_continue: bool,
 }
 
 /// Why a body was not read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Fault {
-    /// More than [`MAX_BODY`].
-    #[error("the body has more than {MAX_BODY} bytes; send a shorter prompt")]
-    TooLarge,
+    /// More than the greatest.
+    #[error("the body has more than {most} bytes; send a shorter prompt")]
+    TooLarge {
+        /// The bytes of the greatest body.
+        most: usize,
+    },
     /// The client sends too slowly.
-    #[error("the body did not arrive in time; send it without a pause")]
+    #[error(
+        "the body came too slowly; send it without a pause and with at least {} KiB a second",
+        LEAST_RATE >> 10
+    )]
     Slow,
     /// No room for it now.
     #[error("too many request bodies at once; try again in a moment")]
@@ -63,21 +71,61 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The status of HTTP that says whose turn it is.
-    pub const fn status(&self) -> u16 {
+    /// The status that says whose turn it is.
+    pub const fn status(&self) -> StatusCode {
         match self {
-            Self::TooLarge => 413,
-            Self::Slow => 408,
-            Self::Crowded => 503,
-            Self::Broken(_) => 400,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken(_) => StatusCode::BAD_REQUEST,
         }
     }
 }
 
+/// The room for bodies, shared by all requests.
+#[derive(Clone, Debug)]
+pub struct Bodies {
+    limits: Limits,
+    /// A permit is a byte.
+    small: Room,
+    /// A permit is a body.
+    large: Room,
+}
+
+/// Permits, and places to wait for them.
+#[derive(Clone, Debug)]
+struct Room {
+    free: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new(permits: usize, waiting: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(permits)),
+            waiting: Arc::new(Semaphore::new(waiting)),
+        }
+    }
+
+    /// Those who wait hold what they have read so far, so that they are counted too.
+    async fn take(&self, permits: usize) -> Result<OwnedSemaphorePermit, Fault> {
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        if let Ok(room) = Arc::clone(&self.free).try_acquire_many_owned(permits) {
+            return Ok(room);
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| Fault::Crowded)?;
+        let turn = timeout(TURN, Arc::clone(&self.free).acquire_many_owned(permits)).await;
+        turn.ok().and_then(Result::ok).ok_or(Fault::Crowded)
+    }
+}
+
 /// A body in memory, and its room.
+#[derive(Default)]
 struct Held {
-    bytes: BytesMut,
-    _room: OwnedSemaphorePermit,
+    bytes: Vec<u8>,
+    /// How many bytes there is room for.
+    most: usize,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -87,78 +135,116 @@ impl AsRef<[u8]> for Held {
 }
 
 impl Bodies {
-    /// Reads a body whole, as far as there is room for it. `announced` is its length as its client announced it, in bytes. The room is
-    /// given back when the last handle of these bytes is dropped.
-    pub async fn read<E: std::fmt::Display>(
+    /// Room as `limits` say.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            small: Room::new(limits.all_small, limits.small_waiting),
+            large: Room::new(limits.large, limits.large_waiting),
+        }
+    }
+
+    /// Reads a body whole, as far as there is room for it. The room is given back when the last handle of these bytes is dropped.
+    pub async fn read<E: Display>(
         &self,
-        announced: Option<usize>,
+        announced: Announced,
         mut chunks: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Bytes, Fault> {
-        let read = match announced {
-            Some(bytes) if bytes > MAX_BODY => Err(Fault::TooLarge),
-            _ => tokio::time::timeout(WHOLE, self.collect(announced, &mut chunks))
-                .await
-                .unwrap_or(Err(Fault::Slow)),
+        let most = self.limits.body;
+        let is_announced = announced.length.is_some_and(|length| length > most);
+        if is_announced && announced.expects_continue {
+            // To look at the body would ask its client to send it.
+            return Err(Fault::TooLarge { most });
+        }
+        let read = if is_announced {
+            Err(Fault::TooLarge { most })
+        } else {
+            self.collect(announced.length, &mut chunks).await
         };
-        if matches!(read, Err(Fault::TooLarge)) {
+        if matches!(read, Err(Fault::TooLarge { .. } | Fault::Crowded)) {
             // Most clients look at the answer only when they have sent all: closed before that, the connection is all they see.
-            let _ = tokio::time::timeout(self.pause, pass_over(&mut chunks)).await;
+            let _ = timeout(PAUSE, pass_over(&mut chunks, MOST_PASSED_OVER * most)).await;
         }
         read
     }
 
-    /// Room is taken for bytes that have come, not for those that were announced: who sends nothing takes none.
-    async fn collect<E: std::fmt::Display>(
+    /// Room is taken when the first bytes have come: who announces much and sends nothing takes none.
+    async fn collect<E: Display>(
         &self,
         announced: Option<usize>,
-        mut chunks: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
     ) -> Result<Bytes, Fault> {
-        let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(SMALL));
-        let mut room = self.take_small(0).await?;
-        let mut is_small = true;
-        loop {
-            let next = tokio::time::timeout(self.pause, chunks.next()).await;
-            let Some(chunk) = next.map_err(|_| Fault::Slow)? else {
-                break;
-            };
-            let chunk = chunk.map_err(|error| Fault::Broken(error.to_string()))?;
-            let length = bytes.len() + chunk.len();
-            if length > MAX_BODY {
-                return Err(Fault::TooLarge);
+        let Limits { body, small, .. } = self.limits;
+        let mut patience = Patience::default();
+        let mut held = Held::default();
+        while let Some(chunk) = patience.next(chunks).await? {
+            let length = held.bytes.len() + chunk.len();
+            if length > body {
+                return Err(Fault::TooLarge { most: body });
             }
-            if is_small && length > SMALL {
-                // Given back first: bodies that wait for their turn must not keep small ones out.
-                drop(room);
-                room = self.take_large().await?;
-                // Reserved at once: a buffer that doubles would hold the body twice. Pages that stay empty cost nothing.
-                let mut whole = BytesMut::with_capacity(announced.unwrap_or(MAX_BODY).max(length));
-                whole.extend_from_slice(&bytes);
-                bytes = whole;
-                is_small = false;
-            } else if is_small {
-                room.merge(self.take_small(chunk.len()).await?);
+            if length > held.most {
+                let first = announced.unwrap_or(small);
+                let mut larger = self.hold(if length > first { body } else { first }).await?;
+                larger.bytes.extend_from_slice(&held.bytes);
+                // The room before is kept until now, for its bytes were there until now.
+                held = larger;
             }
-            bytes.extend_from_slice(&chunk);
+            held.bytes.extend_from_slice(&chunk);
         }
-        Ok(Bytes::from_owner(Held { bytes, _room: room }))
+        if held.most <= small {
+            let excess = held.most - held.bytes.len();
+            held.bytes.shrink_to_fit();
+            held.most = held.bytes.len();
+            drop(held.room.as_mut().and_then(|room| room.split(excess)));
+        }
+        Ok(Bytes::from_owner(held))
     }
 
-    async fn take_small(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
-        let count = u32::try_from(bytes).map_err(|_| Fault::TooLarge)?;
-        let room = self.small.clone().acquire_many_owned(count);
-        let turn = tokio::time::timeout(self.turn, room).await;
-        turn.ok().and_then(Result::ok).ok_or(Fault::Crowded)
-    }
-
-    async fn take_large(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        let turn = tokio::time::timeout(self.turn, self.large.clone().acquire_owned()).await;
-        turn.ok().and_then(Result::ok).ok_or(Fault::Crowded)
+    /// Room for a body of up to `most` bytes, in one step: bodies that hold a part and wait for the rest wait for each other. The
+    /// price is that a client which stops after its first byte keeps all that it announced, but for no longer than [`PAUSE`].
+    async fn hold(&self, most: usize) -> Result<Held, Fault> {
+        let room = if most <= self.limits.small {
+            self.small.take(most).await?
+        } else {
+            self.large.take(1).await?
+        };
+        Ok(Held {
+            // Reserved at once: a buffer that doubles would hold the body twice.
+            bytes: Vec::with_capacity(most),
+            most,
+            room: Some(room),
+        })
     }
 }
 
-/// Takes in what a client still sends, up to a limit, and keeps nothing of it.
-async fn pass_over<E>(chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
-    let mut left = MOST_PASSED_OVER;
+/// What is left of a server's patience with one client. Only the time counts in which the server waits for the client, not that
+/// in which the body waits for others.
+#[derive(Default)]
+struct Patience {
+    waited: Duration,
+    received: usize,
+}
+
+impl Patience {
+    async fn next<E: Display>(
+        &mut self,
+        chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+    ) -> Result<Option<Bytes>, Fault> {
+        let earned = Duration::from_secs(self.received as u64) / LEAST_RATE;
+        let left = (PAUSE + earned).saturating_sub(self.waited);
+        let asked = Instant::now();
+        let next = timeout(left.min(PAUSE), chunks.next()).await;
+        self.waited += asked.elapsed();
+        let next = next.map_err(|_| Fault::Slow)?.transpose();
+        let chunk = next.map_err(|error| Fault::Broken(error.to_string()))?;
+        self.received += chunk.as_ref().map_or(0, Bytes::len);
+        Ok(chunk)
+    }
+}
+
+/// Takes in what a client still sends, up to `most` bytes, and keeps nothing of it.
+async fn pass_over<E>(chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin), most: usize) {
+    let mut left = most;
     while left > 0 {
         match chunks.next().await {
             Some(Ok(chunk)) => left = left.saturating_sub(chunk.len()),
@@ -168,85 +254,4 @@ async fn pass_over<E>(chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin
 }
 
 #[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use super::*;
-
-    fn chunks(count: usize, size: usize) -> impl Stream<Item = Result<Bytes, Infallible>> + Unpin {
-        futures::stream::iter((0..count).map(move |_| Ok(Bytes::from(vec![b' '; size]))))
-    }
-
-    #[tokio::test]
-    async fn room_is_given_back_when_the_last_handle_is_dropped() {
-        let bodies = Bodies::default();
-        for (count, size) in [(4, 1000), (12, 1 << 20)] {
-            let body = bodies.collect(None, chunks(count, size)).await.unwrap();
-            assert_eq!(body.len(), count * size);
-            let free = |bodies: &Bodies| {
-                (
-                    bodies.small.available_permits(),
-                    bodies.large.available_permits(),
-                )
-            };
-            assert_ne!(free(&bodies), (SMALL_BYTES, LARGE_BODIES));
-            let last = body.slice(body.len() - 1..);
-            drop(body);
-            assert_ne!(free(&bodies), (SMALL_BYTES, LARGE_BODIES));
-            drop(last);
-            assert_eq!(free(&bodies), (SMALL_BYTES, LARGE_BODIES));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_that_grows_past_the_limit_without_saying_so_is_refused() {
-        let bodies = Bodies::default();
-        let fault = bodies.collect(None, chunks(17, 1 << 20)).await.unwrap_err();
-        assert_eq!(fault, Fault::TooLarge);
-    }
-
-    /// With waits that a test can sit through.
-    fn hasty() -> Bodies {
-        Bodies {
-            turn: Duration::from_millis(20),
-            pause: Duration::from_millis(20),
-            ..Bodies::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_large_body_waits_for_its_turn_and_gives_up_in_time_while_small_ones_go_on() {
-        let bodies = hasty();
-        let mut held = Vec::new();
-        for _ in 0..LARGE_BODIES {
-            held.push(bodies.collect(None, chunks(2, SMALL)).await.unwrap());
-        }
-        let late = bodies.collect(None, chunks(2, SMALL)).await;
-        assert_eq!(late.unwrap_err(), Fault::Crowded);
-        assert!(bodies.collect(None, chunks(1, SMALL)).await.is_ok());
-        held.pop();
-        assert!(bodies.collect(None, chunks(2, SMALL)).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_client_that_stops_in_the_middle_is_let_go() {
-        let bodies = hasty();
-        let stuck = chunks(1, 10).chain(futures::stream::pending());
-        assert_eq!(bodies.collect(None, stuck).await.unwrap_err(), Fault::Slow);
-    }
-
-    #[tokio::test]
-    async fn who_announces_much_and_sends_nothing_takes_no_room() {
-        let bodies = Bodies::default();
-        let mut waiting = Vec::new();
-        for _ in 0..100 {
-            let mut body = Box::pin(bodies.collect(
-                Some(MAX_BODY),
-                futures::stream::pending::<Result<Bytes, Infallible>>(),
-            ));
-            assert!(futures::poll!(&mut body).is_pending());
-            waiting.push(body);
-        }
-        assert_eq!(bodies.small.available_permits(), SMALL_BYTES);
-    }
-}
+mod tests;

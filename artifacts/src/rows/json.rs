@@ -4,9 +4,11 @@
 use std::fmt;
 
 use indexmap::IndexMap;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
+
+use super::record::shortened;
 
 /// An object: keys in the order of their first appearance, the last value of a repeated one.
 pub type Object = IndexMap<String, Json>;
@@ -93,13 +95,35 @@ impl Serialize for Json {
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(JsonVisitor)
+        deserializer.deserialize_any(JsonVisitor::<false>)
     }
 }
 
-struct JsonVisitor;
+/// A JSON value of which no object has a key twice: of data, where one of two values would be lost in silence. Reading it
+/// fails with a data error where one has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct UniqueKeys(pub(super) Json);
 
-impl<'de> Visitor<'de> for JsonVisitor {
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer
+            .deserialize_any(JsonVisitor::<true>)
+            .map(UniqueKeys)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct JsonVisitor<const UNIQUE_KEYS: bool>;
+
+impl<'de, const UNIQUE_KEYS: bool> DeserializeSeed<'de> for JsonVisitor<UNIQUE_KEYS> {
+    type Value = Json;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, const UNIQUE_KEYS: bool> Visitor<'de> for JsonVisitor<UNIQUE_KEYS> {
     type Value = Json;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,7 +160,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Json, A::Error> {
         let mut list = Vec::new();
-        while let Some(value) = access.next_element()? {
+        while let Some(value) = access.next_element_seed(self)? {
             list.push(value);
         }
         Ok(Json::List(list))
@@ -144,8 +168,16 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Json, A::Error> {
         let mut object = Object::new();
-        while let Some((key, value)) = access.next_entry()? {
-            object.insert(key, value);
+        while let Some(key) = access.next_key()? {
+            let value = access.next_value_seed(self)?;
+            let (place, before) = object.insert_full(key, value);
+            if UNIQUE_KEYS
+                && before.is_some()
+                && let Some((key, _)) = object.get_index(place)
+            {
+                let key = shortened(key);
+                return Err(A::Error::custom(format!("the key {key} is there twice")));
+            }
         }
         Ok(Json::Object(object))
     }

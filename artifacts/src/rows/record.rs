@@ -4,7 +4,8 @@ use finetune_crds::fine_tune_job::Columns;
 
 use super::RowFormat;
 use super::fault::{FaultClass, Problem};
-use super::json::{Json, Object};
+use super::files::reason;
+use super::json::{Json, Object, UniqueKeys};
 
 /// The columns of a row, under the names that `dataset.columns` gives them.
 #[derive(Clone, Copy, Debug)]
@@ -81,9 +82,14 @@ impl<'row> Record<'row> {
             Json::List(list) => Ok(list.clone()),
             Json::Text(text) if text.trim().is_empty() => Ok(Vec::new()),
             Json::Text(text) => match serde_json::from_str(text) {
-                Ok(Json::List(list)) => Ok(list),
-                Ok(Json::Null) => Ok(Vec::new()),
-                Ok(other) => Err(wrong(format!("text that holds {} as JSON", other.kind()))),
+                Ok(UniqueKeys(Json::List(list))) => Ok(list),
+                Ok(UniqueKeys(Json::Null)) => Ok(Vec::new()),
+                Ok(UniqueKeys(other)) => {
+                    Err(wrong(format!("text that holds {} as JSON", other.kind())))
+                }
+                Err(error) if error.is_data() => {
+                    Err(wrong(format!("JSON in which {}", reason(&error))))
+                }
                 Err(_) => Err(wrong("text, and no list as JSON".to_owned())),
             },
             Json::Object(object) if object.is_empty() => Ok(Vec::new()),

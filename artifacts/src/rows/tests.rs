@@ -9,6 +9,7 @@ use super::*;
 
 mod absence;
 mod foreign_files;
+mod lost;
 mod turns;
 mod unread_columns;
 

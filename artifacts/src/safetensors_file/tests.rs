@@ -14,6 +14,32 @@ fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
 const TWO: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}"#;
 
 #[test]
+fn a_file_system_that_takes_no_file_is_not_taken_for_a_file_that_is_not_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("missing/x.safetensors");
+    let data = TensorData {
+        dtype: Dtype::U8,
+        shape: &[1],
+        bytes: &[7],
+    };
+    let plan = TensorPlan {
+        name: "a".to_owned(),
+        dtype: Dtype::U8,
+        shape: vec![1],
+    };
+    for result in [
+        write(&path, [("a", data)], None),
+        write_lazily(&path, &[plan], None, &|_| Ok(vec![7])),
+    ] {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_written_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");

@@ -80,6 +80,22 @@ impl fmt::Display for LeadsOut {
 
 impl std::error::Error for LeadsOut {}
 
+/// Links that lead in a circle; the path where it closes.
+#[derive(Debug)]
+pub(super) struct Circle(pub(super) PathBuf);
+
+impl fmt::Display for Circle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} leads to a folder that it is in",
+            self.0.display()
+        )
+    }
+}
+
+impl std::error::Error for Circle {}
+
 /// A reader of a volume. Its keys are absolute paths, as those of a [`LocalFileSystem`] without a prefix.
 #[derive(Clone, Debug)]
 pub(super) struct ClaimStore {
@@ -127,8 +143,7 @@ impl ClaimStore {
         self.check(folder)?;
         let real = folder.canonicalize().map_err(|error| at(folder, &error))?;
         if above.contains(&real) {
-            let circle = std::io::Error::other("its links lead in a circle");
-            return Err(at(folder, &circle));
+            return Err(generic(Circle(folder.to_owned())));
         }
         above.push(real);
         for entry in entries {

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::uri::{Location, Provider};
 
 use super::Store;
-use super::claims::{self, LeadsOut};
+use super::claims::{self, Circle, LeadsOut};
 
 /// The codes of a 400 that speak of the keys.
 const KEY_FAULTS: [&str; 9] = [
@@ -26,6 +26,12 @@ const KEY_FAULTS: [&str; 9] = [
     "TokenRefreshRequired",
     "XAmzContentSHA256Mismatch",
 ];
+
+/// What the client says of a link that leads to a folder above it, before the link.
+const WALKED_IN_A_CIRCLE: &str = "File system loop found: ";
+
+/// `ELOOP`, which the standard library gives no kind: a link that leads to itself.
+const LINKS_TO_ITSELF: &str = "(os error 40)";
 
 /// The hosts that a client without keys asks for the machine's identity.
 const IDENTITY_HOSTS: [&str; 2] = ["http://169.254.169.254", "http://metadata.google.internal"];
@@ -56,14 +62,18 @@ impl Store {
             );
         }
         if let Some(folder) = claims::local_folder(&self.location) {
-            return match find::<std::io::Error>(error).map(std::io::Error::kind) {
-                Some(ErrorKind::NotFound) => Error::ObjectNotFound { uri },
-                kind => Error::local(
-                    "use",
-                    &folder.join(path),
-                    std::io::Error::new(kind.unwrap_or(ErrorKind::Other), error.to_string()),
-                ),
+            if let Some(problem) = lasting(error, &text) {
+                return Error::invalid(uri, problem);
+            }
+            let cause = match find::<std::io::Error>(error) {
+                Some(cause) if cause.kind() == ErrorKind::NotFound => {
+                    return Error::ObjectNotFound { uri };
+                }
+                // What the client says around it is the path once more, and names of its own.
+                Some(cause) => same(cause),
+                None => std::io::Error::other(text),
             };
+            return Error::local("use", &folder.join(path), cause);
         }
         match error {
             object_store::Error::NotFound { .. } => Error::ObjectNotFound { uri },
@@ -188,6 +198,35 @@ impl Store {
     }
 }
 
+/// What is wrong with a local folder until somebody changes it.
+fn lasting(error: &object_store::Error, text: &str) -> Option<String> {
+    if let object_store::Error::InvalidPath { source } = error {
+        use object_store::path::Error as Fault;
+        let path = match source {
+            Fault::EmptySegment { path }
+            | Fault::BadSegment { path, .. }
+            | Fault::NonUnicode { path, .. } => path.trim_start_matches('/').escape_debug(),
+            _ => return Some(source.to_string()),
+        };
+        return Some(format!(
+            "a file below it is called `/{path}`, expected a name in UTF-8 without control characters such as line ends: rename \
+             it"
+        ));
+    }
+    let circle = text
+        .split_once(WALKED_IN_A_CIRCLE)
+        .map(|(_, links)| links.to_owned())
+        .or_else(|| find::<Circle>(error).map(Circle::to_string))
+        .or_else(|| {
+            let place = text.split_once("IO error for operation on ");
+            let said = || place.map_or_else(|| root(error), |(_, said)| said.to_owned());
+            text.contains(LINKS_TO_ITSELF).then(said)
+        })?;
+    Some(format!(
+        "its links lead in a circle ({circle}): delete the link that closes it"
+    ))
+}
+
 /// The first error of a type in the chain.
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
@@ -198,6 +237,14 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
         next = error.source();
     }
     None
+}
+
+/// The system's error once more, which cannot be cloned.
+fn same(error: &std::io::Error) -> std::io::Error {
+    error.raw_os_error().map_or_else(
+        || std::io::Error::new(error.kind(), error.to_string()),
+        std::io::Error::from_raw_os_error,
+    )
 }
 
 /// What the innermost error says: the outer ones repeat it, with the URL.

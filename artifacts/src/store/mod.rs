@@ -3,6 +3,7 @@
 //! What may get better is tried again here, a bounded number of times, so callers need no loops of their own. Whole
 //! objects appear or nothing does: a reader never sees half of one.
 
+mod absence;
 mod claims;
 mod classify;
 pub mod hub;
@@ -267,13 +268,18 @@ impl Store {
     /// What is said of an object that is not there: where things lie below its name, the slash is missing at the end of it.
     pub(crate) async fn absent(&self, path: &str) -> Error {
         let uri = self.uri_of(path);
-        let is_folder = match (self.local_path(path), self.key(path)) {
-            (Some(path), _) => path.is_dir(),
+        if let Some(path) = self.local_path(path) {
+            return match absence::of_file(&path) {
+                Some(problem) => Error::invalid(uri, problem),
+                None => Error::ObjectNotFound { uri },
+            };
+        }
+        let is_folder = match self.key(path) {
             // A server of single files has no listings.
-            (None, Ok(key)) if !matches!(self.location, Location::Https { .. }) => {
+            Ok(key) if !matches!(self.location, Location::Https { .. }) => {
                 matches!(self.inner.list(Some(&key)).next().await, Some(Ok(_)))
             }
-            (None, _) => false,
+            _ => false,
         };
         if is_folder {
             return Error::invalid(
@@ -282,6 +288,16 @@ impl Store {
             );
         }
         Error::ObjectNotFound { uri }
+    }
+
+    /// What is said of a folder that holds no object that is read; `passed_over` others it does hold.
+    pub(crate) fn without_objects(&self, passed_over: usize) -> Error {
+        let uri = self.uri();
+        let folder = self.local_path("");
+        match folder.and_then(|folder| absence::of_folder(&folder, passed_over)) {
+            Some(problem) => Error::invalid(uri, problem),
+            None => Error::ObjectNotFound { uri },
+        }
     }
 
     /// Deletes everything below `prefix`. Nothing there is no error.

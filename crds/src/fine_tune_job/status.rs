@@ -45,6 +45,9 @@ pub struct FineTuneJobStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub attempts: Vec<Attempt>,
+    /// Pods of the present stage that failed and count against `maxRetries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<i32>,
     /// What came out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultStatus>,

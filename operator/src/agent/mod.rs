@@ -75,14 +75,6 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A server ended.
-    #[error("the server on {address} ended: {source}")]
-    Serve {
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        source: std::io::Error,
-    },
     /// The client for the engine could not be made.
     #[error("failed to make the client for the engine: {0}")]
     Client(#[from] reqwest::Error),
@@ -111,7 +103,7 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> Result<()
     let proxy = proxy::router(proxy::Proxy {
         routes,
         client,
-        bodies: Bodies::default(),
+        bodies: Bodies::new(body::LIMITS),
         metrics: metrics.clone(),
         nudge,
     })
@@ -143,8 +135,6 @@ async fn serve(
         .await
         .map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, "listening");
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .map_err(|source| Error::Serve { address, source })
+    network::serve(listener, router, shutdown.cancelled_owned()).await;
+    Ok(())
 }

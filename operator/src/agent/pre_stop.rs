@@ -1,9 +1,9 @@
 //! How the pod's end is announced to the agent, and what it does about it: clients that keep their connections leave in
 //! time for another pod.
 //!
-//! The kubelet runs the `preStop` hooks of all containers at once, and only then ends the engine. The engine's hook sleeps
-//! for [`ENGINE_LINGERS`]; the agent's runs `operator pre-stop`, which tells the agent by a socket in the pod. A route
-//! over HTTP would let any pod of the cluster send this one away.
+//! The kubelet runs the `preStop` hooks of all containers at once, and ends the engine when its own is over. The engine's is a
+//! pause; the agent's runs `operator pre-stop`, which tells the agent by a socket in the pod how long that pause is. A
+//! route over HTTP would let any pod of the cluster send this one away.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,14 +12,15 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long the engine goes on answering after its pod's end was announced. In this time the pod leaves the Service, and
-/// clients that keep their connections are told to make new ones.
-pub const ENGINE_LINGERS: Duration = Duration::from_secs(5);
-/// When connections that nobody has used since are closed: before the engine is gone, so that none is used then.
-const CLOSE_IDLE_AFTER: Duration = Duration::from_secs(4);
+/// How long before the engine is told to stop the last connections are closed, so that none is used then.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How long the announcement may take.
+const ANNOUNCEMENT: Duration = Duration::from_secs(1);
 /// The socket, in the agent's own scratch space.
 pub const SOCKET: &str = "/tmp/finetune-pre-stop.sock";
 
@@ -29,6 +30,15 @@ pub struct Arguments {
     /// The agent's socket.
     #[arg(long, env = "FINETUNE_PRE_STOP_SOCKET", default_value = SOCKET)]
     pub socket: PathBuf,
+    /// How long the engine goes on answering from now, in seconds. In this time the pod leaves the Service, and clients that
+    /// keep their connections are told to make new ones.
+    #[arg(long, env = "FINETUNE_PRE_STOP_PAUSE_SECONDS")]
+    pub pause_seconds: u32,
+}
+
+/// When connections that nobody has used since are closed.
+fn close_idle_after(pause: Duration) -> Duration {
+    pause.saturating_sub(MARGIN.min(pause / 2))
 }
 
 /// Tells the agent of this pod that the pod is about to end.
@@ -41,7 +51,9 @@ pub async fn announce(arguments: Arguments) -> Result<(), std::io::Error> {
         );
         std::io::Error::new(error.kind(), message)
     };
-    let stream = UnixStream::connect(socket).await.map_err(explain)?;
+    let mut stream = UnixStream::connect(socket).await.map_err(explain)?;
+    let pause = arguments.pause_seconds;
+    stream.write_u32(pause).await.map_err(explain)?;
     // The agent closes it once it knows.
     stream.readable().await.map_err(explain)
 }
@@ -75,13 +87,20 @@ impl Ending {
                 return;
             }
         };
-        while let Ok((stream, _)) = listener.accept().await {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // Whoever comes to the socket announces the end; one that does not say how long the pause is leaves no time.
+            let pause = timeout(ANNOUNCEMENT, stream.read_u32()).await;
+            let pause = pause.ok().and_then(Result::ok).unwrap_or(0);
             if !self.announced.is_cancelled() {
-                tracing::info!("the pod is about to end: clients are sent to other pods");
+                tracing::info!(
+                    pause_seconds = pause,
+                    "the pod is about to end: clients are sent to other pods"
+                );
                 self.announced.cancel();
                 let leaving = self.leaving.clone();
+                let closing = close_idle_after(Duration::from_secs(pause.into()));
                 tokio::spawn(async move {
-                    tokio::time::sleep(CLOSE_IDLE_AFTER).await;
+                    tokio::time::sleep(closing).await;
                     leaving.cancel();
                 });
             }
@@ -104,4 +123,54 @@ pub(crate) async fn close_connections(
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[rstest::rstest]
+    #[case(5, 4000)]
+    #[case(2, 1000)]
+    #[case(1, 500)]
+    #[case(0, 0)]
+    fn idle_connections_are_closed_before_the_engine_is_told_to_stop(
+        #[case] pause: u64,
+        #[case] milliseconds: u64,
+    ) {
+        let closing = close_idle_after(Duration::from_secs(pause));
+        assert_eq!(closing, Duration::from_millis(milliseconds));
+    }
+
+    /// By a clock that goes on only when everybody waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_closed_when_the_announced_pause_is_about_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("pre-stop.sock");
+        let ending = Ending::new(&CancellationToken::new());
+        let leaving = ending.leaving.clone();
+        let start = tokio::time::Instant::now();
+        let listener = {
+            let socket = socket.clone();
+            tokio::spawn(async move { ending.listen(&socket).await })
+        };
+        let pause = Duration::from_hours(1);
+        // The socket is not there at once.
+        while announce(Arguments {
+            socket: socket.clone(),
+            pause_seconds: pause.as_secs() as u32,
+        })
+        .await
+        .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+        leaving.cancelled().await;
+        let closed = start.elapsed();
+        assert!(
+            closed.abs_diff(pause) < Duration::from_mins(1),
+            "{closed:?}"
+        );
+        listener.abort();
+    }
 }

@@ -12,7 +12,7 @@ use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use finetune_artifacts::network::bodies::Bodies;
+use finetune_artifacts::network::bodies::{Announced, Bodies};
 use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio::sync::Notify;
@@ -101,7 +101,10 @@ impl Proxy {
     async fn answer(&self, path: &str, request: Request, start: Instant) -> (String, Response) {
         let (head, body) = request.into_parts();
         let headers = &head.headers;
-        let announced = body.size_hint().exact().map(|bytes| bytes as usize);
+        let announced = Announced {
+            length: body.size_hint().exact().map(|bytes| bytes as usize),
+            expects_continue: headers.contains_key(header::EXPECT),
+        };
         let read = match self.bodies.read(announced, body.into_data_stream()).await {
             Ok(body) => Model::find(&body).map(|model| (model, body)),
             Err(fault) => Err(fault.into()),

@@ -137,34 +137,15 @@ async fn write_adapter(ctx: &Context, publication: &Publication) -> Result<Optio
         namespace,
         onto,
         source,
-        base_model,
-        provenance,
+        ..
     } = publication;
     let adapters: Api<Adapter> = Api::namespaced(ctx.client.clone(), namespace);
-    let refused = |error| {
-        as_refusal(error, format!("the Adapter {name}"), true)
-            .map(Some)
-            .map_err(Error::cluster("write the Adapter"))
+    let written = match onto {
+        None => create_adapter(&adapters, publication).await,
+        Some(onto) => apply_version(&adapters, publication, onto).await,
     };
-    let onto = match onto {
-        Some(onto) => onto.clone(),
-        None => match create_adapter(&adapters, name).await {
-            Ok(onto) => onto,
-            Err(error) => return refused(error),
-        },
-    };
-    let patch = serde_json::json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": "Adapter",
-        "metadata": { "name": name, "namespace": namespace, "uid": onto.uid, "resourceVersion": onto.resource_version },
-        "spec": { "source": source, "baseModel": base_model, "provenance": provenance },
-    });
-    let parameters = PatchParams::apply(field_manager::FINE_TUNE_JOB).force();
-    match adapters
-        .patch(name, &parameters, &Patch::Apply(&patch))
-        .await
-    {
-        Ok(_) => {
+    match written {
+        Ok(()) => {
             tracing::info!(
                 namespace,
                 name,
@@ -173,26 +154,73 @@ async fn write_adapter(ctx: &Context, publication: &Publication) -> Result<Optio
             );
             Ok(None)
         }
-        Err(error) => refused(error),
+        Err(error) => as_refusal(error, format!("the Adapter {name}"), true)
+            .map(Some)
+            .map_err(Error::cluster("write the Adapter")),
     }
 }
 
-/// Makes an Adapter without a version, by POST: an apply would write onto one that another job has made meanwhile. The version
-/// is applied afterwards, so that one field manager owns it from the first time on.
-async fn create_adapter(adapters: &Api<Adapter>, name: &str) -> Result<Onto, kube::Error> {
-    let created = adapters
-        .create(
-            &PostParams {
-                field_manager: Some(field_manager::FINE_TUNE_JOB.to_owned()),
-                ..PostParams::default()
-            },
-            &Adapter::new(name, AdapterSpec::default()),
-        )
+/// Makes the Adapter with its version, by POST: an apply would write onto one that another job has made meanwhile. In one request,
+/// so that a refusal leaves no Adapter without a version behind.
+async fn create_adapter(
+    adapters: &Api<Adapter>,
+    publication: &Publication,
+) -> Result<(), kube::Error> {
+    let parameters = PostParams {
+        field_manager: Some(field_manager::FINE_TUNE_JOB.to_owned()),
+        ..PostParams::default()
+    };
+    let spec = AdapterSpec {
+        source: Some(publication.source.clone()),
+        base_model: Some(publication.base_model.clone()),
+        provenance: Some(publication.provenance.clone()),
+        ..AdapterSpec::default()
+    };
+    adapters
+        .create(&parameters, &Adapter::new(&publication.name, spec))
         .await?;
-    Ok(Onto {
-        uid: created.uid().unwrap_or_default(),
-        resource_version: created.resource_version().unwrap_or_default(),
-    })
+    Ok(())
+}
+
+/// Applies the version to the Adapter that was seen.
+async fn apply_version(
+    adapters: &Api<Adapter>,
+    publication: &Publication,
+    onto: &Onto,
+) -> Result<(), kube::Error> {
+    let Publication {
+        name,
+        namespace,
+        source,
+        base_model,
+        provenance,
+        ..
+    } = publication;
+    let mut resource_version = onto.resource_version.clone();
+    if let Some(owners) = &onto.owners {
+        let record = serde_json::json!({
+            "metadata": { "resourceVersion": resource_version, "managedFields": owners },
+        });
+        let parameters = PatchParams {
+            field_manager: Some(field_manager::FINE_TUNE_JOB.to_owned()),
+            ..PatchParams::default()
+        };
+        let written = adapters
+            .patch_metadata(name, &parameters, &Patch::Merge(&record))
+            .await?;
+        resource_version = written.resource_version().unwrap_or_default();
+    }
+    let patch = serde_json::json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "Adapter",
+        "metadata": { "name": name, "namespace": namespace, "uid": onto.uid, "resourceVersion": resource_version },
+        "spec": { "source": source, "baseModel": base_model, "provenance": provenance },
+    });
+    let parameters = PatchParams::apply(field_manager::FINE_TUNE_JOB).force();
+    adapters
+        .patch(name, &parameters, &Patch::Apply(&patch))
+        .await?;
+    Ok(())
 }
 
 /// A refusal of what was asked, as data; any other error stays one.

@@ -14,7 +14,7 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 
-use super::plan::{PROGRESS_INTERVAL, cause, config_map, publish, stage_job};
+use super::plan::{PROGRESS_INTERVAL, cause, config_map, field_owner, publish, stage_job};
 use super::seen::{AdapterSeen, Child, JobSeen, Seen};
 use super::translate;
 use crate::runtime::{Context, Error};
@@ -205,5 +205,6 @@ async fn adapter(
             .map(|source| source.digest.clone()),
         from_job: provenance.map(|provenance| provenance.uid.clone()),
         from_younger_job,
+        owners: field_owner::as_applied(adapter.managed_fields()),
     })
 }

@@ -2,6 +2,7 @@
 
 use finetune_crds::contract::{Outcome, Progress, Stage};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,6 +80,8 @@ pub struct JobSeen {
     pub end: Option<JobEnd>,
     /// Pods that failed and count.
     pub failed: i32,
+    /// How many of them are replaced, as it was made with.
+    pub backoff_limit: Option<i32>,
     /// When the Job controller last began to work on it: when it was first seen, or when its queue let it go.
     pub started: Option<Timestamp>,
     /// When it was created.
@@ -211,5 +214,8 @@ pub enum AdapterSeen {
         from_job: Option<String>,
         /// Whether that FineTuneJob is younger than this one.
         from_younger_job: bool,
+        /// The record of the owners of its fields that is to be written before a version is applied; absent where it stays as it
+        /// is.
+        owners: Option<Vec<ManagedFieldsEntry>>,
     },
 }

@@ -301,27 +301,88 @@ async fn an_adapter_that_another_job_made_meanwhile_is_looked_at_again_and_not_w
 }
 
 #[tokio::test]
-async fn a_new_adapter_gets_its_version_by_its_own_field_manager() {
-    let (context, record) = server(&trained_job(), |asked| {
-        (asked.method == "POST" && asked.path == ADAPTERS_PATH).then(|| {
-            let mut made = asked.body.clone();
-            made["metadata"]["uid"] = "new-uid".into();
-            made["metadata"]["resourceVersion"] = "1".into();
-            (201, made)
-        })
-    });
+async fn a_new_adapter_is_made_with_its_version_by_its_own_field_manager() {
+    let (context, record) = server(&trained_job(), |_| None);
     look(trained_job(), &context).await.unwrap();
     let writes = record.writes();
-    let patch = writes
+    let written: Vec<_> = writes
         .iter()
-        .find(|asked| asked.path == ADAPTER_PATH)
-        .unwrap();
-    assert_eq!(patch.body["metadata"]["uid"], "new-uid");
-    assert_eq!(patch.body["metadata"]["resourceVersion"], "1");
+        .filter(|asked| asked.path.starts_with(ADAPTERS_PATH))
+        .collect();
+    let [made] = written[..] else {
+        panic!("{written:?}");
+    };
     assert_eq!(
-        patch.body["spec"]["provenance"]["createdAt"],
-        "2026-01-01T00:00:00Z"
+        (made.method.as_str(), made.path.as_str()),
+        ("POST", ADAPTERS_PATH)
     );
+    assert!(
+        made.query
+            .contains("fieldManager=finetune-operator-fine-tune-job"),
+        "{}",
+        made.query
+    );
+    let spec = &made.body["spec"];
+    assert_eq!(spec["source"]["digest"], super::fixtures::digest('a'));
+    assert_eq!(spec["baseModel"]["digest"], super::fixtures::digest('b'));
+    assert_eq!(spec["provenance"]["createdAt"], "2026-01-01T00:00:00Z");
+    assert_eq!(status_written(&record)["phase"], "Succeeded");
+}
+
+#[tokio::test]
+async fn a_refused_version_leaves_no_adapter_without_one() {
+    // A policy that takes an Adapter, but not this version.
+    let (context, record) = server(&trained_job(), |asked| {
+        (asked.path.starts_with(ADAPTERS_PATH) && asked.body["spec"]["source"].is_object())
+            .then(|| refusal(403, "Forbidden", "policy"))
+    });
+    look(trained_job(), &context).await.unwrap();
+    let accepted: Vec<_> = record
+        .writes()
+        .into_iter()
+        .filter(|asked| {
+            asked.path.starts_with(ADAPTERS_PATH) && !asked.body["spec"]["source"].is_object()
+        })
+        .collect();
+    assert!(accepted.is_empty(), "{accepted:?}");
+    assert_eq!(status_written(&record)["phase"], "Publishing");
+}
+
+#[tokio::test]
+async fn a_later_version_is_applied_once_what_was_created_counts_as_applied() {
+    let (context, record) = server(&trained_job(), |asked| {
+        let mut there = adapter_of("old", "uid-0", Some("2025-01-01T00:00:00Z"));
+        there["metadata"]["managedFields"] = json!([{
+            "manager": "finetune-operator-fine-tune-job", "operation": "Update", "apiVersion": "finetune.dev/v1alpha1",
+            "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": { "f:provenance": { "f:datasetDigest": {} } } }
+        }]);
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", ADAPTER_PATH) => Some((200, there)),
+            ("PATCH", ADAPTER_PATH) if asked.body["metadata"]["managedFields"].is_array() => {
+                there["metadata"]["resourceVersion"] = "42".into();
+                Some((200, there))
+            }
+            _ => None,
+        }
+    });
+    look(trained_job(), &context).await.unwrap();
+    let patches: Vec<_> = record
+        .writes()
+        .into_iter()
+        .filter(|asked| asked.path == ADAPTER_PATH)
+        .collect();
+    let [record_of_owners, version] = &patches[..] else {
+        panic!("{patches:?}");
+    };
+    let metadata = &record_of_owners.body["metadata"];
+    assert_eq!(metadata["resourceVersion"], "41");
+    assert_eq!(metadata["managedFields"][0]["operation"], "Apply");
+    assert_eq!(
+        metadata["managedFields"][0]["fieldsV1"]["f:spec"]["f:provenance"]["f:datasetDigest"],
+        json!({})
+    );
+    assert_eq!(version.body["metadata"]["resourceVersion"], "42");
+    assert!(version.query.contains("force=true"), "{}", version.query);
     assert_eq!(status_written(&record)["phase"], "Succeeded");
 }
 
@@ -416,7 +477,7 @@ async fn an_adapter_that_does_not_parse_is_a_condition_of_the_job_and_not_an_err
 #[tokio::test]
 async fn an_adapter_that_cannot_be_written_leaves_the_job_publishing() {
     let (context, record) = server(&trained_job(), |asked| {
-        (asked.method == "PATCH" && asked.path == ADAPTER_PATH)
+        (asked.method != "GET" && asked.path.starts_with(ADAPTERS_PATH))
             .then(|| refusal(403, "Forbidden", "policy"))
     });
     look(trained_job(), &context).await.unwrap();
@@ -450,10 +511,15 @@ async fn a_job_is_deleted_with_its_pods_and_only_if_it_is_the_one_that_was_seen(
     assert_eq!(delete.body["preconditions"]["uid"], "train-uid");
 }
 
-#[tokio::test]
-async fn a_lost_pod_is_deleted_without_waiting_for_its_node_and_only_that_one() {
+/// A server with a train pod whose node is lost, and its Job; `special` answers first.
+fn server_with_a_lost_pod(
+    special: impl Fn(&Asked) -> Option<(u16, Value)> + Send + Sync + 'static,
+) -> (Arc<Context>, Record) {
     let owner = |kind: &str, name: &str, uid: &str| json!([{ "apiVersion": "finetune.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true }]);
-    let (context, record) = server(&prepared_job(), move |asked| {
+    server(&prepared_job(), move |asked| {
+        if let Some(answer) = special(asked) {
+            return Some(answer);
+        }
         let (train, owned) = (
             format!("{JOBS_PATH}/support-train"),
             owner("FineTuneJob", "support", UID),
@@ -484,7 +550,12 @@ async fn a_lost_pod_is_deleted_without_waiting_for_its_node_and_only_that_one() 
             )),
             _ => None,
         }
-    });
+    })
+}
+
+#[tokio::test]
+async fn a_lost_pod_is_deleted_without_waiting_for_its_node_and_only_that_one() {
+    let (context, record) = server_with_a_lost_pod(|_| None);
     look(prepared_job(), &context).await.unwrap();
     let deletions: Vec<_> = record
         .writes()
@@ -492,11 +563,26 @@ async fn a_lost_pod_is_deleted_without_waiting_for_its_node_and_only_that_one() 
         .filter(|asked| asked.method == "DELETE")
         .collect();
     assert_eq!(deletions.len(), 2, "{deletions:?}");
-    assert!(deletions[0].path.ends_with("/jobs/support-train"));
-    assert!(deletions[1].path.ends_with("/pods/support-train-x"));
-    assert_eq!(deletions[1].body["gracePeriodSeconds"], 0);
-    assert_eq!(deletions[1].body["preconditions"]["uid"], "pod-uid");
+    assert!(deletions[0].path.ends_with("/pods/support-train-x"));
+    assert_eq!(deletions[0].body["gracePeriodSeconds"], 0);
+    assert_eq!(deletions[0].body["preconditions"]["uid"], "pod-uid");
+    assert!(deletions[1].path.ends_with("/jobs/support-train"));
     assert_eq!(status_written(&record)["reason"], "NodeLost");
+}
+
+#[tokio::test]
+async fn a_lost_pod_that_could_not_be_deleted_keeps_its_job_by_which_it_is_found_again() {
+    let (context, record) = server_with_a_lost_pod(|asked| {
+        (asked.method == "DELETE" && asked.path.contains("/pods/"))
+            .then(|| refusal(500, "InternalError", "etcd is away"))
+    });
+    look(prepared_job(), &context).await.unwrap_err();
+    let lines = record.lines();
+    assert!(
+        !lines.contains(&format!("DELETE {JOBS_PATH}/support-train")),
+        "{lines:?}"
+    );
+    assert!(!lines.iter().any(|line| line.ends_with("/status")));
 }
 
 #[test]

@@ -83,6 +83,7 @@ pub(super) fn job(job: &Job) -> JobSeen {
     JobSeen {
         end,
         failed: status.and_then(|status| status.failed).unwrap_or_default(),
+        backoff_limit: job.spec.as_ref().and_then(|spec| spec.backoff_limit),
         started: status
             .and_then(|status| status.start_time.as_ref())
             .map(|time| time.0),

@@ -16,6 +16,7 @@ use kube::core::error_boundary::InvalidObject;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::events::{Event, EventType};
+use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -117,12 +118,20 @@ where
 }
 
 /// Tells readiness once the API server lists the kind. The controller's own store is not asked: of several that wait for
-/// one, kube wakes only the last, and that must be the controller.
+/// one, kube wakes only the last, and that must be the controller. It rests between tries as long as the watch itself does: what
+/// is missing, such as a definition, may stay so for days.
 async fn first_list<W: Watched>(name: &'static str, context: Arc<Context>) {
     let api = Api::<W>::all(context.client.clone());
+    let mut backoff = watcher::DefaultBackoff::default();
     while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
-        tracing::warn!(controller = name, %error, "the kind cannot be listed yet");
-        tokio::time::sleep(AFTER_CONFLICT).await;
+        let again = backoff.next().unwrap_or(DEADLINE);
+        tracing::warn!(
+            controller = name,
+            %error,
+            again_in_ms = u64::try_from(again.as_millis()).unwrap_or(u64::MAX),
+            "the kind cannot be listed yet"
+        );
+        tokio::time::sleep(again).await;
     }
     context.readiness.done(name);
 }

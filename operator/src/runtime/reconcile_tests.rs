@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use finetune_crds::Adapter;
 use finetune_crds::names::field_manager;
-use kube::runtime::watcher;
 use serde_json::{Value, json};
 
 use super::*;
@@ -294,4 +293,18 @@ async fn an_object_that_is_deleted_while_it_fails_leaves_nothing_behind() {
         .expect("the count is dropped");
     shutdown.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_cannot_be_listed_is_asked_for_less_and_less_often() {
+    let (ctx, record) = context(json!({}), |asked| {
+        (asked.path == ADAPTERS).then(|| refusal(404, "NotFound", "no such kind"))
+    });
+    ctx.readiness.wait_for("x");
+    let listed = first_list::<Guard>("x", Arc::clone(&ctx));
+    // Of a clock that stands still while anything is at work.
+    let ended = tokio::time::timeout(Duration::from_hours(1), listed).await;
+    assert!(ended.is_err(), "it gave up");
+    let tries = record.lines().len();
+    assert!((10..=200).contains(&tries), "{tries} tries within an hour");
 }

@@ -58,11 +58,7 @@ pub async fn start(
         .await
         .map_err(|source| Error::Listen { address, source })?;
     let router = router(metrics, readiness);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the health and metrics server stopped");
-        }
-    });
+    tokio::spawn(network::serve(listener, router, std::future::pending()));
     Ok(())
 }
 

@@ -14,8 +14,8 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-/// How long to wait before the API server is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The longest to wait before the API server is asked again.
+const LONGEST: Duration = Duration::from_secs(30);
 /// No object has this label: only whether the server takes the question is of interest.
 const NOTHING: &str = "finetune.dev/streaming-lists=asked";
 
@@ -33,6 +33,7 @@ where
         send_initial_events: true,
         ..WatchParams::default()
     };
+    let mut backoff = watcher::DefaultBackoff::default();
     loop {
         match api.watch_metadata(&question, "0").await {
             Ok(_) => return whole.streaming_lists(),
@@ -49,7 +50,7 @@ where
                 tracing::warn!(%error, "the API server does not say yet whether it streams lists");
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(backoff.next().unwrap_or(LONGEST)).await;
     }
 }
 

@@ -38,8 +38,11 @@ async fn after_the_announcement_an_answer_is_the_last_of_its_connection_and_idle
         assert!(answer.starts_with("http/1.1 200") && !answer.contains("connection: close"));
     }
 
-    let socket = bench.pre_stop_socket();
-    announce(pre_stop::Arguments { socket }).await.unwrap();
+    let announcement = pre_stop::Arguments {
+        socket: bench.pre_stop_socket(),
+        pause_seconds: 5,
+    };
+    announce(announcement).await.unwrap();
     let answer = ask(&mut used).await;
     assert!(answer.starts_with("http/1.1 200"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
@@ -53,8 +56,11 @@ async fn after_the_announcement_an_answer_is_the_last_of_its_connection_and_idle
 
 #[tokio::test]
 async fn without_an_agent_the_announcement_says_where_it_looked() {
-    let socket = "/nowhere/pre-stop.sock".into();
-    let error = announce(pre_stop::Arguments { socket }).await.unwrap_err();
+    let announcement = pre_stop::Arguments {
+        socket: "/nowhere/pre-stop.sock".into(),
+        pause_seconds: 5,
+    };
+    let error = announce(announcement).await.unwrap_err();
     let message = error.to_string();
     assert!(message.contains("/nowhere/pre-stop.sock"), "{message}");
 }

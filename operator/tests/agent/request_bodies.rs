@@ -2,6 +2,8 @@
 
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::bench::Bench;
 use crate::fake_engine::BASE;
@@ -31,6 +33,36 @@ async fn twenty_greatest_bodies_at_once_are_answered_and_stay_within_the_agents_
     let statuses = futures::future::join_all((0..20).map(|_| ask())).await;
     for status in &statuses {
         // 503: others were in the way for longer than a client should wait.
+        assert!(
+            [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(status),
+            "{statuses:?}"
+        );
+    }
+    assert!(statuses.contains(&StatusCode::OK), "{statuses:?}");
+    assert!(
+        agent.peak_memory() < LIMIT,
+        "{} bytes at its peak",
+        agent.peak_memory()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_bodies_above_a_megabyte_are_answered_or_sent_away_within_the_agents_memory() {
+    let (bench, agent) = Bench::start_with_process().await;
+    bench.desire(&[]);
+    bench.until_ready().await;
+    let body = json!({"model": BASE, "prompt": "a".repeat(1_100_000)}).to_string();
+    let body = bytes::Bytes::from(body);
+    let ask = || async {
+        let url = format!("http://{}/v1/completions", bench.proxy());
+        // A stream, whose length nobody knows before its end.
+        let pieces = futures::stream::iter([Ok::<_, std::convert::Infallible>(body.clone())]);
+        let request = bench.client.post(url);
+        let request = request.body(reqwest::Body::wrap_stream(pieces));
+        request.send().await.unwrap().status()
+    };
+    let statuses = futures::future::join_all((0..200).map(|_| ask())).await;
+    for status in &statuses {
         assert!(
             [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(status),
             "{statuses:?}"
@@ -85,6 +117,22 @@ async fn a_body_over_the_limit_is_a_413_in_openais_form_and_counts() {
         metrics.contains(r#"finetune_agent_requests_total{alias="unknown",status="4xx"} 1"#),
         "{metrics}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_to_be_asked_is_not_asked_for_a_body_over_the_limit() {
+    let bench = Bench::start().await;
+    bench.desire(&[]);
+    bench.until_ready().await;
+    let mut stream = TcpStream::connect(bench.proxy()).await.unwrap();
+    let length = 20 << 20;
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: agent\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

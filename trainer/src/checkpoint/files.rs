@@ -8,6 +8,7 @@ use finetune_crds::fine_tune_job::ComputeType;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::local_file;
 use crate::optimizer;
 use crate::train::metrics_log::{MetricsLog, Row};
 
@@ -74,7 +75,7 @@ pub(super) fn write(folder: &Path, identity: &Identity, run: &RunState<'_>) -> R
         };
         (name.as_str(), data)
     });
-    safetensors_file::write(&folder.join(TENSORS), data, None).map_err(Failure::internal)?;
+    safetensors_file::write(&folder.join(TENSORS), data, None)?;
     let state = State {
         step: run.optimizer.steps(),
         best_step: run.best.map(|best| best.step),
@@ -87,12 +88,12 @@ pub(super) fn write(folder: &Path, identity: &Identity, run: &RunState<'_>) -> R
         compute_type: Some(run.conduct.compute_type),
         dealing: Some(run.conduct.dealing),
     };
-    std::fs::write(
-        folder.join(STATE),
+    local_file::write(
+        &folder.join(STATE),
         serde_json::to_vec(&state).map_err(Failure::internal)?,
     )?;
-    std::fs::write(folder.join(METRICS), run.metrics.to_jsonl())?;
-    std::fs::write(folder.join(EVENTS), run.metrics.events())?;
+    local_file::write(&folder.join(METRICS), run.metrics.to_jsonl())?;
+    local_file::write(&folder.join(EVENTS), run.metrics.events())?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 mod files;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
 use finetune_artifacts::manifest::Manifest;
@@ -115,7 +116,7 @@ impl Checkpoint {
 }
 
 /// Writes the state after the last step. Fails with `Superseded`, and completes nothing, once a newer attempt has claimed the
-/// job.
+/// job. What was written of one that fails is deleted.
 pub async fn write(
     place: &Workplace,
     attempt: &Attempt,
@@ -125,22 +126,39 @@ pub async fn write(
     let step = run.optimizer.steps();
     let local = place.temporary()?;
     files::write(local.path(), identity, run)?;
-    let manifest = Manifest::of_folder(local.path())?;
-    let folder = place.passing.child(&format!(
-        "{}{}",
-        attempt.folder(),
-        layout::checkpoint_folder(step)
-    ))?;
+    let path = format!("{}{}", attempt.folder(), layout::checkpoint_folder(step));
+    let folder = place.passing.child(&path)?;
+    let uploaded = upload(&folder, attempt, local.path()).await;
+    if let Err(failure) = &uploaded {
+        discard(&place.passing, &path, failure).await;
+    }
+    uploaded
+}
+
+async fn upload(folder: &Store, attempt: &Attempt, local: &Path) -> Result<(), Failure> {
+    let manifest = Manifest::of_folder(local)?;
     for file in &manifest.files {
-        folder
-            .upload(&file.path, &local.path().join(&file.path))
-            .await?;
+        folder.upload(&file.path, &local.join(&file.path)).await?;
     }
     attempt.ensure_newest().await?;
     folder
         .write(layout::MANIFEST, Bytes::from(manifest.to_bytes()))
         .await?;
     Ok(())
+}
+
+/// Deletes what lies in the folder of a checkpoint that failed: on a full disk it would leave no room for the next one. A store that
+/// is out of reach is not asked, since the answer would take long; the next complete checkpoint deletes what lies there.
+async fn discard(passing: &Store, folder: &str, failure: &Failure) {
+    if failure.reason == OutcomeReason::Unavailable {
+        return;
+    }
+    if let Err(error) = passing.delete_below(folder).await {
+        tracing::warn!(
+            "failed to delete the incomplete checkpoint {}: {error}; it takes room until the next complete one",
+            passing.uri_of(folder)
+        );
+    }
 }
 
 /// How the run computes that the newest complete checkpoint is of; `None` where there is none, or it was written by a trainer

@@ -269,6 +269,27 @@ async fn a_superseded_attempt_completes_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_written_of_a_checkpoint_that_fails_is_deleted() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    // A folder that is not empty lies where a file is to go.
+    let in_the_way = bench
+        .folder
+        .path()
+        .join("work/scratch/attempts/000001/checkpoints/000000001/state.safetensors/x");
+    std::fs::create_dir_all(in_the_way).unwrap();
+    let failure = bench.save(&attempt, 2).await.unwrap_err();
+    assert!(
+        failure.message.contains("state.safetensors")
+            && !failure.message.contains("LocalFileSystem"),
+        "{failure}"
+    );
+    assert!(bench.folders(1).is_empty(), "{:?}", bench.folders(1));
+    bench.save(&attempt, 2).await.unwrap();
+    assert_eq!(bench.folders(1), ["000000002"]);
+}
+
+#[tokio::test]
 async fn one_without_a_manifest_or_with_a_damaged_file_is_passed_over() {
     let mut bench = Bench::new();
     let attempt = bench.claim().await;

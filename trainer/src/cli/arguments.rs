@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::manifest_file::{Job, Meant};
 use crate::workplace::{Places, Workplace};
 
 use super::values;
@@ -46,6 +46,18 @@ pub(super) struct JobArguments {
     #[arg(long, value_name = "SHA256:HEX", env = "FINETUNE_SPEC_DIGEST")]
     pub spec_digest: Option<String>,
 
+    /// The namespace of the job that `--file` must hold; the manifest of another one is refused. It is part of the result's folder.
+    #[arg(long, value_name = "NAMESPACE", env = "FINETUNE_JOB_NAMESPACE")]
+    pub job_namespace: Option<String>,
+
+    /// The name of the job that `--file` must hold; the manifest of another one is refused. It may be part of the result's folder.
+    #[arg(long, value_name = "NAME", env = "FINETUNE_JOB_NAME")]
+    pub job_name: Option<String>,
+
+    /// The UID of the job that `--file` must hold; the manifest of another one is refused.
+    #[arg(long, value_name = "UID", env = "FINETUNE_JOB_UID")]
+    pub job_uid: Option<String>,
+
     /// Threads to compute with. Default: the CPUs that this process may use.
     #[arg(long, value_name = "COUNT", value_parser = values::threads, allow_negative_numbers = true, env = "FINETUNE_THREADS")]
     pub threads: Option<std::num::NonZeroU16>,
@@ -65,7 +77,13 @@ impl JobArguments {
 
     /// Reads the manifest.
     pub(super) fn read(&self) -> Result<Job, Failure> {
-        Ok(Job::read(&self.file, self.spec_digest.as_deref())?)
+        let meant = Meant {
+            spec_digest: self.spec_digest.as_deref(),
+            namespace: self.job_namespace.as_deref(),
+            name: self.job_name.as_deref(),
+            uid: self.job_uid.as_deref(),
+        };
+        Ok(Job::read(&self.file, &meant)?)
     }
 
     /// Reads the manifest and opens its places, for a command that computes.

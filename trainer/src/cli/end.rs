@@ -10,10 +10,12 @@ use crate::failure::{Failure, exit_code};
 use crate::manifest_file::Job;
 use crate::outcome;
 
-/// Ends a stage well or badly. `job` is absent where not even the manifest could be read.
+/// Ends a stage well or badly. `job` is absent where not even the manifest could be read: `uid` is the one of the command line then,
+/// without which nobody would take the outcome for this job's.
 pub(super) fn stage(
     stage: Stage,
     job: Option<&Job>,
+    uid: Option<&str>,
     result: Result<Outcome, Failure>,
     progress: Option<Progress>,
     termination_message: Option<&Path>,
@@ -26,7 +28,14 @@ pub(super) fn stage(
         Err(failure) => {
             report(&failure);
             let attempt = progress.as_ref().map_or(0, |progress| progress.attempt);
-            outcome::of_failure(job, stage, attempt, &failure, progress)
+            let outcome = outcome::of_failure(job, stage, attempt, &failure, progress);
+            match (job, uid) {
+                (None, Some(uid)) => Outcome {
+                    uid: uid.to_owned(),
+                    ..outcome
+                },
+                _ => outcome,
+            }
         }
     };
     if let Some(path) = termination_message

@@ -41,5 +41,7 @@ async fn evaluation(arguments: &Arguments) -> Result<Evaluation, Failure> {
         Rows::Train => evaluate::Rows::Train,
         Rows::Validation => evaluate::Rows::Validation,
     };
-    evaluate::evaluate(&job, &place, rows, arguments.of.adapter.as_deref()).await
+    evaluate::evaluate(&job, &place, rows, arguments.of.adapter.as_deref())
+        .await
+        .map_err(|failure| place.with_cure(failure))
 }

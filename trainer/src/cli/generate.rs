@@ -105,7 +105,8 @@ async fn generated(arguments: Arguments) -> Result<(), Failure> {
         output.write_all(text.as_bytes())?;
         output.flush()
     })
-    .await?;
+    .await
+    .map_err(|failure| place.with_cure(failure))?;
     // A closed pipe is the reader's wish.
     let _ = writeln!(output);
     Ok(())

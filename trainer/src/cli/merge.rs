@@ -26,5 +26,7 @@ pub(super) async fn run(arguments: Arguments) -> ExitCode {
 
 async fn merged(arguments: &AdapterArguments) -> Result<Published, Failure> {
     let (job, place) = arguments.job.open()?;
-    merge::merge(&job, &place, arguments.adapter.as_deref()).await
+    merge::merge(&job, &place, arguments.adapter.as_deref())
+        .await
+        .map_err(|failure| place.with_cure(failure))
 }

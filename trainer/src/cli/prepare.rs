@@ -1,6 +1,6 @@
 //! `trainer prepare`: everything that can be found wrong without training.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use clap::Args;
@@ -34,28 +34,43 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    let termination_message = arguments.termination_message.as_deref();
     let known: Arc<OnceLock<Job>> = Arc::default();
-    let end = |known: &OnceLock<Job>, result: Result<Outcome, Failure>, path: Option<&Path>| {
-        end::stage(Stage::Prepare, known.get(), result, None, path)
+    let end = {
+        let (known, uid) = (Arc::clone(&known), arguments.job.job_uid.clone());
+        let path = arguments.termination_message.clone();
+        move |result: Result<Outcome, Failure>| {
+            end::stage(
+                Stage::Prepare,
+                known.get(),
+                uid.as_deref(),
+                result,
+                None,
+                path.as_deref(),
+            )
+        }
     };
     let last_words = {
-        let (known, path) = (Arc::clone(&known), arguments.termination_message.clone());
-        move |_: Signal| end(&known, Err(end::told_to_stop()), path.as_deref()).code()
+        let end = end.clone();
+        move |_: Signal| end(Err(end::told_to_stop())).code()
     };
     let result = match Stop::listen(last_words) {
         Ok(stop) => stop.or(Box::pin(prepared(&arguments, &known))).await,
         Err(error) => Ok(Err(error.into())),
     };
-    let result = result.unwrap_or_else(|_| Err(end::told_to_stop()));
-    end(&known, result, termination_message)
+    end(result.unwrap_or_else(|_| Err(end::told_to_stop())))
 }
 
 async fn prepared(arguments: &Arguments, known: &OnceLock<Job>) -> Result<Outcome, Failure> {
     let job = arguments.job.read()?;
     let job = known.get_or_init(|| job);
     let place = Workplace::open(job, &arguments.job.places())?;
-    let (base, data) = inputs::prepare(job, &place).await?;
+    prepared_in(&place, job)
+        .await
+        .map_err(|failure| place.with_cure(failure))
+}
+
+async fn prepared_in(place: &Workplace, job: &Job) -> Result<Outcome, Failure> {
+    let (base, data) = inputs::prepare(job, place).await?;
     end::explain(&data.report.to_text());
     place
         .job_folder

@@ -38,6 +38,8 @@ pub(super) struct Arguments {
 /// What is to be said of a run at its end.
 #[derive(Debug, Default)]
 struct Known {
+    /// The job's UID, as the command line says it.
+    uid: Option<String>,
     job: OnceLock<Job>,
     reporter: OnceLock<Reporter>,
 }
@@ -57,6 +59,7 @@ impl Known {
         end::stage(
             Stage::Train,
             self.job.get(),
+            self.uid.as_deref(),
             result,
             progress,
             termination_message,
@@ -75,7 +78,10 @@ impl Known {
 
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
     let termination_message = arguments.termination_message.as_deref();
-    let known = Arc::new(Known::default());
+    let known = Arc::new(Known {
+        uid: arguments.job.job_uid.clone(),
+        ..Known::default()
+    });
     let last_words = {
         let (known, path) = (Arc::clone(&known), arguments.termination_message.clone());
         move |_: Signal| known.end_told(path.as_deref()).code()
@@ -118,6 +124,7 @@ async fn start(arguments: &Arguments, known: &Known, stop: &Stop) -> Result<Outc
         now: crate::clock::now,
     })
     .await
+    .map_err(|failure| place.with_cure(failure))
 }
 
 /// Who claims an attempt: the pod (its name is its host's) or machine, and the process.

@@ -4,6 +4,7 @@
 //! with the turn's words replaced: the differences show where the turn begins and ends. It must never guess: a turn that
 //! the template does not print is refused.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use finetune_artifacts::rows::json::{Json, Object};
@@ -11,7 +12,8 @@ use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
 use finetune_crds::fine_tune_job::LossOn;
 
 use super::left_out::{self, LeftOut};
-use crate::template::{ChatTemplate, PROBE, Time};
+use super::refusal::Refusal;
+use crate::template::{ChatTemplate, Error, PROBE, Time};
 
 /// The field with what the assistant thinks before it speaks.
 const REASONING: &str = "reasoning_content";
@@ -45,11 +47,9 @@ pub(super) fn render(
     conversation: &Conversation,
     loss_on: LossOn,
     time: Time,
-) -> Result<Rendered, String> {
+) -> Result<Rendered, Refusal> {
     let messages = &conversation.messages;
-    let marked = template
-        .render_marked(messages, &conversation.tools, false, time)
-        .map_err(|error| error.to_string())?;
+    let marked = template.render_marked(messages, &conversation.tools, false, time)?;
     let learnt = learnt(messages, loss_on);
     let left_out = left_out::of(template, conversation, &learnt, time, &marked.text)?;
     let finder = Finder {
@@ -57,6 +57,7 @@ pub(super) fn render(
         conversation,
         time,
         text: &marked.text,
+        fault: RefCell::default(),
     };
     let wanted = match loss_on {
         LossOn::All => unlearnt(messages),
@@ -68,9 +69,13 @@ pub(super) fn render(
         wanted
             .into_iter()
             .map(|index| finder.turn(index))
-            .collect::<Result<_, _>>()?
+            .collect::<Result<_, _>>()
+            .map_err(|message| finder.refusal(message))?
     };
     let asked_otherwise = learnt.last().and_then(|last| finder.asked_otherwise(*last));
+    if let Some(fault) = finder.fault.take() {
+        return Err(fault.into());
+    }
     Ok(Rendered {
         text: marked.text,
         turns,
@@ -137,9 +142,19 @@ struct Finder<'a> {
     conversation: &'a Conversation,
     time: Time,
     text: &'a str,
+    /// Why the template is not tried further.
+    fault: RefCell<Option<Error>>,
 }
 
 impl Finder<'_> {
+    /// A fault of the template before one of the row.
+    fn refusal(&self, message: String) -> Refusal {
+        match self.fault.take() {
+            Some(fault) => fault.into(),
+            None => Refusal::Row(message),
+        }
+    }
+
     fn turn(&self, index: usize) -> Result<Turn, String> {
         let unclear = || {
             format!(
@@ -250,10 +265,18 @@ impl Finder<'_> {
 
     /// `None` where the template refuses: it may want a whole conversation.
     fn render(&self, messages: &[Message], prompt: bool) -> Option<String> {
-        let rendered =
-            self.template
-                .render_any(messages, &self.conversation.tools, prompt, self.time);
-        rendered.ok().map(|marked| marked.text)
+        if self.fault.borrow().is_some() {
+            return None;
+        }
+        let tools = &self.conversation.tools;
+        match self.template.render_any(messages, tools, prompt, self.time) {
+            Ok(marked) => Some(marked.text),
+            Err(error @ (Error::Exhausted(_) | Error::Thread(_))) => {
+                self.fault.replace(Some(error));
+                None
+            }
+            Err(_) => None,
+        }
     }
 }
 

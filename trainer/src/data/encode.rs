@@ -6,6 +6,7 @@ use finetune_crds::fine_tune_job::{ChatTemplateUse, LossOn};
 use super::TokenizedRow;
 use super::conversation::{self, Turn};
 use super::left_out::LeftOut;
+use super::refusal::Refusal;
 use crate::template::Time;
 use crate::tokenize::{Encoded, Tokenizer};
 
@@ -102,11 +103,11 @@ impl<'model> Encoder<'model> {
 
     /// The tokens of a row: one row of them, two for the answers of a preference, or as many as a document needs. The error is a fault of the row, or of the
     /// template with this row.
-    pub fn encode(&self, row: &Row) -> Result<Vec<EncodedRow>, String> {
+    pub fn encode(&self, row: &Row) -> Result<Vec<EncodedRow>, Refusal> {
         self.content(&row.content)
     }
 
-    fn content(&self, content: &RowContent) -> Result<Vec<EncodedRow>, String> {
+    fn content(&self, content: &RowContent) -> Result<Vec<EncodedRow>, Refusal> {
         let tokens = match content {
             RowContent::Preference { chosen, .. }
                 if self.settings.chat_template == ChatTemplateUse::Never
@@ -115,7 +116,8 @@ impl<'model> Encoder<'model> {
                 return Err(
                     "the row holds lists of messages, which nothing but a chat template makes a text of, and \
                      `dataset.chatTemplate` is `Never`: remove it, or give texts"
-                        .to_owned(),
+                        .to_owned()
+                        .into(),
                 );
             }
             RowContent::Preference { chosen, rejected } => {
@@ -154,7 +156,7 @@ impl<'model> Encoder<'model> {
     }
 
     /// A prompt as the user's turn after those `before` it, and what is learnt as the answer.
-    fn answered(&self, before: &[Message], prompt: &str, answer: &str) -> Result<Tokens, String> {
+    fn answered(&self, before: &[Message], prompt: &str, answer: &str) -> Result<Tokens, Refusal> {
         let mut messages = before.to_vec();
         messages.extend([
             Message::new("user", prompt),
@@ -174,7 +176,7 @@ impl<'model> Encoder<'model> {
         instruction: &str,
         input: &str,
         output: &str,
-    ) -> Result<Tokens, String> {
+    ) -> Result<Tokens, Refusal> {
         if !self.goes_through_template() {
             if !before.is_empty() {
                 let why = match self.tokenizer.template() {
@@ -183,9 +185,10 @@ impl<'model> Encoder<'model> {
                 };
                 return Err(format!(
                     "the row has turns before its instruction (`system`, `history`), which need a chat template: {why}"
-                ));
+                )
+                .into());
             }
-            return self.pair(&alpaca_prompt(instruction, input), output);
+            return Ok(self.pair(&alpaca_prompt(instruction, input), output)?);
         }
         match input {
             "" => self.answered(before, instruction, output),
@@ -195,7 +198,7 @@ impl<'model> Encoder<'model> {
 
     /// Cuts a document into rows. A row begins with the last token of the one before, which nothing foretells at a start,
     /// so that each token is learnt once.
-    fn document(&self, text: &str) -> Result<Vec<EncodedRow>, String> {
+    fn document(&self, text: &str) -> Result<Vec<EncodedRow>, Refusal> {
         let tokens = self.text(text)?.ids;
         let length = self.settings.max_length;
         let mut rows = Vec::new();
@@ -254,7 +257,7 @@ impl<'model> Encoder<'model> {
     }
 
     /// A template writes its own start token: none is added.
-    fn conversation(&self, conversation: &Conversation) -> Result<Tokens, String> {
+    fn conversation(&self, conversation: &Conversation) -> Result<Tokens, Refusal> {
         let template = self
             .tokenizer
             .template()

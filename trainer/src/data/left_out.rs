@@ -12,7 +12,8 @@ use finetune_artifacts::rows::json::{Json, Object};
 use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
 use regex::Regex;
 
-use crate::template::{ChatTemplate, POINT, Time};
+use super::refusal::Refusal;
+use crate::template::{ChatTemplate, Error, POINT, Time};
 
 /// Something that a row says.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -87,7 +88,7 @@ pub(super) fn of(
     learnt: &[usize],
     time: Time,
     text: &str,
-) -> Result<Vec<LeftOut>, String> {
+) -> Result<Vec<LeftOut>, Refusal> {
     let mut points = Points::default();
     let pointed = points.within(conversation);
     let printed: Box<dyn Fn(usize) -> bool + '_> =
@@ -96,6 +97,7 @@ pub(super) fn of(
                 let found = numbers(&rendered.text);
                 Box::new(move |number| found.contains(&number))
             }
+            Err(error @ (Error::Exhausted(_) | Error::Thread(_))) => return Err(error.into()),
             // It asks for certain words: look for the words themselves.
             Err(_) => Box::new(|number| holds(text, &points.list[number].text)),
         };
@@ -104,7 +106,8 @@ pub(super) fn of(
         Some(fault) => Err(format!(
             "the chat template leaves out {fault}, which is to be learnt: take it out of the rows, or give the base a template \
              that prints it"
-        )),
+        )
+        .into()),
         None => Ok(left_out),
     }
 }

@@ -8,11 +8,13 @@ mod conversation;
 mod encode;
 mod left_out;
 mod packing;
+mod refusal;
 
 pub use batches::{Batches, micro_batches};
 pub use encode::{EncodedRow, Encoder, Settings};
 pub use left_out::{LeftOut, Part};
 pub use packing::pack;
+pub use refusal::Refusal;
 
 use crate::model;
 

@@ -15,6 +15,7 @@ use finetune_crds::contract::layout;
 
 use crate::base::BaseModelFiles;
 use crate::failure::Failure;
+use crate::local_file;
 use crate::manifest_file::Job;
 use crate::method::Lora;
 use crate::peft::{self, AdapterConfig};
@@ -32,8 +33,8 @@ pub(crate) fn write(
     plan: &Plan,
     trainee: Trainee,
 ) -> Result<(), Failure> {
-    std::fs::write(
-        folder.join("README.md"),
+    local_file::write(
+        &folder.join("README.md"),
         model_card::text(job, inputs, plan),
     )?;
     let Trainee { base, lora, .. } = trainee;
@@ -56,7 +57,7 @@ pub(crate) fn write(
             }
             let golden = golden::compute(base, &lora, job, inputs)?;
             let bytes = serde_json::to_vec(&golden).map_err(Failure::internal)?;
-            std::fs::write(folder.join(layout::GOLDEN), bytes)?;
+            local_file::write(&folder.join(layout::GOLDEN), bytes)?;
             if let Some(merged) = merged {
                 write_merged(merged, job, &inputs.base, &inputs.base_digest, &lora)?;
             }
@@ -93,8 +94,8 @@ pub(crate) fn write_merged(
     base_digest: &str,
     lora: &Lora,
 ) -> Result<(), Failure> {
-    std::fs::write(
-        folder.join("README.md"),
+    local_file::write(
+        &folder.join("README.md"),
         model_card::of_merged(job, base, base_digest),
     )?;
     whole_model::write_merged(folder, base, lora)

@@ -13,6 +13,7 @@ use tch::{Kind, Tensor};
 
 use crate::base::BaseModelFiles;
 use crate::failure::Failure;
+use crate::local_file;
 use crate::method::{Lora, Merged};
 use crate::model::{Base, WeightSource};
 
@@ -123,7 +124,7 @@ fn write_companions(folder: &Path, files: &BaseModelFiles) -> Result<(), Failure
         companions.insert(GENERATION.to_owned(), generation);
     }
     for (name, content) in companions {
-        std::fs::write(folder.join(name), content)?;
+        local_file::write(&folder.join(name), content)?;
     }
     Ok(())
 }
@@ -186,7 +187,7 @@ fn write_weights(
     let total: usize = plans.iter().map(TensorPlan::length).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     let index = serde_json::to_vec_pretty(&index).map_err(Failure::internal)?;
-    Ok(std::fs::write(folder.join(INDEX), index)?)
+    Ok(local_file::write(&folder.join(INDEX), index)?)
 }
 
 /// Neighbours of at most `bytes` together; a larger tensor stands alone.

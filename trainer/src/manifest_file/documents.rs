@@ -4,9 +4,11 @@
 use std::path::Path;
 
 use serde_json::Value;
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{Error as YamlError, Spanned};
 
-use super::Error;
+use super::{Error, LISTED, tags};
+use crate::validate::cut;
 
 /// A document and where it begins.
 #[derive(Debug)]
@@ -44,30 +46,27 @@ pub(super) fn job(text: &str, path: &Path) -> Result<Document, Error> {
             Ok(job)
         }
         (Some(last), _) => {
-            let names: Vec<String> = jobs
-                .iter()
-                .chain([&last])
-                .map(|document| named(&document.value))
-                .collect();
+            jobs.push(last);
             Err(refused(format!(
                 "holds {} FineTuneJobs ({}), expected one: keep each in a file of its own",
-                names.len(),
-                names.join(", ")
+                jobs.len(),
+                all_named(&jobs)
             )))
         }
-        (None, _) => {
-            let names: Vec<String> = others.iter().map(|other| named(&other.value)).collect();
-            Err(refused(format!(
-                "holds {} documents and no FineTuneJob ({})",
-                names.len(),
-                names.join(", ")
-            )))
-        }
+        (None, _) => Err(refused(format!(
+            "holds {} documents and no FineTuneJob ({})",
+            others.len(),
+            all_named(&others)
+        ))),
     }
 }
 
 /// All documents, those of a `List` one by one.
 fn read(text: &str, path: &Path) -> Result<Vec<Document>, Error> {
+    if let Some((tag, line)) = tags::foreign(text) {
+        let message = format!("the tag `{}` is not known, {}", cut(&tag), tags::KNOWN);
+        return Err(at(line, message, text, path));
+    }
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let found: Vec<Spanned<Value>> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| syntax(&error, text, path))?;
@@ -94,14 +93,32 @@ fn named(value: &Value) -> String {
         .as_str()
         .unwrap_or("a document without `kind`");
     match value["metadata"]["name"].as_str() {
-        Some(name) => format!("{kind} `{name}`"),
-        None => kind.to_owned(),
+        Some(name) => format!("{} `{}`", cut(kind), cut(name)),
+        None => cut(kind).into_owned(),
     }
+}
+
+/// The kinds and names of the first documents.
+fn all_named(documents: &[Document]) -> String {
+    let mut names: Vec<String> = documents
+        .iter()
+        .take(LISTED)
+        .map(|document| named(&document.value))
+        .collect();
+    if documents.len() > LISTED {
+        names.push("…".to_owned());
+    }
+    names.join(", ")
 }
 
 /// The line that is at fault, and why.
 fn syntax(error: &YamlError, text: &str, path: &Path) -> Error {
     let line = error.location().map_or(0, |location| location.line());
+    at(line, in_words(error.without_snippet()), text, path)
+}
+
+/// What is wrong with a line, from 1.
+fn at(line: u64, message: String, text: &str, path: &Path) -> Error {
     let source_line = usize::try_from(line)
         .ok()
         .and_then(|line| line.checked_sub(1))
@@ -110,26 +127,37 @@ fn syntax(error: &YamlError, text: &str, path: &Path) -> Error {
     Error::Syntax {
         path: path.to_owned(),
         line,
-        message: in_words(error.without_snippet()),
+        message,
         source_line: source_line.trim().to_owned(),
     }
 }
 
 /// What is said of a file whose anchors unfold without end.
-const TOO_MUCH: &str = "it unfolds to more than a manifest may hold: write it without anchors";
+const TOO_MUCH: &str =
+    "it unfolds to more than a manifest may hold: shorten it, and write it without anchors";
+/// What is said of a file whose values lie within one another without end.
+const TOO_DEEP: &str =
+    "it is nested deeper than a manifest may be: check its brackets and its indentation";
 
 /// The parser's message for whoever wrote the file: without its own mention of the place, and without what it tells programmers.
 fn in_words(error: &YamlError) -> String {
     match error {
         YamlError::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("`{key}` stands there a second time: remove one of the two")
+            format!(
+                "`{}` stands there a second time: remove one of the two",
+                cut(key)
+            )
         }
         YamlError::DuplicateMappingKey { .. } => {
             "a key stands there a second time: remove one of the two".to_owned()
         }
         YamlError::NonFiniteFloat { value, .. } => {
-            format!("`{value}` is not finite, expected a number")
+            format!("`{}` is not finite, expected a number", cut(value))
         }
+        YamlError::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => TOO_DEEP.to_owned(),
         YamlError::Budget { .. }
         | YamlError::AliasReplayCounterOverflow { .. }
         | YamlError::AliasReplayLimitExceeded { .. }
@@ -147,9 +175,14 @@ fn in_words(error: &YamlError) -> String {
                 .map_or(message, |(before, _)| before)
                 .trim_start_matches("error: ");
             // Within a value the parser hands its limits on as a text.
-            match message.starts_with("budget breached") {
-                true => TOO_MUCH.to_owned(),
-                false => message.to_owned(),
+            if message.starts_with("budget breached: Depth")
+                || message.contains("recursion limit exceeded")
+            {
+                TOO_DEEP.to_owned()
+            } else if message.starts_with("budget breached") {
+                TOO_MUCH.to_owned()
+            } else {
+                cut(message).into_owned()
             }
         }
     }

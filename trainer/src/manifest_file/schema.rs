@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::validate::Fault;
+use crate::validate::{Fault, cut};
 
 /// What is said of a field that the schema does not have.
 pub(super) const UNKNOWN: &str = "is not a field of this version: remove it or mend its spelling";
@@ -113,7 +113,8 @@ fn one_of(listed: &Value, text: &str) -> Option<String> {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    (!listed.contains(&text)).then(|| format!("is `{text}`, expected one of {}", listed.join(", ")))
+    (!listed.contains(&text))
+        .then(|| format!("is `{}`, expected one of {}", cut(text), listed.join(", ")))
 }
 
 /// The number as a whole one, where it is one.
@@ -151,7 +152,7 @@ pub(super) fn shown(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => number.to_string(),
-        Value::String(text) => format!("the text `{}`", text.escape_debug()),
+        Value::String(text) => format!("the text `{}`", cut(text).escape_debug()),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }

@@ -55,6 +55,42 @@ fn a_uid_of_the_cluster_is_kept() {
     );
 }
 
+#[rstest]
+#[case(
+    "namespace: ../../../../esc",
+    "metadata.namespace is `../../../../esc`"
+)]
+#[case("namespace: a/b", "metadata.namespace is `a/b`")]
+#[case("namespace: \"\"", "metadata.namespace is ``")]
+#[case("namespace: Team", "metadata.namespace is `Team`")]
+#[case("namespace: team-", "metadata.namespace is `team-`")]
+#[case(&format!("namespace: {}", "a".repeat(64)), "expected 1 to 63 of a-z, 0-9 and -")]
+#[case("uid: ../../x", "metadata.uid is `../../x`")]
+#[case("uid: a_b", "metadata.uid is `a_b`")]
+#[case("uid: \"\"", "metadata.uid is ``")]
+fn a_namespace_or_uid_that_no_cluster_gives_is_refused_with_its_line(
+    #[case] line: &str,
+    #[case] expected: &str,
+) {
+    let message = refusal(&GOOD.replace("  name: support", &format!("  name: support\n  {line}")));
+    assert!(
+        message.contains("line 5: metadata.") && message.contains(expected),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_namespace_may_be_as_long_as_a_dns_label_and_begin_with_a_digit() {
+    let namespace = format!("0{}", "a".repeat(62));
+    let line = format!("  name: support\n  namespace: {namespace}");
+    let job = Job::parse(
+        &GOOD.replace("  name: support", &line),
+        Path::new("job.yaml"),
+    )
+    .unwrap();
+    assert_eq!(job.namespace, namespace);
+}
+
 #[test]
 fn an_unknown_field_is_named_with_its_line() {
     let message = refusal(&GOOD.replace("rank: 4", "rnak: 4"));
@@ -245,6 +281,123 @@ fn anchors_that_unfold_without_end_are_refused_in_plain_words() {
     );
 }
 
+#[test]
+fn deep_nesting_is_told_from_size() {
+    use std::fmt::Write;
+
+    let mut blocks = String::new();
+    for depth in 0..200 {
+        writeln!(blocks, "{}a:", " ".repeat(depth)).unwrap();
+    }
+    for text in [blocks, format!("a: {}", "[".repeat(200_000))] {
+        let message = refusal(&text);
+        assert!(
+            message.contains("nested deeper than a manifest may be")
+                && !message.contains("anchors"),
+            "{}",
+            cut(&message)
+        );
+    }
+}
+
+#[rstest]
+#[case::a_line(format!("a: {}", "[".repeat(200_000)))]
+#[case::a_value(GOOD.replace("rank: 4", &format!("rank: {}", "x".repeat(200_000))))]
+#[case::a_name(GOOD.replace("support", &"x".repeat(200_000)))]
+#[case::a_namespace(GOOD.replace("name: support", &format!("name: support\n  namespace: {}", "x".repeat(200_000))))]
+#[case::a_uri(GOOD.replace("file:///base/", &format!("nowhere://{}/", "x".repeat(200_000))))]
+#[case::a_bucket(GOOD.replace("file:///base/", &format!("s3://{}/", "x".repeat(200_000))))]
+#[case::a_kind(GOOD.replace("FineTuneJob", &"x".repeat(200_000)))]
+#[case::a_tag(GOOD.replace("rank: 4", &format!("rank: !{} 4", "x".repeat(200_000))))]
+#[case::an_item_for_each_fault(GOOD.replace("- uri: file:///train.jsonl", &"- 1\n      ".repeat(2_000)))]
+#[case::many_documents(format!("{SECRET}---\n").repeat(500))]
+fn a_refusal_quotes_little_of_a_long_file(#[case] text: String) {
+    let message = refusal(&text);
+    assert!(
+        message.starts_with("job.yaml: ") && message.len() < 4_000,
+        "{} bytes: {}",
+        message.len(),
+        cut(&message)
+    );
+}
+
+fn refusal_of_bytes(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    std::fs::write(&path, bytes).unwrap();
+    Job::read(&path, &Meant::default()).unwrap_err().to_string()
+}
+
+#[rstest]
+#[case::with_a_mark("\u{feff}")]
+#[case::without_a_mark("")]
+fn a_manifest_in_utf_16_is_named_as_such(#[case] mark: &str) {
+    let units: Vec<u16> = format!("{mark}{GOOD}").encode_utf16().collect();
+    let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+    for bytes in [little, big] {
+        let message = refusal_of_bytes(&bytes);
+        assert!(
+            message.ends_with("job.yaml: is UTF-16, expected UTF-8: save it as UTF-8"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_manifest_in_another_encoding_is_refused_with_the_line_of_the_first_such_byte() {
+    let mut bytes = GOOD.as_bytes().to_vec();
+    let place = GOOD.find("support").unwrap();
+    bytes[place] = 0xe4;
+    let message = refusal_of_bytes(&bytes);
+    let expected = format!("line 4: byte {place} of the file is not UTF-8: save it as UTF-8");
+    assert!(message.ends_with(&expected), "{message}");
+}
+
+#[rstest]
+#[case(
+    "rank: 4",
+    "rank: !!python/object:os.system 4",
+    "line 13: the tag `!!python/object:os.system`"
+)]
+#[case("rank: 4", "rank: !mine 4", "line 13: the tag `!mine`")]
+#[case(
+    "rank: 4",
+    "rank: !!timestamp 2001-01-01",
+    "line 13: the tag `!!timestamp`"
+)]
+#[case(
+    "name: support",
+    "name: !!binary c3VwcG9ydA==",
+    "line 4: the tag `!!binary`"
+)]
+#[case("train:", "train: !!omap", "the tag `!!omap`")]
+fn a_tag_that_is_not_of_yamls_core_schema_is_refused_by_name(
+    #[case] from: &str,
+    #[case] to: &str,
+    #[case] expected: &str,
+) {
+    let message = refusal(&GOOD.replacen(from, to, 1));
+    assert!(
+        message.contains(expected) && message.contains("core schema"),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case("rank: 4", "rank: !!int 4")]
+#[case("name: support", "name: !!str support")]
+#[case("name: support", "name: ! support")]
+#[case("metadata:", "metadata: !!map")]
+fn a_tag_of_yamls_core_schema_is_taken(#[case] from: &str, #[case] to: &str) {
+    let text = GOOD.replacen(from, to, 1);
+    let job = Job::parse(&text, Path::new("job.yaml")).unwrap();
+    assert_eq!(
+        (job.name.as_str(), job.lora().unwrap().rank),
+        ("support", 4)
+    );
+}
+
 #[rstest]
 #[case("yes", true)]
 #[case("no", false)]
@@ -282,12 +435,19 @@ fn a_field_that_is_null_is_absent() {
     );
 }
 
+fn of_digest(digest: &str) -> Meant<'_> {
+    Meant {
+        spec_digest: Some(digest),
+        ..Meant::default()
+    }
+}
+
 #[test]
 fn an_unknown_field_of_a_clusters_manifest_is_passed_over_and_by_hand_refused() {
     let path = Path::new("job.yaml");
     let digest = Job::parse(GOOD, path).unwrap().spec_digest;
     let newer = format!("{GOOD}  suspend: false\n");
-    let job = Job::parse_as(&newer, path, Some(&digest)).unwrap();
+    let job = Job::parse_as(&newer, path, &of_digest(&digest)).unwrap();
     assert_eq!(job.spec_digest, digest);
     assert!(refusal(&newer).contains("spec.suspend"));
 }
@@ -297,7 +457,7 @@ fn a_manifest_of_another_digest_is_refused_with_both() {
     let path = Path::new("job.yaml");
     let meant = format!("sha256:{}", "0".repeat(64));
     let found = Job::parse(GOOD, path).unwrap().spec_digest;
-    let message = Job::parse_as(GOOD, path, Some(&meant))
+    let message = Job::parse_as(GOOD, path, &of_digest(&meant))
         .unwrap_err()
         .to_string();
     assert!(
@@ -305,7 +465,7 @@ fn a_manifest_of_another_digest_is_refused_with_both() {
         "{message}"
     );
     let newer = format!("{GOOD}  novelty: 3\n");
-    let message = Job::parse_as(&newer, path, Some(&meant))
+    let message = Job::parse_as(&newer, path, &of_digest(&meant))
         .unwrap_err()
         .to_string();
     assert!(message.contains("does not know spec.novelty"), "{message}");
@@ -317,7 +477,7 @@ fn what_is_wrong_with_a_clusters_manifest_is_refused_too() {
     let text = GOOD.replace("rank: 4", "rank: 0");
     let mut spec = Job::parse(GOOD, path).unwrap().spec;
     spec.method.lora.as_mut().unwrap().rank = 0;
-    let error = Job::parse_as(&text, path, Some(&spec.digest())).unwrap_err();
+    let error = Job::parse_as(&text, path, &of_digest(&spec.digest())).unwrap_err();
     assert!(
         error.to_string().contains("spec.method.lora.rank"),
         "{error}"
@@ -329,9 +489,52 @@ fn a_wrong_type_in_a_clusters_manifest_is_refused_too() {
     let path = Path::new("job.yaml");
     let digest = Job::parse(GOOD, path).unwrap().spec_digest;
     let text = format!("{}  novelty: 3\n", GOOD.replace("rank: 4", "rank: \"4\""));
-    let error = Job::parse_as(&text, path, Some(&digest)).unwrap_err();
+    let error = Job::parse_as(&text, path, &of_digest(&digest)).unwrap_err();
     assert!(
         error.to_string().contains("spec.method.lora.rank"),
         "{error}"
     );
+}
+
+const IN_A_CLUSTER: &str = "  name: support\n  namespace: team-a\n  uid: uid-1";
+
+#[rstest]
+#[case::the_one_that_is_meant(IN_A_CLUSTER, &[])]
+#[case::another_namespace(
+    "  name: support\n  namespace: team-b\n  uid: uid-1",
+    &["metadata.namespace is `team-b`, but --job-namespace is `team-a`"]
+)]
+#[case::no_namespace(
+    "  name: support\n  uid: uid-1",
+    &["metadata.namespace is `default`, but --job-namespace is `team-a`"]
+)]
+#[case::another_name_and_uid(
+    "  name: sales\n  namespace: team-a\n  uid: uid-2",
+    &["metadata.name is `sales`, but --job-name is `support`", "metadata.uid is `uid-2`, but --job-uid is `uid-1`"]
+)]
+#[case::no_uid("  name: support\n  namespace: team-a", &["but --job-uid is `uid-1`", "the operator writes it again"])]
+fn a_manifest_of_another_job_is_refused_although_it_has_the_digest_that_is_meant(
+    #[case] metadata: &str,
+    #[case] words: &[&str],
+) {
+    let path = Path::new("job.yaml");
+    let text = GOOD.replace("  name: support", metadata);
+    let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+    let meant = Meant {
+        namespace: Some("team-a"),
+        name: Some("support"),
+        uid: Some("uid-1"),
+        ..of_digest(&digest)
+    };
+    let message = match Job::parse_as(&text, path, &meant) {
+        Ok(job) => {
+            assert_eq!(job.namespace, "team-a");
+            String::new()
+        }
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(message.is_empty(), words.is_empty(), "{message}");
+    for word in words {
+        assert!(message.contains(word), "`{word}` is not in: {message}");
+    }
 }

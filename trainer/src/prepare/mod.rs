@@ -42,6 +42,14 @@ pub enum Error {
     /// Rows are malformed, or the template refuses them.
     #[error("{0}")]
     Rows(#[from] Faults),
+    /// The template is at fault with every row.
+    #[error("{at}: {error}")]
+    Template {
+        /// The row at which that was found.
+        at: String,
+        /// The fault.
+        error: crate::template::Error,
+    },
     /// A field of the manifest does not fit the data.
     #[error("{0}")]
     Setting(String),
@@ -68,9 +76,11 @@ impl Error {
     pub fn reason(&self) -> OutcomeReason {
         match self {
             Self::Store(error) => error.reason(),
-            Self::Rows(_) | Self::Setting(_) | Self::Empty(_) | Self::Stale { .. } => {
-                OutcomeReason::InvalidInput
-            }
+            Self::Rows(_)
+            | Self::Template { .. }
+            | Self::Setting(_)
+            | Self::Empty(_)
+            | Self::Stale { .. } => OutcomeReason::InvalidInput,
             Self::Prepared(_) => OutcomeReason::Internal,
         }
     }

@@ -8,6 +8,7 @@ use finetune_crds::contract::layout::PREPARED;
 
 use super::{Error, Prepared, Report, Request};
 use crate::data::TokenizedRow;
+use crate::workplace::TemporaryFolder;
 
 const TOKENS: &str = "tokens.safetensors";
 const REPORT: &str = "report.json";
@@ -93,13 +94,10 @@ fn refuse_other(request: &Request<'_>, report: &Report) -> Result<(), Error> {
     })
 }
 
-fn temporary(request: &Request<'_>) -> Result<tempfile::TempDir, Error> {
-    tempfile::Builder::new()
-        .prefix("prepared-")
-        .tempdir_in(request.local)
-        .map_err(|source| {
-            finetune_artifacts::Error::local("create a directory in", request.local, source).into()
-        })
+fn temporary(request: &Request<'_>) -> Result<TemporaryFolder, Error> {
+    TemporaryFolder::new(request.local).map_err(|source| {
+        finetune_artifacts::Error::local("create a directory in", request.local, source).into()
+    })
 }
 
 fn write_tokens(path: &std::path::Path, prepared: &Prepared) -> Result<(), Error> {
@@ -140,7 +138,12 @@ fn write_tokens(path: &std::path::Path, prepared: &Prepared) -> Result<(), Error
         };
         (name.as_str(), data)
     });
-    safetensors_file::write(path, views, None).map_err(|error| Error::Prepared(error.to_string()))
+    safetensors_file::write(path, views, None).map_err(|error| match error {
+        safetensors_file::Error::Io { path, source } => {
+            finetune_artifacts::Error::local("write", &path, source).into()
+        }
+        other => Error::Prepared(other.to_string()),
+    })
 }
 
 /// Rows one after another, as bytes.

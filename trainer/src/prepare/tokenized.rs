@@ -1,9 +1,13 @@
 //! Tokenises many rows on all cores, in their order.
 
-use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row, RowContent};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row, RowContent, place};
+
+use super::Error;
 use super::template_notes::{self, TemplateNotes};
-use crate::data::{EncodedRow, Encoder, TokenizedRow};
+use crate::data::{EncodedRow, Encoder, Refusal, TokenizedRow};
+use crate::template;
 
 /// How many rows a preview shows.
 const SHOWN_ROWS: usize = 2;
@@ -30,15 +34,16 @@ pub(super) struct Place {
     pub(super) row: usize,
 }
 
-/// Tokenises `rows`; what is wrong with them is reported together.
-pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized, Faults> {
+/// Tokenises `rows`; what is wrong with them is reported together. A template that runs out of fuel ends it: with a million rows it
+/// would be tried for days.
+pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized, Error> {
     let mut result = Tokenized::default();
     let special_tokens = match encoder.goes_through_template() {
         true => template_notes::special_tokens(encoder.tokenizer()),
         false => Vec::new(),
     };
     let mut faults = Faults::default();
-    for (source, (row, encoded)) in rows.iter().zip(encode_all(encoder, rows)).enumerate() {
+    for (source, (row, encoded)) in encode_all(encoder, rows).into_iter().enumerate() {
         match encoded {
             Ok(encoded) => {
                 result.notes.add(row, &encoded, &special_tokens);
@@ -63,7 +68,13 @@ pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized
                     result.rows.push(encoded.row);
                 }
             }
-            Err(message) => faults.add(Fault {
+            Err(Refusal::Template(error)) => {
+                return Err(Error::Template {
+                    at: place(&row.file, row.line),
+                    error,
+                });
+            }
+            Err(Refusal::Row(message)) => faults.add(Fault {
                 file: row.file.clone(),
                 line: row.line,
                 class: FaultClass::TemplateRefused,
@@ -74,32 +85,46 @@ pub(super) fn tokenize(encoder: &Encoder<'_>, rows: &[&Row]) -> Result<Tokenized
     if faults.count == 0 {
         Ok(result)
     } else {
-        Err(faults)
+        Err(faults.into())
     }
 }
 
-fn encode_all(encoder: &Encoder<'_>, rows: &[&Row]) -> Vec<Result<Vec<EncodedRow>, String>> {
+/// The rows of each share in their order, up to where the template is at fault.
+fn encode_all<'rows>(
+    encoder: &Encoder<'_>,
+    rows: &[&'rows Row],
+) -> Vec<(&'rows Row, Result<Vec<EncodedRow>, Refusal>)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.len().div_ceil(threads).max(1);
-    let encode = |rows: &[&Row]| {
-        rows.iter()
-            .map(|row| encoder.encode(row))
-            .collect::<Vec<_>>()
+    let at_fault = AtomicBool::new(false);
+    let encode_share = |rows: &[&'rows Row]| {
+        let mut encoded = Vec::with_capacity(rows.len());
+        for row in rows {
+            if at_fault.load(Ordering::Relaxed) {
+                break;
+            }
+            let tokens = encoder.encode(row);
+            if matches!(tokens, Err(Refusal::Template(_))) {
+                at_fault.store(true, Ordering::Relaxed);
+            }
+            encoded.push((*row, tokens));
+        }
+        encoded
     };
+    let encode_share = &encode_share;
     std::thread::scope(|scope| {
         let workers: Vec<_> = rows
             .chunks(share)
-            .map(|rows| scope.spawn(move || encode(rows)))
+            .map(|rows| scope.spawn(move || template::for_many(|| encode_share(rows))))
             .collect();
         workers
             .into_iter()
             .zip(rows.chunks(share))
             .flat_map(|(worker, rows)| {
+                let panicked = "the tokenizer panicked on it or on a row near it";
                 worker.join().unwrap_or_else(|_| {
-                    vec![
-                        Err("the tokenizer panicked on it or on a row near it".to_owned());
-                        rows.len()
-                    ]
+                    let refused = |row: &&'rows Row| (*row, Err(panicked.to_owned().into()));
+                    rows.iter().map(refused).collect()
                 })
             })
             .collect()

@@ -22,11 +22,7 @@ pub async fn serve(address: SocketAddr, reporter: Reporter) -> std::io::Result<S
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "ok"))
         .with_state(reporter);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::warn!("the progress server has stopped: {error}");
-        }
-    });
+    tokio::spawn(network::serve(listener, router, std::future::pending()));
     Ok(bound)
 }
 

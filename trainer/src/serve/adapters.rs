@@ -4,6 +4,9 @@
 
 use super::api::ApiError;
 
+/// The most characters of a name. An Adapter's own name has up to 253; the agent adds 13 of the version's digest.
+const MAX_NAME: usize = 512;
+
 /// One load of an adapter. Never used again after an unload.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct AdapterId(u64);
@@ -54,6 +57,17 @@ impl Adapters {
 
     /// Refuses a name that cannot be loaded, with vLLM's statuses.
     pub(super) fn check(&self, name: &str) -> Result<(), ApiError> {
+        let length = name.chars().count();
+        if length > MAX_NAME {
+            return Err(ApiError::user_input(format!(
+                "'lora_name' has {length} characters, expected at most {MAX_NAME}"
+            )));
+        }
+        if let Some(control) = name.chars().find(|character| character.is_control()) {
+            return Err(ApiError::user_input(format!(
+                "'lora_name' has the control character {control:?}, expected none"
+            )));
+        }
         if name == self.base_name {
             return Err(ApiError::user_input(format!(
                 "'{name}' is the base model's name; give the adapter another one"

@@ -1,18 +1,26 @@
 //! From the messages and tools of a request to the prompt's text, by the model's own template. What the template leaves out of
-//! what was said is refused by name. Pure but for the template.
+//! what was said is refused by name. Pure but for the template. A conversation is rendered fewer than twenty times, whatever it holds:
+//! a client can send many small messages at once.
+
+use std::collections::{HashMap, HashSet};
 
 use finetune_artifacts::rows::json::{Json, Object};
 use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
 
 use super::api::{ApiError, ChatMessage, ChatRequest, Content, ToolCall};
 use super::tools::ToolCalls;
-use crate::template::ChatTemplate;
+use crate::template::{self, ChatTemplate};
 
 const ASSISTANT: &str = "assistant";
 /// Stands in for what is said, to find whether the template prints it. A noncharacter: no text may contain it.
 const PROBE: char = '\u{fdd4}';
 /// What the assistant thought.
 const REASONING: &str = "reasoning_content";
+/// The most roles that are tried by themselves, because the template does not print their words as they stand.
+const MOST_ODD_ROLES: usize = 8;
+
+/// Renders messages and tools, with or without what asks for an answer.
+type Render<'a> = dyn Fn(&[Message], &[Json], bool) -> Result<String, template::Error> + 'a;
 
 /// A prompt, and the functions that its answer may call.
 #[derive(Debug)]
@@ -23,11 +31,23 @@ pub(super) struct Prompt {
     pub(super) functions: Vec<String>,
 }
 
-/// The prompt of a request.
+/// The prompt of a request. `fits` refuses a text that is too long, before it is rendered once more.
 pub(super) fn prompt(
     request: &ChatRequest,
     template: &ChatTemplate,
     calls: ToolCalls,
+    fits: &dyn Fn(&str) -> Result<(), ApiError>,
+) -> Result<Prompt, ApiError> {
+    let render =
+        |messages: &[Message], tools: &[Json], prompt| template.render(messages, tools, prompt);
+    rendered(request, &render, calls, fits)
+}
+
+fn rendered(
+    request: &ChatRequest,
+    render: &Render<'_>,
+    calls: ToolCalls,
+    fits: &dyn Fn(&str) -> Result<(), ApiError>,
 ) -> Result<Prompt, ApiError> {
     let conversation = conversation(request)?;
     let continued = request.continue_final_message.unwrap_or(false);
@@ -39,16 +59,18 @@ pub(super) fn prompt(
         ));
     }
     let printed = Printed {
-        template,
+        render,
         conversation: &conversation,
         prompt,
     };
-    let text = template
-        .render(&conversation.messages, &conversation.tools, prompt)
+    let text = render(&conversation.messages, &conversation.tools, prompt)
         .map_err(|error| ApiError::field("messages", format!("`messages`: {error}")))?;
+    fits(&text)?;
     printed.check(&text)?;
     let text = if continued {
-        printed.up_to_the_last_words()?
+        let text = printed.up_to_the_last_words()?;
+        fits(&text)?;
+        text
     } else {
         text
     };
@@ -193,7 +215,7 @@ fn called(call: &ToolCall) -> Result<Json, String> {
 
 /// What the template prints of a conversation, found by printing it otherwise.
 struct Printed<'a> {
-    template: &'a ChatTemplate,
+    render: &'a Render<'a>,
     conversation: &'a Conversation,
     prompt: bool,
 }
@@ -227,20 +249,43 @@ impl Printed<'_> {
                 ));
             }
         }
-        self.check_roles(&same)?;
+        self.check_roles(same)?;
         self.check_reasoning()
     }
 
     /// Refuses roles of which the template prints nothing. The user's and the assistant's words are what templates are for.
-    fn check_roles(&self, same: &dyn Fn(&[Message], &[Json]) -> bool) -> Result<(), ApiError> {
+    ///
+    /// All roles are tried in one rendering, each with a probe of its own. The first of those whose probe is not printed are tried by
+    /// themselves: a template may print their words in another form.
+    fn check_roles(&self, same: impl Fn(&[Message], &[Json]) -> bool) -> Result<(), ApiError> {
         let Conversation { messages, tools } = self.conversation;
-        let mut known = vec!["user", ASSISTANT];
+        let mut roles = Vec::new();
+        let mut probes = HashMap::new();
         for (index, message) in messages.iter().enumerate() {
             let role = message.role.as_str();
-            if known.contains(&role) || message.content.as_deref().unwrap_or_default().is_empty() {
-                continue;
+            let says = !message.content.as_deref().unwrap_or_default().is_empty();
+            if says && !["user", ASSISTANT].contains(&role) && !probes.contains_key(role) {
+                probes.insert(role, roles.len());
+                roles.push((index, role));
             }
-            known.push(role);
+        }
+        if roles.is_empty() {
+            return Ok(());
+        }
+        let mut others = messages.clone();
+        for other in &mut others {
+            if let Some(probe) = probes.get(other.role.as_str()) {
+                say(other, format!("{PROBE}{probe};"));
+            }
+        }
+        let Some(text) = self.render(&others, tools) else {
+            return Ok(());
+        };
+        let printed = printed_probes(&text);
+        let odd = (0..)
+            .zip(roles)
+            .filter(|(probe, _)| !printed.contains(probe));
+        for (_, (index, role)) in odd.take(MOST_ODD_ROLES) {
             let mut others = messages.clone();
             for other in others.iter_mut().filter(|other| other.role == role) {
                 say(other, PROBE.to_string());
@@ -267,7 +312,7 @@ impl Printed<'_> {
         let mut others = messages[..=index].to_vec();
         let probe = Json::Text(PROBE.to_string());
         others[index].fields.insert(REASONING.to_owned(), probe);
-        let printed = self.template.render(&others, tools, false);
+        let printed = (self.render)(&others, tools, false);
         if printed.is_ok_and(|printed| !printed.contains(PROBE)) {
             return Err(ApiError::field(
                 "messages",
@@ -310,8 +355,15 @@ impl Printed<'_> {
     }
 
     fn render(&self, messages: &[Message], tools: &[Json]) -> Option<String> {
-        self.template.render(messages, tools, self.prompt).ok()
+        (self.render)(messages, tools, self.prompt).ok()
     }
+}
+
+/// The numbers of the probes in a text.
+fn printed_probes(text: &str) -> HashSet<usize> {
+    let after = text.split(PROBE).skip(1);
+    let numbers = after.filter_map(|after| after.split_once(';')?.0.parse().ok());
+    numbers.collect()
 }
 
 /// Lets a message say something else, in as many parts as it has.

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -32,7 +33,7 @@ fn template(name: &str) -> ChatTemplate {
 
 fn prompt_of(name: &str, request: &str) -> Result<Prompt, (String, String)> {
     let request: ChatRequest = serde_json::from_str(request).unwrap();
-    prompt(&request, &template(name), CALLS).map_err(|error| {
+    prompt(&request, &template(name), CALLS, &|_| Ok(())).map_err(|error| {
         let body = error.body();
         let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
         (text("param"), text("message"))
@@ -133,9 +134,80 @@ fn a_form_of_calls_that_is_not_known_is_refused_unless_calls_are_to_be_text() {
         format: None,
         left_as_text,
     };
-    let error = prompt(&request, &template("qwen2.5"), calls(false)).unwrap_err();
+    let asked = |left_as_text| {
+        let (template, calls) = (template("qwen2.5"), calls(left_as_text));
+        prompt(&request, &template, calls, &|_| Ok(()))
+    };
+    let error = asked(false).unwrap_err();
     assert!(error.to_string().contains("--tool-call-parser"), "{error}");
-    prompt(&request, &template("qwen2.5"), calls(true)).unwrap();
+    asked(true).unwrap();
+}
+
+/// What a template of this source makes of a conversation in which so many roles speak, and how often it is rendered.
+fn of_roles(
+    source: &str,
+    roles: usize,
+    fits: &dyn Fn(&str) -> Result<(), ApiError>,
+) -> (Result<Prompt, ApiError>, usize) {
+    let messages = (0..roles).map(|role| json!({ "role": format!("r{role}"), "content": "word" }));
+    let messages: Vec<Value> = messages.collect();
+    let request = json!({ "messages": messages }).to_string();
+    let request: ChatRequest = serde_json::from_str(&request).unwrap();
+    let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
+    let renderings = Cell::new(0);
+    let render = |messages: &[Message], tools: &[Json], prompt: bool| {
+        renderings.set(renderings.get() + 1);
+        template.render(messages, tools, prompt)
+    };
+    let result = rendered(&request, &render, CALLS, fits);
+    (result, renderings.get())
+}
+
+const ALL_WORDS: &str = "{% for message in messages %}{{ message.content }}{% endfor %}";
+
+#[rstest]
+#[case::as_they_stand(ALL_WORDS, None)]
+#[case::refused_with_other_words(
+    "{% for m in messages %}{% if m.content != 'word' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}",
+    None
+)]
+#[case::as_a_number(
+    "{% for message in messages %}{{ message.content | length }}{% endfor %}",
+    None
+)]
+#[case::not_at_all("nothing", Some("`r0`"))]
+#[case::but_one(
+    "{% for message in messages if message.role != 'r7' %}{{ message.content }}{% endfor %}",
+    Some("`r7`")
+)]
+#[case::but_two_one_as_a_number(
+    "{% for m in messages if m.role != 'r7' %}{{ (m.content | length) if m.role == 'r3' else m.content }}{% endfor %}",
+    Some("`r7`")
+)]
+fn many_roles_are_rendered_no_more_often_than_a_few(
+    #[case] source: &str,
+    #[case] refused: Option<&str>,
+) {
+    let (few, once) = of_roles(source, 20, &|_| Ok(()));
+    let (many, again) = of_roles(source, 500, &|_| Ok(()));
+    assert_eq!(once, again);
+    for result in [few, many] {
+        match refused {
+            None => assert!(result.is_ok(), "{result:?}"),
+            Some(role) => {
+                let message = result.unwrap_err().to_string();
+                assert!(message.contains(role), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_conversation_that_is_too_long_is_rendered_once() {
+    let too_long = |text: &str| Err(ApiError::bad_request(format!("{} bytes", text.len())));
+    let (result, renderings) = of_roles(ALL_WORDS, 20, &too_long);
+    assert_eq!(result.unwrap_err().to_string(), "80 bytes");
+    assert_eq!(renderings, 1);
 }
 
 #[rstest]

@@ -55,9 +55,24 @@ pub(super) struct Ask {
 /// The most tokens of prompt and answer together, and why there are no more. As text it stands behind "expected at most".
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Context {
+    /// Now.
     pub(super) tokens: usize,
+    /// Once no adapter is loaded any more.
+    pub(super) without_adapters: usize,
     /// Where it is the memory for keys and values that sets the limit: its bytes.
     memory: Option<u64>,
+}
+
+impl Context {
+    /// Of a model that takes so many tokens.
+    pub(super) fn new(model: usize, memory: &KeyValueMemory) -> Self {
+        let tokens = memory.tokens();
+        Self {
+            tokens: model.min(tokens),
+            without_adapters: model.min(memory.tokens_without_adapters()),
+            memory: (tokens < model).then(|| memory.bytes()),
+        }
+    }
 }
 
 impl std::fmt::Display for Context {
@@ -135,11 +150,7 @@ impl Engine {
 
     /// The most tokens of prompt and answer together, now.
     pub(super) fn context(&self) -> Context {
-        let (model, memory) = (self.limits.context, self.memory.tokens());
-        Context {
-            tokens: model.min(memory),
-            memory: (memory < model).then(|| self.memory.bytes()),
-        }
+        Context::new(self.limits.context, &self.memory)
     }
 
     /// Queues a prompt. What is too long, unknown or too much is refused here.

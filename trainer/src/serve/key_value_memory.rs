@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Error;
 use crate::model::BLOCK;
 
+/// The blocks of tokens that adapters must leave: room for the golden sample by which an adapter is tested, of up to 96 tokens and
+/// one more.
+const BLOCKS_BESIDE_ADAPTERS: usize = 2;
+const LEAST_TOKENS: u64 = BLOCKS_BESIDE_ADAPTERS as u64 * BLOCK as u64;
+
 /// What `--kv-cache-memory` says, or what follows from the machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Budget {
@@ -82,13 +87,20 @@ impl KeyValueMemory {
         self.blocks().saturating_mul(BLOCK as usize)
     }
 
-    /// Takes the bytes of an adapter, unless they would leave no room for a block of tokens.
+    /// The same once no adapter is loaded any more.
+    pub(super) fn tokens_without_adapters(&self) -> usize {
+        let blocks = self.blocks_of(self.budget.bytes(0));
+        blocks.saturating_mul(BLOCK as usize)
+    }
+
+    /// Takes the bytes of an adapter, unless they would leave room for fewer than 128 tokens.
     pub(super) fn take(&self, bytes: u64) -> Result<AdapterRoom, NoRoom> {
         let taken = self
             .adapters
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |adapters| {
                 let adapters = adapters.saturating_add(bytes);
-                (self.blocks_of(self.budget.bytes(adapters)) > 0).then_some(adapters)
+                let blocks = self.blocks_of(self.budget.bytes(adapters));
+                (blocks >= BLOCKS_BESIDE_ADAPTERS).then_some(adapters)
             });
         match taken {
             Ok(_) => Ok(AdapterRoom {
@@ -98,7 +110,13 @@ impl KeyValueMemory {
             Err(adapters) => Err(NoRoom {
                 bytes,
                 left: self.budget.bytes(adapters.saturating_add(bytes)),
-                least: self.token_bytes * BLOCK as u64,
+                least: self.token_bytes * LEAST_TOKENS,
+                cure: match self.budget {
+                    Budget::Fixed(_) => "raise --kv-cache-memory",
+                    Budget::Rest { .. } => {
+                        "unload another one first, or raise the memory limit or --kv-cache-memory"
+                    }
+                },
             }),
         }
     }
@@ -120,13 +138,15 @@ impl Drop for AdapterRoom {
 /// An adapter would leave too little memory for keys and values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "the adapter takes {bytes} bytes, which would leave {left} for keys and values, expected at least {least}; \
-     unload another one first, or raise the memory limit or --kv-cache-memory"
+    "the adapter takes {bytes} bytes, beside which there would be {left} for keys and values, expected at least {least}, which \
+     {} tokens take; {cure}",
+    LEAST_TOKENS
 )]
 pub(super) struct NoRoom {
     bytes: u64,
     left: u64,
     least: u64,
+    cure: &'static str,
 }
 
 #[cfg(test)]
@@ -154,21 +174,47 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_that_leaves_no_block_is_refused_and_takes_nothing() {
+    fn an_adapter_that_leaves_fewer_than_two_blocks_is_refused_and_takes_nothing() {
         let rest = Budget::Rest {
             memory: 1000 * MIB,
             base: 300 * MIB,
         };
         let memory = KeyValueMemory::new(rest, MIB).unwrap();
         let _first = memory.take(300 * MIB).unwrap();
-        let refused = memory.take(300 * MIB).unwrap_err().to_string();
-        for part in [300 * MIB, 50 * MIB, 64 * MIB] {
+        let refused = memory.take(200 * MIB).unwrap_err().to_string();
+        for part in [200 * MIB, 100 * MIB, 128 * MIB] {
             assert!(refused.contains(&part.to_string()), "{refused}");
         }
-        assert!(refused.contains("--kv-cache-memory"), "{refused}");
+        for part in ["unload another one", "--kv-cache-memory"] {
+            assert!(refused.contains(part), "{refused}");
+        }
         assert_eq!(memory.bytes(), 200 * MIB);
-        let fixed = KeyValueMemory::new(Budget::Fixed(64 * MIB), MIB).unwrap();
-        assert!(fixed.take(u64::MAX).is_ok());
+        assert!(memory.take(144 * MIB).is_ok());
+    }
+
+    #[test]
+    fn adapters_take_nothing_of_a_fixed_budget_that_has_room_for_two_blocks() {
+        let fixed = |bytes| KeyValueMemory::new(Budget::Fixed(bytes), MIB).unwrap();
+        let two = fixed(128 * MIB);
+        let _room = two.take(u64::MAX).unwrap();
+        assert_eq!(two.tokens(), 128);
+        let refused = fixed(127 * MIB).take(1).unwrap_err().to_string();
+        assert!(
+            refused.ends_with("which 128 tokens take; raise --kv-cache-memory"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn what_fits_without_adapters_does_not_depend_on_those_that_are_loaded() {
+        let rest = Budget::Rest {
+            memory: 1000 * MIB,
+            base: 300 * MIB,
+        };
+        let memory = KeyValueMemory::new(rest, MIB).unwrap();
+        let _room = memory.take(300 * MIB).unwrap();
+        assert_eq!(memory.tokens(), 3 * 64);
+        assert_eq!(memory.tokens_without_adapters(), 5 * 64);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) struct Metrics {
     registry: Registry,
     /// Answers by `route` and `status`; a stream counts when it begins.
     pub(super) requests: IntCounterVec,
-    /// Tokens of prompts that were computed.
+    /// Tokens of prompts that were computed, each once, also where an answer went back to wait.
     pub(super) prompt_tokens: IntCounter,
     /// Tokens that were generated.
     pub(super) generated_tokens: IntCounter,

@@ -25,7 +25,8 @@ pub(super) fn may_run(
 /// A running answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pending {
-    /// Its tokens that are not computed yet, at least one: the last chosen one, or what is left of the prompt.
+    /// Its tokens that are to be computed before another one is chosen, at least one: what is left of the prompt, or a token that was
+    /// chosen.
     pub(super) left: usize,
     /// The turn in which it last computed a chunk of its prompt or, before that, came.
     pub(super) served: u64,

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::Error;
 use super::engine::{Engine, Limits};
-use super::http::{Preparation, Server, router};
+use super::http::{BODIES, Preparation, Server, router};
 use super::key_value_memory::{Budget, KeyValueMemory};
 use super::memory_limit::{held, memory_limit};
 use super::metrics::Metrics;
@@ -33,7 +33,7 @@ pub struct Running {
     address: SocketAddr,
     server: Arc<Server>,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 /// Fetches and loads the base and the adapters, then listens. Until then connections are refused, so that nothing waits
@@ -102,7 +102,7 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
         now,
         tool_calls,
         longest_token,
-        bodies: Bodies::default(),
+        bodies: Bodies::new(BODIES),
         preparation: Preparation::default(),
         draining: AtomicBool::new(false),
     });
@@ -120,12 +120,15 @@ async fn listen(options: &Options, server: Arc<Server>) -> Result<Running, Error
         .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let service = axum::serve(listener, router(Arc::clone(&server)));
-    let service = service.with_graceful_shutdown(async {
+    let stopped = async {
         // A dropped sender means that nobody can stop the server any more: the same as a wish to stop.
         let _ = stopped.await;
-    });
-    let task = tokio::spawn(async move { service.await });
+    };
+    let task = tokio::spawn(network::serve(
+        listener,
+        router(Arc::clone(&server)),
+        stopped,
+    ));
     tracing::info!("serving {} on http://{address}", server.name);
     Ok(Running {
         address,

@@ -1,6 +1,7 @@
 //! The one thread that owns the model: it computes a piece of every running answer in turn, so that a long answer delays
 //! the others by one token, not by its length. A request that fails, fails alone. Answers take memory as they grow; when it is
-//! short, the one that came last goes back to wait, and is computed again up to where it was.
+//! short, the one that came last goes back to wait, and is computed again up to where it was, in the same steps as the first
+//! time: other steps would give other sums, and so other tokens.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -241,6 +242,10 @@ struct Answer {
     cache: KeyValueCache,
     /// The prompt, then the answer so far.
     tokens: Vec<u32>,
+    /// The first of `tokens`, of which the cache knows: all, but in an answer that went back to wait and is not yet where it was.
+    known: usize,
+    /// The tokens of the prompt that are in the metrics.
+    counted: usize,
     /// Scores of the prompt's tokens so far.
     prompt_scores: Vec<TokenScore>,
     generated: usize,
@@ -258,6 +263,8 @@ impl Answer {
             adapter,
             sampler,
             cache: base.new_cache(tokens.len() as i64),
+            known: tokens.len(),
+            counted: 0,
             tokens,
             prompt_scores: Vec::new(),
             generated: 0,
@@ -273,7 +280,7 @@ impl Answer {
 
     fn pending(&self) -> Pending {
         Pending {
-            left: self.tokens.len() - self.computed(),
+            left: self.known - self.computed(),
             served: self.served,
         }
     }
@@ -283,10 +290,22 @@ impl Answer {
         self.cache.length() as usize
     }
 
-    /// Gives its memory back. It is computed from the start when its turn comes again.
+    fn prompt_length(&self) -> usize {
+        self.tokens.len() - self.generated
+    }
+
+    /// Gives its memory back. It is computed from the start when its turn comes again: the prompt in chunks, what it has said token
+    /// by token, so that it takes about as many turns as the first time.
     fn put_back(&mut self, base: &Base) {
-        self.cache = base.new_cache(self.tokens.len() as i64);
+        self.known = self.prompt_length();
+        self.cache = base.new_cache(self.known as i64);
         self.prompt_scores.clear();
+    }
+
+    /// Has the next tokens, up to the first `length`, computed. Where frequencies change at this length, all are computed again.
+    fn tell(&mut self, length: usize) {
+        self.known = length;
+        self.cache.prepare(length as i64);
     }
 
     fn end(&self, event: Event) {
@@ -294,8 +313,8 @@ impl Answer {
         let _ = self.generation.events.send(event);
     }
 
-    /// Computes the next `share` tokens and, where they are the last, chooses another one. Says why the answer is complete, if it
-    /// is.
+    /// Computes the next `share` tokens and, where they are the last, chooses another one, or takes the one that it chose the first
+    /// time. Says why the answer is complete, if it is.
     fn step(
         &mut self,
         share: usize,
@@ -305,7 +324,11 @@ impl Answer {
     ) -> Result<Option<FinishReason>, ops::Error> {
         let _no_gradients = tch::no_grad_guard();
         let logits = self.compute(share, base, metrics)?;
-        if self.computed() < self.tokens.len() {
+        if self.computed() < self.known {
+            return Ok(None);
+        }
+        if self.known < self.tokens.len() {
+            self.tell(self.known + 1);
             return Ok(None);
         }
         if self.generated == 0 {
@@ -321,8 +344,7 @@ impl Answer {
         }
         let finished = self.emit(&logits, stop_tokens, metrics)?;
         if finished.is_none() {
-            // Where frequencies change at this length, all is to be computed again.
-            self.cache.prepare(self.tokens.len() as i64);
+            self.tell(self.tokens.len());
         }
         Ok(finished)
     }
@@ -351,8 +373,12 @@ impl Answer {
         if scored {
             self.score_prompt(&logits, start, end)?;
         }
-        if self.generated == 0 {
-            metrics.prompt_tokens.inc_by(tokens.len() as u64);
+        let of_prompt = end.min(self.prompt_length());
+        if of_prompt > self.counted {
+            metrics
+                .prompt_tokens
+                .inc_by((of_prompt - self.counted) as u64);
+            self.counted = of_prompt;
         }
         Ok(logits.f_narrow(0, logits.size()[0] - 1, 1)?)
     }

@@ -9,7 +9,7 @@ use minijinja::Value;
 use minijinja::value::Serde;
 
 use super::probe::{self, calling, tool};
-use super::{ChatTemplate, PROBE, Time, json};
+use super::{ChatTemplate, Error, PROBE, Time, json};
 
 /// The content of a turn that calls and says nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,21 +57,22 @@ impl Forms {
         text_arguments: true,
     };
 
-    /// Tries the template.
-    pub(super) fn of(template: &ChatTemplate) -> Self {
+    /// Tries the template. An error where it runs out of fuel or cannot run; whatever else it fails on is a form that it does not
+    /// take.
+    pub(super) fn of(template: &ChatTemplate) -> Result<Self, Error> {
         let text = |nothing| {
             let message = calling(1, probe::Arguments::Object);
             let forms = Self {
                 absent: nothing,
                 ..Self::UNTRIED
             };
-            let text = calls(template, forms, message).filter(|text| text.contains(PROBE))?;
-            Some((nothing, text.matches("None").count()))
+            let text = calls(template, forms, message)?.filter(|text| text.contains(PROBE));
+            Ok(text.map(|text| (nothing, text.matches("None").count())))
         };
         let tried: Vec<(Nothing, usize)> = [Nothing::Absent, Nothing::Empty, Nothing::Null]
             .into_iter()
-            .filter_map(text)
-            .collect();
+            .filter_map(|nothing| text(nothing).transpose())
+            .collect::<Result<_, Error>>()?;
         // A form that prints the calls, and not Python's word for nothing.
         let least = tried.iter().map(|(_, words)| *words).min();
         let first = |wanted: [Nothing; 3]| {
@@ -88,22 +89,20 @@ impl Forms {
             absent,
             ..Self::UNTRIED
         };
-        let text = template
-            .attempt(
-                &question(calling(1, probe::Arguments::Text)),
-                &[tool()],
-                false,
-                Time::Clock,
-                forms,
-                Arguments::Given,
-            )
-            .unwrap_or_default();
-        Self {
-            parts: prints_parts(template),
+        let text = taken(template.attempt(
+            &question(calling(1, probe::Arguments::Text)),
+            &[tool()],
+            false,
+            Time::Clock,
+            forms,
+            Arguments::Given,
+        ))?;
+        Ok(Self {
+            parts: prints_parts(template)?,
             absent,
             empty,
-            text_arguments: text.contains(&probe::arguments_text()),
-        }
+            text_arguments: text.is_some_and(|text| text.contains(&probe::arguments_text())),
+        })
     }
 
     /// The content of a message as the template sees it; `None` where it sees no such key.
@@ -141,21 +140,29 @@ impl Forms {
     }
 }
 
-fn prints_parts(template: &ChatTemplate) -> bool {
+/// What was rendered; `None` where the template does not take it.
+fn taken(rendered: Result<String, Error>) -> Result<Option<String>, Error> {
+    match rendered {
+        Ok(text) => Ok(Some(text)),
+        Err(error @ (Error::Exhausted(_) | Error::Thread(_))) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn prints_parts(template: &ChatTemplate) -> Result<bool, Error> {
     let mut message = Message::new("user", PROBE);
     message.parts = vec![PROBE.to_string()];
-    let tried = template.attempt(
+    let tried = taken(template.attempt(
         &[message],
         &[],
         false,
         Time::Clock,
         Forms::UNTRIED,
         Arguments::Given,
-    );
+    ))?;
     let quoted = |text: &str| text.ends_with(['"', '\'', '\\']);
-    let Ok(text) = tried else { return false };
-    text.split_once(PROBE)
-        .is_some_and(|(before, _)| !quoted(before))
+    let before = tried.as_deref().and_then(|text| text.split_once(PROBE));
+    Ok(before.is_some_and(|(before, _)| !quoted(before)))
 }
 
 /// A question and this turn.
@@ -164,16 +171,16 @@ fn question(turn: Message) -> [Message; 2] {
 }
 
 /// The text of a turn that calls, in whichever form of arguments the template takes.
-fn calls(template: &ChatTemplate, forms: Forms, turn: Message) -> Option<String> {
+fn calls(template: &ChatTemplate, forms: Forms, turn: Message) -> Result<Option<String>, Error> {
     let messages = question(turn);
-    [Arguments::Given, Arguments::Texts]
-        .into_iter()
-        .find_map(|form| {
-            let tools = [tool()];
-            template
-                .attempt(&messages, &tools, false, Time::Clock, forms, form)
-                .ok()
-        })
+    for form in [Arguments::Given, Arguments::Texts] {
+        let tools = [tool()];
+        let text = taken(template.attempt(&messages, &tools, false, Time::Clock, forms, form))?;
+        if text.is_some() {
+            return Ok(text);
+        }
+    }
+    Ok(None)
 }
 
 fn part(text: &str) -> Value {

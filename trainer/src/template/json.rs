@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
+use super::fuel;
 use super::print::MOST_LEVELS;
 use super::python::Arguments;
 
@@ -16,7 +17,11 @@ const WIDEST_INDENT: usize = 64;
     clippy::needless_pass_by_value,
     reason = "the signature that minijinja calls"
 )]
-pub(super) fn tojson(value: Value, given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+pub(super) fn tojson(
+    state: &State<'_, '_>,
+    value: Value,
+    given: Rest<ValueOrKwargs>,
+) -> Result<Value, Error> {
     let given = given.into_values();
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ascii, indent, separators, sorted] = Arguments::new("tojson", &given)?.at_most(names)?;
@@ -34,6 +39,8 @@ pub(super) fn tojson(value: Value, given: Rest<ValueOrKwargs>) -> Result<Value, 
         item,
         key,
     };
+    // A text grows sixfold at most; the engine charges for the rest once it is there.
+    fuel::pay(state, fuel::weight(state, &value)?)?;
     let mut text = String::new();
     layout.write(&value, 0, &mut text)?;
     Ok(Value::from(text))

@@ -4,10 +4,13 @@
 //! long.
 
 mod forms;
+mod fuel;
+mod join;
 mod json;
 mod print;
 mod probe;
 mod python;
+mod stack;
 mod turn_end;
 
 use std::collections::BTreeMap;
@@ -25,8 +28,10 @@ pub use turn_end::{TurnEnd, turn_end};
 
 use crate::clock;
 
-/// Instructions that a template may take for one conversation; ordinary ones take some thousands.
-const FUEL: u64 = 50_000_000;
+/// Bytes of the longest template. Real ones have less than half of it.
+const LONGEST_SOURCE: usize = 64 << 10;
+/// Fuel that prepares a thread for many conversations of ordinary length.
+const ORDINARY_FUEL: u64 = 500_000;
 /// Marks the start of what the assistant says. A noncharacter: no text may contain it.
 const SPAN_START: char = '\u{fdd0}';
 /// Marks the end of what the assistant says.
@@ -49,6 +54,17 @@ pub enum Error {
     /// It refused a conversation, or failed on it.
     #[error("the chat template fails: {0}")]
     Render(String),
+    /// It does more work than a conversation of such a length can need. It does so with the next one too, whatever is tried.
+    #[error(
+        "the chat template fails: {0}, of which it may take no more for a conversation of this length: give the base a template that \
+         does less"
+    )]
+    Exhausted(String),
+    /// There is no thread on which it could run.
+    #[error(
+        "the chat template cannot run: no thread can be started: {0}; give the process more memory"
+    )]
+    Thread(#[source] std::io::Error),
     /// The conversation holds a character that no text may hold.
     #[error("a message holds a noncharacter, U+FDD0 to U+FDD3, expected text: remove it")]
     Noncharacter,
@@ -83,7 +99,15 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// Compiles `source`. `special_tokens` are the variables such as `bos_token` that templates read.
+    ///
+    /// An error where it is too long or no template, and where it never ends.
     pub fn new(source: &str, special_tokens: &BTreeMap<String, String>) -> Result<Self, Error> {
+        if source.len() > LONGEST_SOURCE {
+            return Err(Error::Syntax(format!(
+                "it has {} bytes, expected {LONGEST_SOURCE} at most",
+                source.len()
+            )));
+        }
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -91,9 +115,12 @@ impl ChatTemplate {
             .build()
             .map_err(|error| Error::Syntax(one_line(&error)))?;
         environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
+        // Else an error would carry values, and these are dropped where the stack is deep.
+        environment.set_debug(false);
         environment.set_unknown_method_callback(python::method);
         environment.add_filter("tojson", json::tojson);
+        environment.add_filter("join", join::join);
+        environment.add_filter("format", python::format);
         environment.set_formatter(print::print);
         environment.add_filter("string", print::string);
         environment.add_filter("trim", python::trim);
@@ -107,16 +134,19 @@ impl ChatTemplate {
             environment.add_global(name.clone(), token.clone());
         }
         let (marked_source, marked) = with_marks(source)?;
-        environment
-            .add_template_owned(NAME, marked_source)
-            .map_err(|error| Error::Syntax(one_line(&error)))?;
+        stack::with(stack::TO_PARSE, || {
+            environment
+                .add_template_owned(NAME, marked_source)
+                .map_err(|error| Error::Syntax(one_line(&error)))
+        })
+        .map_err(Error::Thread)??;
         let mut template = Self {
             source: source.to_owned(),
             environment,
             marked,
             forms: Forms::UNTRIED,
         };
-        template.forms = Forms::of(&template);
+        template.forms = Forms::of(&template)?;
         Ok(template)
     }
 
@@ -185,14 +215,14 @@ impl ChatTemplate {
             let (prompt, forms) = (add_generation_prompt, self.forms);
             match self.attempt(messages, tools, prompt, time, forms, *arguments) {
                 Ok(text) => return Ok(take_marks(&text)),
+                Err(error @ (Error::Exhausted(_) | Error::Thread(_))) => return Err(error),
                 Err(error) => {
                     first.get_or_insert(error);
                 }
             }
         }
         // There is at least one form to try.
-        let error = first.as_ref().map(one_line).unwrap_or_default();
-        Err(Error::Render(error))
+        Err(first.unwrap_or_else(|| Error::Render(String::new())))
     }
 
     /// The conversation as text, with marks, in these forms.
@@ -204,24 +234,54 @@ impl ChatTemplate {
         time: Time,
         forms: Forms,
         arguments: Arguments,
-    ) -> Result<String, JinjaError> {
-        let messages = messages
-            .iter()
-            .map(|message| as_value(message, forms, arguments));
-        // As transformers has it: these names are always there.
-        let tools = match tools {
-            [] => Value::from(()),
-            tools => Value::from(Serde(tools)),
+    ) -> Result<String, Error> {
+        let fuel = fuel::of(messages, tools);
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        let run = || {
+            let prompt = add_generation_prompt;
+            let variables = variables(messages, tools, prompt, time, forms, arguments);
+            let rendered = environment
+                .get_template(NAME)
+                .and_then(|template| template.render(variables));
+            rendered.map_err(|error| match fuel::is_spent(&error) {
+                true => Error::Exhausted(one_line(&error)),
+                false => Error::Render(one_line(&error)),
+            })
         };
-        let variables = Value::from_pairs([
-            ("messages", messages.collect::<Value>()),
-            ("add_generation_prompt", Value::from(add_generation_prompt)),
-            ("tools", tools),
-            ("documents", Value::from(())),
-            (TIME, time.as_value()),
-        ]);
-        self.environment.get_template(NAME)?.render(variables)
+        stack::with(stack::to_run(fuel), run).map_err(Error::Thread)?
     }
+}
+
+/// Does `work` where conversations of ordinary length can be rendered without a thread for each, if such a place can be had.
+pub(crate) fn for_many<T: Send>(work: impl Fn() -> T + Sync) -> T {
+    stack::with(stack::to_run(ORDINARY_FUEL), &work).unwrap_or_else(|_| work())
+}
+
+/// What the template sees.
+fn variables(
+    messages: &[Message],
+    tools: &[Json],
+    add_generation_prompt: bool,
+    time: Time,
+    forms: Forms,
+    arguments: Arguments,
+) -> Value {
+    let messages = messages
+        .iter()
+        .map(|message| as_value(message, forms, arguments));
+    // As transformers has it: these names are always there.
+    let tools = match tools {
+        [] => Value::from(()),
+        tools => Value::from(Serde(tools)),
+    };
+    Value::from_pairs([
+        ("messages", messages.collect::<Value>()),
+        ("add_generation_prompt", Value::from(add_generation_prompt)),
+        ("tools", tools),
+        ("documents", Value::from(())),
+        (TIME, time.as_value()),
+    ])
 }
 
 impl Time {

@@ -6,14 +6,15 @@ use std::fmt::Write;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
+use super::fuel;
 use super::json::python_float;
 
 /// More lists within lists than data or tools have.
 pub(super) const MOST_LEVELS: usize = 128;
 
 /// Prints what stands between `{{` and `}}`.
-pub(super) fn print(output: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
-    let text = python_str(value)?;
+pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    let text = python_str(state, value)?;
     output.write_str(&text).map_err(Error::from)
 }
 
@@ -22,14 +23,16 @@ pub(super) fn print(output: &mut Output, _state: &mut State, value: &Value) -> R
     clippy::needless_pass_by_value,
     reason = "the signature that minijinja calls"
 )]
-pub(super) fn string(value: Value) -> Result<String, Error> {
-    python_str(&value)
+pub(super) fn string(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
+    python_str(state, &value)
 }
 
-fn python_str(value: &Value) -> Result<String, Error> {
+/// The value as Python's `str` has it; empty where it is undefined. What is no text is paid for.
+pub(super) fn python_str(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
         None => {
+            fuel::pay(state, fuel::weight(state, value)?)?;
             let mut text = String::new();
             repr(value, 0, &mut text)?;
             Ok(text)

@@ -58,6 +58,56 @@ fn values_are_printed_as_python_prints_them() {
     }
 }
 
+/// The expected texts are those of Jinja 3.1.
+#[test]
+fn trim_takes_what_is_no_text_for_the_text_that_python_makes_of_it() {
+    for (source, expected) in [
+        ("<{{ missing | trim }}>", "<>"),
+        ("<{{ {}.missing | trim }}>", "<>"),
+        ("<{{ none | trim }}>", "<None>"),
+        ("<{{ 1.0 | trim }}>", "<1.0>"),
+        ("<{{ true | trim }}>", "<True>"),
+        ("<{{ ['a'] | trim }}>", "<['a']>"),
+        ("<{{ 1001 | trim('1') }}>", "<00>"),
+        ("<{{ ' a\n' | trim }}>", "<a>"),
+    ] {
+        assert_eq!(render(source, &[]).unwrap(), expected, "{source}");
+    }
+}
+
+/// The expected values are those of Python 3.
+#[test]
+fn where_the_start_is_beyond_the_end_nothing_is_found() {
+    for (call, expected) in [
+        ("find('', 3)", "3"),
+        ("find('', 4)", "-1"),
+        ("find('', 10)", "-1"),
+        ("find('', 2, 1)", "-1"),
+        ("find('', 2, -2)", "-1"),
+        ("rfind('', 3)", "3"),
+        ("rfind('', 4)", "-1"),
+        ("index('', 3)", "3"),
+        ("count('', 3)", "1"),
+        ("count('', 4)", "0"),
+        ("count('', 2, 1)", "0"),
+        ("startswith('', 3)", "True"),
+        ("startswith('', 4)", "False"),
+        ("startswith(('x', ''), 4)", "False"),
+        ("startswith('', 2, 1)", "False"),
+        ("endswith('', 3)", "True"),
+        ("endswith('', 4)", "False"),
+        ("endswith('bc', 1)", "True"),
+        ("endswith('bc', 2)", "False"),
+    ] {
+        let source = format!("{{{{ 'abc'.{call} }}}}");
+        assert_eq!(render(&source, &[]).unwrap(), expected, "{call}");
+    }
+    for call in ["index('', 4)", "rindex('', 4)"] {
+        let error = render(&format!("{{{{ 'abc'.{call} }}}}"), &[]).unwrap_err();
+        assert!(error.to_string().contains("not in the text"), "{error}");
+    }
+}
+
 #[test]
 fn a_broken_template_is_named_with_its_line() {
     let error = render("a\n{% if %}", &[]).unwrap_err().to_string();
@@ -128,8 +178,121 @@ fn a_message_cannot_forge_a_mark() {
     assert!(matches!(error, Error::Noncharacter));
 }
 
+/// The template fails already when it is made, before any row.
+fn refused(source: &str) -> Error {
+    ChatTemplate::new(source, &BTreeMap::new()).unwrap_err()
+}
+
 #[test]
 fn a_template_that_never_ends_is_stopped() {
     let source = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
-    assert!(render(source, &[]).is_err());
+    let error = refused(source);
+    assert!(matches!(error, Error::Exhausted(_)), "{error}");
+    assert!(error.to_string().contains("ran out of fuel"), "{error}");
+}
+
+#[test]
+fn a_template_that_makes_texts_without_end_runs_out_of_fuel() {
+    let grows = |how: &str| {
+        format!(
+            "{{%- set ns = namespace(x='aaaaaaaaaa') -%}}{{%- for i in range(60) -%}}{{%- set ns.x = {how} -%}}{{%- endfor -%}}"
+        )
+    };
+    let long = |what: &str| format!("{{%- set x = 'a' * 1000000 -%}}{{{{ {what} }}}}");
+    for source in [
+        grows("ns.x ~ ns.x"),
+        grows("ns.x + ns.x"),
+        grows("[ns.x, ns.x] | join('')"),
+        grows("''.join([ns.x, ns.x])"),
+        grows("'%s%s' | format(ns.x, ns.x)"),
+        grows("'{}{}'.format(ns.x, ns.x)"),
+        grows("'{0}{0}'.format(ns.x)"),
+        grows("ns.x.replace('a', 'aaaaaaaa')"),
+        long("([x] * 100000) | join('')"),
+        long("([{'a': x}] * 100000) | join('', attribute='a')"),
+        long("''.join([x] * 100000)"),
+        long("[x] * 100000"),
+        long("([x] * 100000) | string"),
+        long("([x] * 100000) | tojson"),
+        long("'%s' | format([x] * 100000)"),
+        long("('{0}' * 100000).format(x)"),
+        "{{ 'a{:>10000000000}'.format(1) }}".to_owned(),
+        "{{ '%10000000000d' | format(1) }}".to_owned(),
+    ] {
+        let error = refused(&source);
+        assert!(matches!(error, Error::Exhausted(_)), "{source}: {error}");
+    }
+}
+
+#[test]
+fn a_long_conversation_has_fuel_for_a_template_that_looks_at_all_of_it_for_each_message() {
+    let source = "{% for m in messages %}{{ messages[loop.index0:] | length }} {% endfor %}";
+    let messages = vec![message("user", "x"); 1000];
+    assert!(render(source, &messages).unwrap().starts_with("1000 999 "));
+}
+
+/// The expected texts are those of Jinja 3.1.
+#[test]
+fn join_and_format_print_as_python_does() {
+    for (source, expected) in [
+        (
+            "{{ ['a', 1, 1.0, none, true] | join(', ') }}",
+            "a, 1, 1.0, None, True",
+        ),
+        ("{{ 'abc' | join('-') }}", "a-b-c"),
+        ("{{ [1, 2] | join }}", "12"),
+        ("{{ [1, 2] | join(d=1) }}", "112"),
+        (
+            "{{ [{'a': {'b': 1}}, {'a': {'b': 2}}] | join(',', attribute='a.b') }}",
+            "1,2",
+        ),
+        ("{{ [['x'], ['y']] | join(attribute=0) }}", "xy"),
+        ("{{ '%s is %d' | format('a', 2) }}", "a is 2"),
+        ("{{ '{} {:>3}'.format(1, 2) }}", "1   2"),
+    ] {
+        assert_eq!(render(source, &[]).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_template_that_goes_deep_is_refused_or_rendered_and_never_ends_the_process() {
+    let chains = [
+        format!("{{{{ {}1 }}}}", "-".repeat(60_000)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(15_000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(30_000)),
+        format!("{{{{ a{} }}}}", ".b".repeat(30_000)),
+        format!("{{{{ a{} }}}}", "|e".repeat(30_000)),
+        format!("{{% if a %}}{}{{% endif %}}", "{%elif b%}".repeat(6_000)),
+    ];
+    for source in chains {
+        if let Err(error) = render(&source, &[]) {
+            assert!(
+                matches!(error, Error::Render(_) | Error::Syntax(_)),
+                "{error}"
+            );
+        }
+    }
+    let error = refused(&"-".repeat(100_000));
+    assert!(
+        error.to_string().contains("expected 65536 at most"),
+        "{error}"
+    );
+    let nested = |count: u32, then: &str| {
+        format!(
+            "{{%- set ns = namespace(x=[], y=[]) -%}}{{%- for i in range({count}) -%}}{{%- set ns.x = [ns.x] -%}}\
+             {{%- set ns.y = [ns.y] -%}}{{%- endfor -%}}{then}"
+        )
+    };
+    assert_eq!(render(&nested(8_000, "ok"), &[]).unwrap(), "ok");
+    for then in [
+        "",
+        "{{ ns.x == ns.y }}",
+        "{{ ns.x ~ '' }}",
+        "{{ ns.x | tojson }}",
+    ] {
+        // To the end of its fuel or not: the process lives.
+        let _ = render(&nested(8_000, then), &[]);
+        let error = refused(&nested(90_000, then));
+        assert!(matches!(error, Error::Exhausted(_)), "{error}");
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::guard::guarded;
 use super::{Error, Parts, SpecialToken, SpecialTokens, Tokenizer, sentence_piece_folder};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -23,7 +24,7 @@ impl Tokenizer {
                 (json, config, sentence_piece_folder::MODEL)
             }
         };
-        let vocabulary = tokenizers::Tokenizer::from_bytes(&json)
+        let vocabulary = guarded(origin, || tokenizers::Tokenizer::from_bytes(&json))?
             .map_err(|error| Error::invalid(origin, error.to_string()))?;
         let template = match read(directory, TEMPLATE)? {
             Some(bytes) => Some(String::from_utf8(bytes).map_err(|_| {

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod gguf;
+mod guard;
 mod hugging_face;
 mod sentence_piece;
 mod sentence_piece_folder;
@@ -15,6 +16,11 @@ use std::ops::Range;
 use sha2::{Digest, Sha256};
 
 use crate::template::{self, ChatTemplate, TurnEnd, turn_end};
+
+use guard::guarded;
+
+/// A text over which a tokenizer is tried out: letters, digits, signs, blanks, and characters of several bytes.
+const TRIAL: &str = "Hello, world! 12 \u{e4}\u{4f60}\n";
 
 /// What can go wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +114,7 @@ struct Parts {
     /// More ids that end an answer.
     stop_ids: Vec<u32>,
     template: Option<String>,
-    /// Where the template comes from, for messages.
+    /// Where the tokenizer comes from, for messages.
     origin: String,
 }
 
@@ -116,6 +122,8 @@ struct Parts {
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where it comes from, for messages.
+    origin: String,
     special: SpecialTokens,
     adds_bos: bool,
     stop_ids: Vec<u32>,
@@ -137,8 +145,9 @@ pub struct Encoded {
 
 impl Tokenizer {
     fn new(parts: Parts) -> Result<Self, Error> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(&parts.json)
-            .map_err(|error| Error::invalid(&parts.origin, error.to_string()))?;
+        let origin = parts.origin;
+        let mut inner = guarded(&origin, || tokenizers::Tokenizer::from_bytes(&parts.json))?
+            .map_err(|error| Error::invalid(&origin, error.to_string()))?;
         // What a file says of cutting and padding is for another use.
         inner
             .with_truncation(None)
@@ -148,8 +157,7 @@ impl Tokenizer {
             (Some(adds), _) => adds,
             (None, None) => false,
             (None, Some(bos)) => {
-                let empty = inner
-                    .encode("", true)
+                let empty = guarded(&origin, || inner.encode("", true))?
                     .map_err(|error| Error::Tokenizer(error.to_string()))?;
                 empty.get_ids().first() == Some(&bos.id)
             }
@@ -171,6 +179,7 @@ impl Tokenizer {
         );
         let mut tokenizer = Self {
             inner,
+            origin,
             special: parts.special,
             adds_bos,
             stop_ids: named_stop_ids.clone(),
@@ -180,6 +189,8 @@ impl Tokenizer {
             json: parts.json,
             digest,
         };
+        // Here it is told once, later of each row.
+        tokenizer.try_out()?;
         if let Some(template) = template {
             tokenizer.turn_end = turn_end(&template, &tokenizer);
             tokenizer.template = Some(template);
@@ -191,11 +202,21 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// Fails where the library panics. What it refuses in good order is another matter: it may have no token for what no data
+    /// holds.
+    fn try_out(&self) -> Result<(), Error> {
+        let tried = self
+            .encode_with_ranges(TRIAL)
+            .and_then(|trial| self.decode(&trial.ids, false));
+        match tried {
+            Err(error @ Error::Invalid { .. }) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// The tokens of a text, nothing added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
+        let encoding = guarded(&self.origin, || self.inner.encode_fast(text, false))?
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -214,9 +235,7 @@ impl Tokenizer {
 
     /// The tokens of a text with their places, nothing added.
     pub fn encode_with_ranges(&self, text: &str) -> Result<Encoded, Error> {
-        let encoding = self
-            .inner
-            .encode(text, false)
+        let encoding = guarded(&self.origin, || self.inner.encode(text, false))?
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
@@ -230,8 +249,7 @@ impl Tokenizer {
 
     /// The text of some tokens. `skip_special` leaves special tokens out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
-        self.inner
-            .decode(ids, skip_special)
+        guarded(&self.origin, || self.inner.decode(ids, skip_special))?
             .map_err(|error| Error::Tokenizer(error.to_string()))
     }
 

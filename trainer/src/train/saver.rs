@@ -174,10 +174,13 @@ impl<'run> Saver<'run> {
             unvalidated,
             conduct: self.conduct,
         };
-        checkpoint::write(place, self.attempt, self.identity, &state).await?;
+        checkpoint::write(place, self.attempt, self.identity, &state)
+            .await
+            .map_err(|failure| place.with_cure(failure))?;
         self.schedule.saved(step, Instant::now());
         reporter.checkpoint(step, now());
         if let Err(failure) = write_metrics(place, metrics).await {
+            let failure = place.with_cure(failure);
             tracing::warn!("failed to write the metrics up to step {step}: {failure}");
         }
         let keep = job.spec.checkpoint.keep as usize;
@@ -185,6 +188,7 @@ impl<'run> Saver<'run> {
             Ok(()) => self.undeleted = 0,
             Err(failure) => {
                 self.undeleted += 1;
+                let failure = place.with_cure(failure);
                 // Once in a while: at the 1st, 2nd, 4th, 8th … time.
                 if self.undeleted.is_power_of_two() {
                     tracing::warn!(

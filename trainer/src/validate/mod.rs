@@ -2,6 +2,7 @@
 //!
 //! Pure: a fault is data. The bounds are those of the schema; a rule that stands here and not there would surprise.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -19,9 +20,12 @@ mod dataset;
 mod engines;
 mod method;
 mod output;
+mod quoted;
 #[cfg(test)]
 mod tests;
 mod training;
+
+pub(crate) use quoted::cut;
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,7 +61,10 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     {
         faults.push(Fault::new(
             "spec.baseModel.revision",
-            format!("is `{revision}`, which applies to hf:// only: remove it, or use an hf:// URI"),
+            format!(
+                "is `{}`, which applies to hf:// only: remove it, or use an hf:// URI",
+                cut(revision)
+            ),
         ));
     }
     check_dataset(&spec.dataset, &mut faults);
@@ -70,7 +77,7 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
                 "spec.initialAdapter.uri",
                 format!(
                     "is `{}`, which is one file: expected a folder, file://, {}",
-                    adapter.uri,
+                    cut(&adapter.uri),
                     uris::list(&uris::READABLE_FOLDERS)
                 ),
             ));
@@ -121,12 +128,22 @@ fn is_name(name: &str) -> bool {
 }
 
 fn name_rule(name: &str) -> String {
-    format!("is `{name}`, expected 1 to 52 of a-z, 0-9 and -, a letter first and no - last")
+    format!(
+        "is `{}`, expected 1 to 52 of a-z, 0-9 and -, a letter first and no - last",
+        cut(name)
+    )
 }
 
 fn check_uri(field: &str, uri: &str, faults: &mut Vec<Fault>) {
     if let Err(error) = Location::parse(uri) {
-        faults.push(Fault::new(field, format!("is `{uri}`: {error}")));
+        let mut problem = error.to_string();
+        // It names the URI, and perhaps a part of it.
+        for text in std::iter::once(uri).chain(uri.split('/')) {
+            if let Cow::Owned(short) = cut(text) {
+                problem = problem.replace(text, &short);
+            }
+        }
+        faults.push(Fault::new(field, format!("is `{}`: {problem}", cut(uri))));
     }
 }
 

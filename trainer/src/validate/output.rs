@@ -4,7 +4,7 @@ use finetune_artifacts::uri::Location;
 use finetune_crds::fine_tune_job::{Method, Output};
 use finetune_crds::uris;
 
-use super::{Fault, check_uri, is_name, name_rule};
+use super::{Fault, check_uri, cut, is_name, name_rule};
 
 pub(super) fn check_output(output: &Output, method: &Method, faults: &mut Vec<Fault>) {
     if let Some(uri) = &output.uri {
@@ -13,7 +13,8 @@ pub(super) fn check_output(output: &Output, method: &Method, faults: &mut Vec<Fa
             faults.push(Fault::new(
                 "spec.output.uri",
                 format!(
-                    "is `{uri}`, which is for reading only: expected a folder, file://, {}",
+                    "is `{}`, which is for reading only: expected a folder, file://, {}",
+                    cut(uri),
                     uris::list(&uris::WRITABLE)
                 ),
             ));

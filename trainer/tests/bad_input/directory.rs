@@ -292,6 +292,15 @@ const TOKENIZERS: &[Case] = &[
         edit(folder, TOKENIZER, |bytes| *bytes = b"{}".to_vec());
     }),
     case(
+        "a normalizer over which the library panics",
+        &[TOKENIZER, "breaks down over a text", "normalizer"],
+        |folder| {
+            edit_json(folder, TOKENIZER, |keys| {
+                keys["normalizer"] = json!({ "type": "Replace", "pattern": { "String": "" }, "content": "aaaaaaaa" });
+            });
+        },
+    ),
+    case(
         "settings that are a list",
         &[TOKENIZER_CONFIG, "invalid type"],
         |folder| {

@@ -12,7 +12,7 @@
     reason = "a test's failure is a panic, and a case of a table is one expression"
 )]
 
-#[path = "../bench/mod.rs"]
+#[path = "../command_line/bench/mod.rs"]
 mod bench;
 mod command_line;
 mod data;

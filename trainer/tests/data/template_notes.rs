@@ -279,3 +279,24 @@ fn the_example_as_csv_is_tokenised_as_the_example_itself() -> Result<()> {
     ensure!(glued.train != messages.train);
     Ok(())
 }
+
+/// Where one row is enough to tell, the others are not tried: all of them would take hours.
+#[test]
+fn a_template_that_runs_out_of_fuel_on_a_row_is_at_fault_by_itself() -> Result<()> {
+    let endless = "{% if 'spin' in messages[0].content %}{% for a in range(99999) %}{% for b in range(99999) %}\
+        {% endfor %}{% endfor %}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}";
+    let work = Work::new(Some(endless), END)?;
+    let line = format!("{}\n", chat("spin", "a"));
+    let rows = work.write("rows.jsonl", &line.repeat(50_000))?;
+    let error = work
+        .prepare(&rows, &json!({}), "2026-01-02")
+        .err()
+        .context("it is taken")?;
+    ensure!(matches!(error, Error::Template { .. }), "{error}");
+    let text = error.to_string();
+    ensure!(
+        text.contains("rows.jsonl line ") && text.contains("ran out of fuel"),
+        "{text}"
+    );
+    Ok(())
+}

@@ -96,6 +96,13 @@ async fn an_adapter_comes_and_goes_as_with_vllm() {
 #[case::duplicate("first", "tiny-llama", 400, "InvalidUserInput", "already been loaded")]
 #[case::base_name("tiny", "tiny-llama", 400, "InvalidUserInput", "base model's name")]
 #[case::empty_name("", "tiny-llama", 400, "InvalidUserInput", "must be provided")]
+#[case::control_character(
+    "a\nb",
+    "tiny-llama",
+    400,
+    "InvalidUserInput",
+    "'lora_name' has the control character"
+)]
 #[case::missing("new", "nowhere", 404, "NotFoundError", "adapter_config.json")]
 #[case::another_base("new", "tiny-llama-64", 400, "BadRequestError", "lora_A")]
 #[case::too_many("new", "tiny-llama-rslora", 409, "ConflictError", "--max-adapters")]
@@ -144,6 +151,16 @@ async fn paths_ranks_and_names_out_of_bounds_are_refused() {
             .as_str()
             .unwrap()
             .contains("rank is 4, expected at most 3"),
+        "{body}"
+    );
+    let long = "x".repeat(513);
+    let (status, body) = server.load(&long, &adapter_path("tiny-llama")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(
+        body["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("'lora_name' has 513 characters, expected at most 512"),
         "{body}"
     );
     let (status, body) = server.unload("never").await;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::client::{endless, fixture, long, options, started};
 
@@ -104,6 +106,21 @@ async fn a_stopped_server_finishes_what_is_running_and_takes_no_more() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_does_not_hold_up_the_end_of_a_server_without_answers() {
+    let (server, _folder) = endless(&[]).await;
+    let mut client = TcpStream::connect(server.running.address()).await.unwrap();
+    let whole_and_half = b"GET /health HTTP/1.1\r\nhost: server\r\n\r\nGET /health HTTP/1.1\r\nx: ";
+    client.write_all(whole_and_half).await.unwrap();
+    // Once the first is answered, the server has the connection.
+    let mut answer = [0; 15];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let stopping = server.running.stop(Duration::from_hours(24));
+    let stopped = tokio::time::timeout(Duration::from_mins(5), stopping).await;
+    stopped.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,8 @@
 use reqwest::StatusCode;
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::client::{adapter_path, server};
 
@@ -36,6 +38,11 @@ use crate::client::{adapter_path, server};
 #[case::allowed("/v1/completions", json!({ "prompt": "x", "allowed_token_ids": [5] }), "allowed_token_ids")]
 #[case::bytes("/v1/completions", json!({ "prompt": "x".repeat(100_000) }), "prompt")]
 #[case::stop("/v1/completions", json!({ "prompt": "x", "stop": [1] }), "stop")]
+#[case::foreign_stop_token("/v1/completions", json!({ "prompt": "x", "stop_token_ids": [320] }), "stop_token_ids")]
+#[case::stream_options("/v1/completions", json!({ "prompt": "x", "stream_options": [true] }), "stream_options")]
+#[case::part("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": [["text", "hi"]] }] }), "messages")]
+#[case::adapter("/v1/load_lora_adapter", json!({ "lora_name": ["new"] }), "lora_name")]
+#[case::unknown_of_an_adapter("/v1/unload_lora_adapter", json!({ "lora_name": "new", "force": true }), "force")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_field_is_named(#[case] path: &str, #[case] body: Value, #[case] field: &str) {
     let server = server(&[]).await;
@@ -94,12 +101,27 @@ async fn a_model_is_found_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_no_json_is_refused() {
+async fn a_body_that_is_no_object_in_json_is_refused() {
     let server = server(&[]).await;
-    for body in ["", "{", "[]", "{} {}"] {
-        let response = server.send("/v1/completions", body).await;
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{body}");
+    for path in ["/v1/completions", "/v1/load_lora_adapter"] {
+        for body in ["", "{", "[]", "{} {}", r#"["new", "/nowhere"]"#] {
+            let response = server.send(path, body).await;
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{body}");
+            let answer: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.starts_with("the body is "), "{message}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_in_the_path_that_is_no_text_is_refused_as_json() {
+    let server = server(&[]).await;
+    let response = server.get("/v1/models/%ff").await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    assert_eq!(body["error"]["param"], "model", "{body}");
+    assert_eq!(body["error"]["type"], "BadRequestError");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,6 +132,20 @@ async fn a_client_whose_body_is_too_large_reads_that_it_is() {
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{answer}");
     let message = answer["error"]["message"].as_str().unwrap();
     assert!(message.contains("16777216"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_waits_to_be_asked_is_not_asked_for_a_body_that_is_too_large() {
+    let server = server(&[]).await;
+    let mut stream = TcpStream::connect(server.running.address()).await.unwrap();
+    let length = 20 << 20;
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: server\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
 #[rstest]

@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 
 use super::{Take, line_feeds, object, reason, utf8};
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::json::Json;
+use crate::rows::json::{Json, UniqueKeys};
 
 /// Whether the file begins with an array. One that begins with an object is read as JSONL, since many are called `.json`.
 pub(super) fn begins(source: &mut impl BufRead) -> io::Result<bool> {
@@ -33,18 +33,20 @@ pub(super) fn read(mut source: impl BufRead, take: &mut Take<'_>) -> io::Result<
     };
     array.skip_blank();
     array.at += 1;
-    let mut first = true;
-    loop {
-        match array.next(first) {
-            Ok(Some((line, value))) => take(line, object(value)),
+    for read in 0_usize.. {
+        match array.next(read == 0) {
+            Ok(Some((line, value))) => {
+                let place = || format!(" as element {} of the array", read + 1);
+                take(line, object(value, place));
+            }
             Ok(None) => return Ok(()),
             Err((line, message)) => {
                 take(line, Err(Problem::new(FaultClass::InvalidJson, message)));
                 return Ok(());
             }
         }
-        first = false;
     }
+    Ok(())
 }
 
 fn line_at(bytes: &[u8], at: usize) -> usize {
@@ -82,16 +84,19 @@ impl Elements<'_> {
         let line = self.line();
         let mut values = serde_json::Deserializer::from_str(&self.text[self.at..]).into_iter();
         match values.next() {
-            Some(Ok(value)) => {
+            Some(Ok(UniqueKeys(value))) => {
                 self.at += values.byte_offset();
                 Ok(Some((line, value)))
             }
             Some(Err(error)) => {
                 let place = line + error.line().saturating_sub(1);
-                Err((
-                    place,
-                    format!("not a JSON array of objects: {}", reason(&error)),
-                ))
+                let reason = reason(&error);
+                let message = if error.is_data() {
+                    format!("{reason}: keep one of them")
+                } else {
+                    format!("not a JSON array of objects: {reason}")
+                };
+                Err((place, message))
             }
             None => Err((
                 line,

@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{Notes, Take, object, reason, too_long, utf8};
+use super::{BYTE_ORDER_MARK, Notes, Take, object, reason, too_long, utf8};
 use crate::rows::MAX_LINE;
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::json::Json;
+use crate::rows::json::{Json, UniqueKeys};
 
 pub(super) fn read(
     mut source: impl BufRead,
@@ -31,23 +31,34 @@ pub(super) fn read(
         notes.carriage_returns |= line.ends_with(b"\r\n");
         let bytes = line.trim_ascii();
         if !bytes.is_empty() {
-            take(number, parse(bytes).and_then(object));
+            take(
+                number,
+                parse(bytes).and_then(|value| object(value, String::new)),
+            );
         }
     }
     Ok(())
 }
 
 fn parse(bytes: &[u8]) -> Result<Json, Problem> {
-    serde_json::from_str(utf8(bytes)?).map_err(|error| {
-        Problem::new(
-            FaultClass::InvalidJson,
-            format!(
-                "not a JSON object: {} at column {}, expected one object a line",
-                reason(&error),
-                error.column()
-            ),
-        )
-    })
+    let invalid = |message: String| Problem::new(FaultClass::InvalidJson, message);
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        return Err(invalid(
+            "the line begins with a byte order mark, as files have it that were joined to one: delete its bytes EF BB BF"
+                .to_owned(),
+        ));
+    }
+    match serde_json::from_str(utf8(bytes)?) {
+        Ok(UniqueKeys(value)) => Ok(value),
+        Err(error) if error.is_data() => {
+            Err(invalid(format!("{}: keep one of them", reason(&error))))
+        }
+        Err(error) => Err(invalid(format!(
+            "not a JSON object: {} at column {}, expected one object a line",
+            reason(&error),
+            error.column()
+        ))),
+    }
 }
 
 /// Reads to the end of the line without keeping it.

@@ -5,6 +5,7 @@ mod foreign;
 mod json_array;
 mod json_lines;
 mod parquet;
+mod quotes;
 mod table;
 
 use std::fs::File;
@@ -128,20 +129,28 @@ fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
 /// What serde_json says, without its own place, which counts within the row.
 pub(super) fn reason(error: &serde_json::Error) -> String {
     let reason = error.to_string();
-    reason
-        .split(" at line ")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    match reason.split(" at line ").next().unwrap_or_default() {
+        // It says both of half a pair alone.
+        "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
+            "an escape from `\\ud800` to `\\udfff` is half of a character and stands without its other half, expected both, or \
+             the character itself"
+                .to_owned()
+        }
+        reason => reason.to_owned(),
+    }
 }
 
-/// The object that a row must be.
-fn object(value: Json) -> Result<Found, Problem> {
+/// The object that a row must be; `place` is said where it is none.
+fn object(value: Json, place: impl FnOnce() -> String) -> Result<Found, Problem> {
     match value {
         Json::Object(object) => Ok(Found::Record(object)),
         other => Err(Problem::new(
             FaultClass::DataType,
-            format!("the row is {}, expected a JSON object", other.kind()),
+            format!(
+                "the row is {}, expected a JSON object{}",
+                other.kind(),
+                place()
+            ),
         )),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 
 use csv::{ByteRecord, ReaderBuilder};
 
-use super::{Found, Take, line_feeds, too_long, utf8};
+use super::{Found, Take, quotes, too_long, utf8};
 use crate::rows::MAX_LINE;
 use crate::rows::fault::{FaultClass, Problem};
 use crate::rows::json::{Json, Object};
@@ -16,7 +16,13 @@ pub(super) fn read(mut source: impl BufRead, take: &mut Take<'_>) -> io::Result<
     let mut reader = ReaderBuilder::new()
         .flexible(true)
         .from_reader(bytes.as_slice());
-    let header = match names(reader.byte_headers()?) {
+    let header = reader.byte_headers()?.clone();
+    let end = reader.position().byte() as usize;
+    if let Some((at, problem)) = quotes::fault(&bytes[..end]) {
+        take(1 + line_ends(&bytes[..at]), Err(problem));
+        return Ok(());
+    }
+    let header = match names(&header) {
         Ok(header) => header,
         Err(problem) => {
             take(1, Err(problem));
@@ -31,14 +37,30 @@ pub(super) fn read(mut source: impl BufRead, take: &mut Take<'_>) -> io::Result<
         while matches!(bytes.get(start), Some(b'\r' | b'\n')) {
             start += 1;
         }
-        line += line_feeds(&bytes[counted..start]);
+        line += line_ends(&bytes[counted..start]);
         counted = start;
+        let end = reader.position().byte() as usize;
+        let raw = bytes.get(start..end).unwrap_or_default();
+        if let Some((at, problem)) = quotes::fault(raw) {
+            take(line + line_ends(&raw[..at]), Err(problem));
+            continue;
+        }
         let blank = record.len() > 1 && record.iter().all(<[u8]>::is_empty);
         if !blank {
             take(line, row(&header, &record));
         }
     }
     Ok(())
+}
+
+/// How many lines end there: in a line feed, in a carriage return, as old programs write them, or in both.
+fn line_ends(bytes: &[u8]) -> usize {
+    let ends = |(at, byte): &(usize, &u8)| match byte {
+        b'\n' => true,
+        b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+        _ => false,
+    };
+    bytes.iter().enumerate().filter(ends).count()
 }
 
 fn names(header: &ByteRecord) -> Result<Vec<String>, Problem> {

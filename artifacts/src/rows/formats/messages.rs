@@ -7,7 +7,7 @@ use super::RowFormat;
 use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
 use crate::rows::files::reason;
-use crate::rows::json::{Json, Object};
+use crate::rows::json::{Json, Object, UniqueKeys};
 use crate::rows::record::{Record, shortened, text};
 
 /// The roles of conversations.
@@ -271,9 +271,10 @@ pub(super) fn tool_call(at: &str, call: &Json) -> Result<Json, String> {
     };
     let what = match arguments {
         Json::Object(_) => return Ok(call),
-        Json::Text(text) => match serde_json::from_str::<Json>(text) {
-            Ok(Json::Object(_)) => return Ok(call),
-            Ok(other) => format!("text that holds {}", other.kind()),
+        Json::Text(text) => match serde_json::from_str(text) {
+            Ok(UniqueKeys(Json::Object(_))) => return Ok(call),
+            Ok(UniqueKeys(other)) => format!("text that holds {}", other.kind()),
+            Err(error) if error.is_data() => format!("JSON in which {}", reason(&error)),
             Err(error) => format!("text and no JSON ({})", reason(&error)),
         },
         other => other.kind().to_owned(),

@@ -5,7 +5,8 @@ use super::RowFormat;
 use super::messages::{check_assistant, is_function, tool_call, tools, weight};
 use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::json::{Json, Object};
+use crate::rows::files::reason;
+use crate::rows::json::{Json, Object, UniqueKeys};
 use crate::rows::record::{Record, shortened, text};
 
 pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
@@ -115,10 +116,17 @@ fn turn(name: &str, value: &Json) -> Result<Message, Problem> {
 /// The calls of a turn, `{"name": …, "arguments": …}` or a list of them, mostly as JSON in a text.
 fn calls(name: &str, value: &Json) -> Result<Vec<Json>, Problem> {
     let invalid = |what: String| Problem::new(FaultClass::InvalidToolCalls, what);
-    let parsed = value
-        .as_text()
-        .and_then(|text| serde_json::from_str(text).ok());
-    let functions = match parsed.unwrap_or_else(|| value.clone()) {
+    let parsed = match value.as_text().map(serde_json::from_str) {
+        Some(Ok(UniqueKeys(parsed))) => parsed,
+        Some(Err(error)) if error.is_data() => {
+            return Err(invalid(format!(
+                "`{name}.value` is JSON in which {}: keep one of them",
+                reason(&error)
+            )));
+        }
+        Some(Err(_)) | None => value.clone(),
+    };
+    let functions = match parsed {
         Json::List(list) if !list.is_empty() => list,
         Json::Object(function) => vec![Json::Object(function)],
         other => {

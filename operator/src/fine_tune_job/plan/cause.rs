@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::super::seen::{ContainerSeen, JobEnd, JobSeen, PodSeen, Seen, Terminated};
 use super::super::validate::Validated;
+use super::retries;
 
 /// A reason for machines and a message for people.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +37,8 @@ pub const LEFTOVER: &str = "EarlierJobTerminating";
 const POD_DUE_SECONDS: i64 = 10;
 /// A pod that should have ended this long ago runs on a node that no longer answers: a kubelet that lives kills it in time.
 const LOST_AFTER_SECONDS: i64 = 300;
+/// Within this time a status is stored, if the API server stores it at all.
+const STORED_WITHIN_SECONDS: i64 = 60;
 
 /// The exit code of a program that does not know its arguments.
 const USAGE: i32 = 2;
@@ -131,6 +134,13 @@ pub fn lost<'a>(pods: &[&'a PodSeen], now: Timestamp) -> Option<&'a PodSeen> {
     })
 }
 
+/// Whether a lost pod has been so for longer than it takes to store something first.
+pub fn is_long_lost(pod: &PodSeen, now: Timestamp) -> bool {
+    pod.end_due.is_some_and(|due| {
+        now.as_second() - due.as_second() >= LOST_AFTER_SECONDS + STORED_WITHIN_SECONDS
+    })
+}
+
 /// What is said of a pod that is lost with its node.
 pub fn lost_pod(pod: &PodSeen) -> Cause {
     Cause::new(
@@ -208,7 +218,11 @@ fn between_pods(
     };
     let seen = i32::try_from(pods.iter().filter(|pod| counts(pod)).count()).unwrap_or(i32::MAX);
     // The Job's own count lags behind its pods, and pods may have been cleared away.
-    let failures = stage_job.failed.max(seen);
+    let counted = JobSeen {
+        failed: stage_job.failed.max(seen),
+        ..stage_job.clone()
+    };
+    let failures = retries::failures(job, &counted);
     let retries = job.spec.max_retries;
     if terminated.exit_code == 0 || is_final(terminated.exit_code) || failures > retries {
         return Cause::new(

@@ -13,6 +13,9 @@ use super::super::seen::{AdapterSeen, Child, JobEnd, JobSeen, PodSeen, Seen};
 use super::super::status::is_true;
 use super::*;
 
+/// `spec.maxRetries` of [`job`].
+const MAX_RETRIES: i32 = 3;
+
 /// What may happen between two looks.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
@@ -42,6 +45,7 @@ enum Ending {
 enum Crash {
     Nowhere,
     BeforeAnything,
+    AfterOneDeletion,
     AfterOneCreation,
     BeforeTheStatusIsStored,
     /// It does not die, but a newer job writes the Adapter between its look and its write.
@@ -61,6 +65,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     let crash = prop_oneof![
         4 => Just(Crash::Nowhere),
         1 => Just(Crash::BeforeAnything),
+        1 => Just(Crash::AfterOneDeletion),
         1 => Just(Crash::AfterOneCreation),
         1 => Just(Crash::BeforeTheStatusIsStored),
         1 => Just(Crash::ANewerJobIsFaster),
@@ -83,6 +88,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 struct StageState {
     job: Option<(String, JobSeen)>,
     pods: Vec<PodSeen>,
+    /// Pods that failed and count, in all Jobs since the last one that went for another reason than a lost node.
+    failures: i32,
 }
 
 struct World {
@@ -95,6 +102,8 @@ struct World {
     writes: u32,
     names: u32,
     deleted_after_publication: bool,
+    /// Pods that were to be given up and have outlived their Job: nobody finds them any more.
+    forgotten: Vec<PodSeen>,
 }
 
 impl World {
@@ -108,6 +117,7 @@ impl World {
             writes: 0,
             names: 0,
             deleted_after_publication: false,
+            forgotten: Vec::new(),
         }
     }
 
@@ -164,6 +174,7 @@ impl World {
                     digest: Some(digest(of)),
                     from_job: Some(if newer { "uid-2" } else { UID }.into()),
                     from_younger_job: newer,
+                    owners: None,
                 }),
             ..Seen::default()
         }
@@ -185,18 +196,9 @@ impl World {
             return;
         }
         for doomed in &plan.delete {
-            if doomed.kind == DoomedKind::ConfigMap {
-                self.config_map = false;
-            }
-            for stage in [Stage::Prepare, Stage::Train] {
-                let state = self.stage(stage);
-                if state
-                    .job
-                    .as_ref()
-                    .is_some_and(|(uid, _)| *uid == doomed.uid)
-                {
-                    *state = StageState::default();
-                }
+            self.delete(doomed, &plan.delete);
+            if matches!(crash, Crash::AfterOneDeletion) {
+                return;
             }
         }
         for child in &plan.create {
@@ -212,7 +214,11 @@ impl World {
                     };
                     let state = self.stage(stage);
                     assert!(state.job.is_none(), "two Jobs for one stage");
-                    state.job = Some((uid, JobSeen::default()));
+                    let is = JobSeen {
+                        backoff_limit: job.spec.as_ref().and_then(|spec| spec.backoff_limit),
+                        ..JobSeen::default()
+                    };
+                    state.job = Some((uid, is));
                 }
             }
             if matches!(crash, Crash::AfterOneCreation) {
@@ -243,6 +249,32 @@ impl World {
         }
     }
 
+    /// Deletes an object, of all that go with it.
+    fn delete(&mut self, doomed: &Doomed, together: &[Doomed]) {
+        if doomed.kind == DoomedKind::ConfigMap {
+            self.config_map = false;
+        }
+        let is_given_up = |pod: &PodSeen| {
+            let mut all = together.iter();
+            all.any(|doomed| doomed.kind == DoomedKind::Pod && doomed.uid == pod.uid)
+        };
+        self.forgotten.retain(|pod| pod.uid != doomed.uid);
+        for stage in [Stage::Prepare, Stage::Train] {
+            let state = self.stage(stage);
+            state.pods.retain(|pod| pod.uid != doomed.uid);
+            let of_job = state.job.as_ref().map(|(uid, _)| uid);
+            if of_job == Some(&doomed.uid) {
+                let gives_up_a_pod = together.iter().any(|one| one.kind == DoomedKind::Pod);
+                let gone = std::mem::take(state);
+                if gives_up_a_pod {
+                    state.failures = gone.failures;
+                }
+                self.forgotten
+                    .extend(gone.pods.into_iter().filter(is_given_up));
+            }
+        }
+    }
+
     fn happens(&mut self, happening: Happening) {
         match happening {
             Happening::Reconcile(crash) => self.reconcile(crash),
@@ -256,7 +288,7 @@ impl World {
             Happening::NewerJobPublishes => self.newer_job_publishes(),
             Happening::NodeIsLost(stage) => {
                 if let Some(pod) = self.stage(stage).pods.last_mut() {
-                    pod.end_due = Some(now() - 600.seconds());
+                    pod.end_due = Some(now() - 301.seconds());
                 }
             }
             Happening::PodStarts(stage) => self.start(stage),
@@ -284,6 +316,7 @@ impl World {
         let due = state.job.as_ref().is_some_and(|(_, is)| is.end.is_none());
         if due && state.pods.iter().all(|pod| pod.terminated().is_some()) {
             state.pods.push(PodSeen {
+                uid: name.clone(),
                 name,
                 ..running(stage)
             });
@@ -309,17 +342,34 @@ impl World {
         };
         *pod = PodSeen {
             name: pod.name.clone(),
+            uid: pod.uid.clone(),
             stage,
             ..fresh
         };
+        let limit = is.backoff_limit.unwrap_or_default();
+        let given_up = |reason: &str, times: i32| JobSeen {
+            backoff_limit: Some(limit),
+            ..failed(reason, times)
+        };
         match ending {
             Ending::Well | Ending::Silent => is.end = Some(JobEnd::Complete),
-            Ending::Final => *is = failed("PodFailurePolicy", is.failed + 1),
+            Ending::Final => *is = given_up("PodFailurePolicy", is.failed + 1),
             Ending::Preempted => {}
-            Ending::Retry | Ending::OutOfMemory if is.failed >= 3 => {
-                *is = failed("BackoffLimitExceeded", is.failed + 1);
+            Ending::Retry | Ending::OutOfMemory => {
+                *is = if is.failed >= limit {
+                    given_up("BackoffLimitExceeded", is.failed + 1)
+                } else {
+                    JobSeen {
+                        failed: is.failed + 1,
+                        ..is.clone()
+                    }
+                };
+                state.failures += 1;
+                assert!(
+                    state.failures <= MAX_RETRIES + 1,
+                    "a pod more than may fail"
+                );
             }
-            Ending::Retry | Ending::OutOfMemory => is.failed += 1,
         }
     }
 }
@@ -340,6 +390,7 @@ proptest! {
             }
         }
         prop_assert!(world.finished(), "not finished: {:?}", world.fine_tune_job.status);
+        prop_assert!(world.forgotten.is_empty(), "still there: {:?}", world.forgotten);
         let plan = world.plan();
         prop_assert!(plan.is_empty(world.fine_tune_job.status.as_ref()), "still to do: {plan:?}");
         prop_assert_eq!(plan.next_check, None);

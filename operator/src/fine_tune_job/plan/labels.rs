@@ -1,5 +1,5 @@
 //! Which of a user's labels go onto children, and what we add. Never passes on a label by which another tool would take a
-//! child for its own.
+//! child for its own. What is passed on is asked for by the chart's `label-policy.yaml`.
 
 use std::collections::BTreeMap;
 
@@ -121,5 +121,25 @@ mod tests {
             ]
         );
         assert_eq!(for_queue(&user).len(), 1);
+    }
+
+    #[test]
+    fn the_charts_policy_asks_for_every_label_that_is_passed_on_and_no_other() {
+        const POLICY: &str =
+            include_str!("../../../../charts/finetune-operator/templates/label-policy.yaml");
+        let list = |name: &str| {
+            let (_, rest) = POLICY.split_once(&format!("- name: {name}\n")).unwrap();
+            let (_, rest) = rest.split_once('[').unwrap();
+            let (list, _) = rest.split_once(']').unwrap();
+            list.split(", ")
+                .map(|word| word.trim_matches('\'').to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(list("keysNotCopied"), OWN_KEYS);
+        assert_eq!(
+            list("prefixesNotCopied"),
+            OWN_PREFIXES.map(|prefix| format!("{prefix}/"))
+        );
+        assert!(POLICY.contains(&format!("!key.contains('{OWN_SUFFIX}/')")));
     }
 }

@@ -48,8 +48,8 @@ fn a_pod_on_a_lost_node_is_given_up_with_its_job_and_another_one_follows(
     assert_eq!(
         doomed,
         [
+            (DoomedKind::Pod, "pod-uid-1"),
             (DoomedKind::Job, "child-uid"),
-            (DoomedKind::Pod, "pod-uid-1")
         ]
     );
     assert_eq!(

@@ -7,11 +7,13 @@
 pub mod attempts;
 pub mod cause;
 pub mod config_map;
+pub mod field_owner;
 pub mod labels;
 mod outcome;
 pub mod pod;
 mod prepare;
 pub mod publish;
+pub mod retries;
 pub mod stage_job;
 mod train;
 mod volumes;
@@ -296,12 +298,18 @@ fn doomed_job(job: &str, stage: Stage, uid: &str) -> Doomed {
 
 /// Gives up a pod whose node is lost. Its Job goes too: it would wait for the pod's end for ever, and holds a finalizer on it
 /// until then. A new Job is made at the next look; the claim of an attempt keeps out a trainer that lives on unseen.
+///
+/// The pod comes first: pods are found by their Job, so one that outlived it would keep its quota and its claims unseen. Nothing
+/// is deleted before the stage's failures are stored, which only the Job knows; but a definition of an earlier version, which has no
+/// place for them, holds nothing up.
 fn give_up_lost(
     job: &Validated,
     stage: Stage,
     job_uid: &str,
     pod: &PodSeen,
+    counted: bool,
     draft: &mut Draft,
+    now: Timestamp,
 ) -> Vec<Doomed> {
     let cause = cause::lost_pod(pod);
     draft.condition(
@@ -310,12 +318,15 @@ fn give_up_lost(
         &cause.reason,
         &cause.message,
     );
+    if !counted && !cause::is_long_lost(pod, now) {
+        return Vec::new();
+    }
     let pod = Doomed {
         kind: DoomedKind::Pod,
         name: pod.name.clone(),
         uid: pod.uid.clone(),
     };
-    vec![doomed_job(&job.name, stage, job_uid), pod]
+    vec![pod, doomed_job(&job.name, stage, job_uid)]
 }
 
 /// Says that what an earlier FineTuneJob of the same name left has yet to go.

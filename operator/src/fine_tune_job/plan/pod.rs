@@ -130,8 +130,11 @@ fn arguments(job: &Validated, stage: Stage) -> Vec<String> {
     let (cache, outgoing) = (within_scratch("cache"), within_scratch("outgoing"));
     let digest = job.spec.digest();
     let mut arguments = vec![labels::stage_name(stage)];
-    // Who may write ConfigMaps of the namespace is not who wrote the FineTuneJob: another manifest is refused.
+    // Who may write ConfigMaps of the namespace is not who wrote the FineTuneJob: another manifest is refused, and so is another
+    // job's, whose folder the result would go to.
     arguments.extend(["--file", path::JOB_FILE, "--spec-digest", &digest]);
+    arguments.extend(["--job-namespace", &job.namespace, "--job-name", &job.name]);
+    arguments.extend(["--job-uid", &job.uid]);
     arguments.extend(["--work", &job.job_uri]);
     arguments.extend(["--passing", &job.work_uri]);
     if job.spec.placement.cache_claim_name.is_some() {

@@ -49,11 +49,14 @@ fn a_pod_is_told_which_manifest_it_may_take() {
     for stage in [Stage::Prepare, Stage::Train] {
         let pod = pod::template(&valid, &settings(), stage).spec.unwrap();
         let arguments = pod.containers[0].args.clone().unwrap();
-        let flag = arguments
-            .iter()
-            .position(|argument| argument == "--spec-digest")
-            .unwrap();
-        assert_eq!(arguments[flag + 1], job().spec.digest());
+        let value_of = |flag: &str| {
+            let at = arguments.iter().position(|argument| argument == flag);
+            at.map(|at| arguments[at + 1].clone())
+        };
+        assert_eq!(value_of("--spec-digest"), Some(job().spec.digest()));
+        assert_eq!(value_of("--job-namespace").as_deref(), Some("team-a"));
+        assert_eq!(value_of("--job-name").as_deref(), Some("support"));
+        assert_eq!(value_of("--job-uid").as_deref(), Some(UID));
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::validate::Validated;
 use super::cause::{self, Cause};
 use super::{
     NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, doomed_job, ensure_config_map,
-    give_up_lost, leftover, name_clash, outcome, stage_job, warnings,
+    give_up_lost, leftover, name_clash, outcome, retries, stage_job, warnings,
 };
 use crate::runtime::Settings;
 
@@ -28,6 +28,7 @@ pub(super) fn plan(
         ..Plan::default()
     };
     draft.phase(JobPhase::Preparing);
+    let counted = retries::record(job, &seen.prepare, &mut draft);
     let may_create = ensure_config_map(job, seen, &mut draft, &mut plan);
     match &seen.prepare {
         Child::Absent if may_create => {
@@ -35,6 +36,7 @@ pub(super) fn plan(
                 job,
                 settings,
                 Stage::Prepare,
+                retries::left(job, &draft),
             ))));
             draft.condition(
                 condition::DATASET_VALID,
@@ -77,7 +79,8 @@ pub(super) fn plan(
                 }
                 Look::Lost => plan.delete.push(doomed_job(&job.name, Stage::Prepare, uid)),
                 Look::NodeLost(pod) => {
-                    let doomed = give_up_lost(job, Stage::Prepare, uid, pod, &mut draft);
+                    let doomed =
+                        give_up_lost(job, Stage::Prepare, uid, pod, counted, &mut draft, now);
                     plan.delete.extend(doomed);
                 }
                 Look::Running => {
@@ -196,4 +199,5 @@ fn record(draft: &mut Draft, outcome: &Outcome, settings: &Settings) {
     }
     draft.condition(condition::DATASET_VALID, "True", "Prepared", &message);
     draft.forget(condition::PODS_RUNNING);
+    retries::begin_stage(draft);
 }

@@ -11,7 +11,7 @@ use finetune_crds::names::condition;
 use finetune_crds::shared::BaseModelReference;
 use jiff::Timestamp;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, Time};
 
 use super::super::seen::{AdapterSeen, Seen};
 use super::super::status::Draft;
@@ -39,12 +39,14 @@ pub struct Publication {
 }
 
 /// The Adapter that was seen.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Onto {
     /// Its UID.
     pub uid: String,
     /// Its version: two jobs that end together must not write over each other.
     pub resource_version: String,
+    /// The record of the owners of its fields that is to be written first, if it is to be changed.
+    pub owners: Option<Vec<ManagedFieldsEntry>>,
 }
 
 /// Whether the job that was created at `other`'s time is younger than the own one. Of two that were created in the same
@@ -147,10 +149,12 @@ pub(super) fn plan(job: &Validated, seen: &Seen, mut draft: Draft) -> Plan {
         AdapterSeen::Present {
             uid,
             resource_version,
+            owners,
             ..
         } => Some(publication(Some(Onto {
             uid: uid.clone(),
             resource_version: resource_version.clone(),
+            owners: owners.clone(),
         }))),
     };
     let message = format!("the Adapter {name} has the version {digest}");

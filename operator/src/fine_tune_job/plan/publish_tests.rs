@@ -50,6 +50,7 @@ fn adapter(digest: char, from_job: &str, from_younger_job: bool) -> AdapterSeen 
         digest: Some(super::super::fixtures::digest(digest)),
         from_job: Some(from_job.into()),
         from_younger_job,
+        owners: None,
     }
 }
 

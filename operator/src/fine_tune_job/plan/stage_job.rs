@@ -16,8 +16,9 @@ pub fn name(job: &str, stage: Stage) -> String {
     format!("{job}-{}", labels::stage_name(stage))
 }
 
-/// The Job of a stage. It has no time to live: if it went by itself, so would the outcome that its pod holds.
-pub fn job(job: &Validated, settings: &Settings, stage: Stage) -> Job {
+/// The Job of a stage, in which `retries` failed pods are replaced. It has no time to live: if it went by itself, so would the
+/// outcome that its pod holds.
+pub fn job(job: &Validated, settings: &Settings, stage: Stage, retries: i32) -> Job {
     let mut job_labels = labels::for_pod(&job.labels, &job.name, stage);
     if stage == Stage::Train {
         job_labels.extend(labels::for_queue(&job.labels));
@@ -27,7 +28,7 @@ pub fn job(job: &Validated, settings: &Settings, stage: Stage) -> Job {
         spec: Some(JobSpec {
             completions: Some(1),
             parallelism: Some(1),
-            backoff_limit: Some(job.spec.max_retries),
+            backoff_limit: Some(retries),
             pod_failure_policy: Some(pod_failure_policy()),
             // Two trainers must never hold one device and one checkpoint folder.
             pod_replacement_policy: Some("Failed".to_owned()),

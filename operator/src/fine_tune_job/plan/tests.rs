@@ -446,11 +446,11 @@ fn children_are_as_they_were_reviewed() {
     let valid = super::super::validate::validate(&job).unwrap();
     insta::assert_yaml_snapshot!(
         "prepare_job",
-        stage_job::job(&valid, &settings(), Stage::Prepare)
+        stage_job::job(&valid, &settings(), Stage::Prepare, 3)
     );
     insta::assert_yaml_snapshot!(
         "train_job",
-        stage_job::job(&valid, &settings(), Stage::Train)
+        stage_job::job(&valid, &settings(), Stage::Train, 3)
     );
 }
 

@@ -12,7 +12,7 @@ use super::cause::{self, Cause};
 use super::outcome::{self, Places};
 use super::{
     NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, attempts, doomed_job,
-    ensure_config_map, give_up_lost, leftover, name_clash, stage_job,
+    ensure_config_map, give_up_lost, leftover, name_clash, retries, stage_job,
 };
 use crate::runtime::Settings;
 
@@ -31,6 +31,7 @@ pub(super) fn plan(
     let checkpoint = draft.status.checkpoint.as_ref().map(|known| known.step);
     let attempts = std::mem::take(&mut draft.status.attempts);
     draft.status.attempts = attempts::update(attempts, seen, checkpoint, now);
+    let counted = retries::record(job, &seen.train, &mut draft);
     let may_create = ensure_config_map(job, seen, &mut draft, &mut plan);
     match &seen.train {
         Child::Absent => {
@@ -40,6 +41,7 @@ pub(super) fn plan(
                     job,
                     settings,
                     Stage::Train,
+                    retries::left(job, &draft),
                 ))));
             }
         }
@@ -97,7 +99,8 @@ pub(super) fn plan(
             } else if let Some(pod) = cause::lost(&pods, now) {
                 draft.phase(JobPhase::Queued);
                 draft.forget(condition::PROGRESS_REPORTED);
-                plan.delete = give_up_lost(job, Stage::Train, uid, pod, &mut draft);
+                let doomed = give_up_lost(job, Stage::Train, uid, pod, counted, &mut draft, now);
+                plan.delete.extend(doomed);
             } else if let Some(cause) =
                 cause::why_not_running(job, &settings.trainer_image, is, &pods, seen, now)
             {

@@ -1,6 +1,7 @@
 //! What is to be done for a Deployment, from what can be done and what was seen. Pure.
 
 mod desired;
+mod pause;
 mod sidecar;
 
 use std::time::Duration;

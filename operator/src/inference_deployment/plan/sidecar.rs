@@ -9,10 +9,9 @@ use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::agent::pre_stop::ENGINE_LINGERS;
-
 use super::super::validate::Serving;
 use super::super::{AgentSettings, config_map_name};
+use super::pause::{Hook, Pause};
 
 /// The volume with the desired adapters.
 const DESIRED_VOLUME: &str = "finetune-desired";
@@ -48,12 +47,13 @@ pub(super) fn add(
         |secret| json!({ "name": CREDENTIALS_VOLUME, "secret": { "secretName": secret, "optional": true } }),
     ));
     let pod = pod(deployment);
+    let pause = Pause::of(deployment, container);
     let mut engine = json!({
         "name": container,
         "volumeMounts": [{ "name": ADAPTERS_VOLUME, "mountPath": path::ADAPTERS, "readOnly": true }],
     });
-    if let Some(lifecycle) = engine_lifecycle(pod, container) {
-        engine["lifecycle"] = lifecycle;
+    if pause.hook == Hook::Ours {
+        engine["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": pause.seconds } } });
     }
     let mut patch = bare(deployment);
     patch["spec"] = json!({
@@ -61,7 +61,7 @@ pub(super) fn add(
             // By this label the controllers watch only pods that concern them.
             "metadata": { "labels": { label::ADAPTERS: label::ADAPTERS_ENABLED } },
             "spec": {
-                "initContainers": [agent_container(pod, serving, agent)],
+                "initContainers": [agent_container(pod, serving, pause, agent)],
                 "containers": [engine],
                 "volumes": volumes,
             },
@@ -90,25 +90,13 @@ fn pod(deployment: &Deployment) -> Option<&PodSpec> {
     deployment.spec.as_ref()?.template.spec.as_ref()
 }
 
-/// A pause before the engine is told to stop, for the clients of a pod that goes. `None` where the owner has a hook of his
-/// own there (a container may have one only) or gives the pod no time for it.
-fn engine_lifecycle(pod: Option<&PodSpec>, container: &str) -> Option<Value> {
-    let pod = pod?;
-    let grace = pod.termination_grace_period_seconds.unwrap_or(30);
-    let seconds = (ENGINE_LINGERS.as_secs() as i64).min(grace / 2);
-    let engine = pod.containers.iter().find(|it| it.name == container)?;
-    let hook = engine
-        .lifecycle
-        .as_ref()
-        .and_then(|it| it.pre_stop.as_ref());
-    // A pause that is no longer than ours is ours, made under another grace; or it would be too short.
-    let most = ENGINE_LINGERS.as_secs() as i64;
-    let is_ours = hook.is_none_or(|hook| hook.sleep.as_ref().is_some_and(|it| it.seconds <= most));
-    (seconds > 0 && is_ours).then(|| json!({ "preStop": { "sleep": { "seconds": seconds } } }))
-}
-
 /// The agent: a native sidecar, which starts before the engine and whose readiness counts for the pod.
-fn agent_container(pod: Option<&PodSpec>, serving: &Serving<'_>, agent: &AgentSettings) -> Value {
+fn agent_container(
+    pod: Option<&PodSpec>,
+    serving: &Serving<'_>,
+    pause: Pause,
+    agent: &AgentSettings,
+) -> Value {
     let mut mounts = vec![
         json!({ "name": DESIRED_VOLUME, "mountPath": path::DESIRED, "readOnly": true }),
         json!({ "name": ADAPTERS_VOLUME, "mountPath": path::ADAPTERS }),
@@ -130,6 +118,8 @@ fn agent_container(pod: Option<&PodSpec>, serving: &Serving<'_>, agent: &AgentSe
             "periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures,
         })
     };
+    let seconds = format!("--pause-seconds={}", pause.seconds);
+    let announce = json!(["/usr/local/bin/operator", "pre-stop", seconds]);
     let mut container = json!({
         "name": AGENT_CONTAINER,
         "image": agent.image,
@@ -143,7 +133,7 @@ fn agent_container(pod: Option<&PodSpec>, serving: &Serving<'_>, agent: &AgentSe
         // them again. A slow answer is none.
         "readinessProbe": probe("/readyz", 2, 5, 1),
         "livenessProbe": probe("/livez", 10, 5, 6),
-        "lifecycle": { "preStop": { "exec": { "command": ["/usr/local/bin/operator", "pre-stop"] } } },
+        "lifecycle": { "preStop": { "exec": { "command": announce } } },
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "drop": ["ALL"] },
@@ -214,38 +204,25 @@ mod tests {
         add(&deployment, &serving, "engine", &agent)
     }
 
-    fn engine_hook(patch: &Value) -> &Value {
-        &patch["spec"]["template"]["spec"]["containers"][0]["lifecycle"]
-    }
-
-    #[test]
-    fn the_engine_lingers_also_when_the_hook_is_there_already() {
-        let ours = json!({ "preStop": { "sleep": { "seconds": 5 } } });
-        assert_eq!(*engine_hook(&patch_of(|_| ())), ours);
-        let again = patch_of(|pod| {
-            pod.containers[0].lifecycle = serde_json::from_value(ours.clone()).unwrap();
-        });
-        assert_eq!(*engine_hook(&again), ours);
-    }
-
     #[rstest::rstest]
-    #[case(json!({ "sleep": { "seconds": 20 } }))]
-    #[case(json!({ "exec": { "command": ["drain"] } }))]
-    fn an_owners_own_hook_stays_alone(#[case] hook: Value) {
+    #[case::ours(None, 10, json!({ "preStop": { "sleep": { "seconds": 5 } } }), "--pause-seconds=5")]
+    #[case::ours_in_a_hurry(None, 4, json!({ "preStop": { "sleep": { "seconds": 2 } } }), "--pause-seconds=2")]
+    #[case::the_owners(Some(json!({ "sleep": { "seconds": 3 } })), 10, Value::Null, "--pause-seconds=3")]
+    fn the_agent_is_told_how_long_the_engine_pauses(
+        #[case] hook: Option<Value>,
+        #[case] grace: i64,
+        #[case] lifecycle: Value,
+        #[case] flag: &str,
+    ) {
         let patch = patch_of(|pod| {
+            pod.termination_grace_period_seconds = Some(grace);
             pod.containers[0].lifecycle =
-                serde_json::from_value(json!({ "preStop": hook })).unwrap();
+                serde_json::from_value(json!(hook.map(|hook| json!({ "preStop": hook })))).unwrap();
         });
-        assert_eq!(*engine_hook(&patch), Value::Null);
-    }
-
-    #[test]
-    fn a_pod_with_little_time_to_end_keeps_half_of_it_for_the_engine() {
-        let seconds = |grace| {
-            let patch = patch_of(|pod| pod.termination_grace_period_seconds = Some(grace));
-            engine_hook(&patch)["preStop"]["sleep"]["seconds"].as_i64()
-        };
-        assert_eq!((seconds(4), seconds(1), seconds(0)), (Some(2), None, None));
+        let pod = &patch["spec"]["template"]["spec"];
+        assert_eq!(pod["containers"][0]["lifecycle"], lifecycle);
+        let command = &pod["initContainers"][0]["lifecycle"]["preStop"]["exec"]["command"];
+        assert_eq!(command[2], flag);
     }
 
     #[rstest::rstest]

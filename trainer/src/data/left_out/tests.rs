@@ -22,7 +22,7 @@ fn found(source: &str, messages: Vec<Message>, tools: Vec<Json>) -> Result<Vec<L
         .render_any(&conversation.messages, &conversation.tools, false, TIME)
         .unwrap()
         .text;
-    of(&template, &conversation, &learnt, TIME, &text)
+    of(&template, &conversation, &learnt, TIME, &text).map_err(|error| error.to_string())
 }
 
 const PLAIN: &str = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}";

@@ -40,7 +40,7 @@ pub(crate) struct CalledFunction {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected a string or an array of parts with `type` and `text`"
+    expecting = "expected a string or a list of parts with `type` and `text`"
 )]
 pub(crate) enum Content {
     /// A text.

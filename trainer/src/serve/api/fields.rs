@@ -13,35 +13,28 @@ const MAX_STOP_BYTES: usize = 1024;
 /// The most token ids that end an answer.
 const MAX_STOP_TOKENS: usize = 128;
 
-/// Reads a request. An error names the field.
-pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// Reads a request whose fields are those of the table. An error names the field.
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T, ApiError> {
+    // First, for it has the words of JSON, and takes no list for an object.
+    fields.check(body)?;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let request = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        let cause = error.into_inner();
+        let cause = error.into_inner().to_string();
+        // Where in the body helps nobody whose client has made it.
+        let cause = cause.rsplit_once(" at line ").map_or(&*cause, |(it, _)| it);
         if path == "." {
-            ApiError::bad_request(format!("the body is not a request: {cause}"))
+            ApiError::bad_request(format!("the body is wrong: {cause}"))
         } else {
             let field = path.split(['.', '[']).next().unwrap_or(&path).to_owned();
             ApiError::field(field, format!("`{path}` is wrong: {cause}"))
         }
-    })?;
-    deserializer
-        .end()
-        .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))?;
-    Ok(request)
-}
-
-/// Reads a request and checks its fields against those that are known. An error names the field.
-pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T, ApiError> {
-    let request = parse(body)?;
-    fields.check(body)?;
-    Ok(request)
+    })
 }
 
 /// One stop string or several.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string or an array of strings")]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
 pub(crate) enum Stop {
     /// One.
     One(String),
@@ -78,8 +71,8 @@ pub(crate) struct Stops {
 }
 
 impl SamplingFields {
-    /// The sampling and what ends the answer, or the first field that is out of bounds.
-    pub(crate) fn validate(self) -> Result<(Sampling, Stops), ApiError> {
+    /// The sampling and what ends the answer, or the first field that is out of bounds. `vocabulary` is the model's, in tokens.
+    pub(crate) fn validate(self, vocabulary: usize) -> Result<(Sampling, Stops), ApiError> {
         let temperature = self.temperature.unwrap_or(1.0);
         if !(0.0..=2.0).contains(&temperature) {
             return Err(ApiError::field(
@@ -138,6 +131,13 @@ impl SamplingFields {
                 ),
             ));
         }
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
+            let last = vocabulary.saturating_sub(1);
+            return Err(ApiError::field(
+                "stop_token_ids",
+                format!("`stop_token_ids` has the token id {token}, expected 0 to {last}"),
+            ));
+        }
         let stops = Stops {
             strings: stops,
             tokens,
@@ -156,15 +156,11 @@ impl SamplingFields {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
     use serde_json::Value;
 
+    use super::super::{COMPLETION, CompletionRequest};
     use super::*;
-
-    #[derive(Debug, Deserialize)]
-    struct Request {
-        #[expect(dead_code, reason = "only whether it parses matters here")]
-        temperature: Option<f64>,
-    }
 
     fn message(error: &ApiError) -> (String, Value) {
         let body = error.body();
@@ -174,11 +170,35 @@ mod tests {
         )
     }
 
+    #[rstest]
+    #[case::kind(r#"{"temperature": "hot"}"#, "temperature", "expected a number")]
+    #[case::items(
+        r#"{"prompt": [1, "a"]}"#,
+        "prompt",
+        "expected the prompt to be a string"
+    )]
+    #[case::text(r#"{"user": "x", "stop": "\ud800"}"#, "stop", "`stop` is wrong")]
+    fn a_field_that_cannot_be_read_is_named(
+        #[case] body: &str,
+        #[case] name: &str,
+        #[case] words: &str,
+    ) {
+        let read = read::<CompletionRequest>(body.as_bytes(), &COMPLETION);
+        let (text, field) = message(&read.unwrap_err());
+        assert_eq!(field, name);
+        assert!(text.contains(words) && !text.contains("line"), "{text}");
+    }
+
     #[test]
-    fn a_field_of_the_wrong_type_is_named() {
-        let (text, field) = message(&parse::<Request>(br#"{"temperature": "hot"}"#).unwrap_err());
-        assert_eq!(field, "temperature");
-        assert!(text.contains("expected f64"), "{text}");
+    fn a_stop_token_that_the_model_does_not_have_is_refused() {
+        let stops = |token| SamplingFields {
+            stop_token_ids: Some(vec![0, token]),
+            ..SamplingFields::default()
+        };
+        stops(319).validate(320).unwrap();
+        let (text, field) = message(&stops(320).validate(320).unwrap_err());
+        assert_eq!(field, "stop_token_ids");
+        assert!(text.contains("320, expected 0 to 319"), "{text}");
     }
 
     #[test]
@@ -187,16 +207,16 @@ mod tests {
             temperature: Some(-0.5),
             ..SamplingFields::default()
         };
-        assert_eq!(message(&fields.validate().unwrap_err()).1, "temperature");
+        assert_eq!(message(&fields.validate(1).unwrap_err()).1, "temperature");
         let fields = SamplingFields {
             top_p: Some(0.0),
             ..SamplingFields::default()
         };
-        assert_eq!(message(&fields.validate().unwrap_err()).1, "top_p");
+        assert_eq!(message(&fields.validate(1).unwrap_err()).1, "top_p");
         let fields = SamplingFields {
             stop: Some(Stop::One(String::new())),
             ..SamplingFields::default()
         };
-        assert_eq!(message(&fields.validate().unwrap_err()).1, "stop");
+        assert_eq!(message(&fields.validate(1).unwrap_err()).1, "stop");
     }
 }

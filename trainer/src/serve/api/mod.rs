@@ -11,10 +11,10 @@ mod table;
 pub(super) use chat::{ChatMessage, ChatRequest, Content, ToolCall, chat_log_probabilities};
 pub(super) use completion::{CompletionRequest, completion_log_probabilities};
 pub(super) use error::ApiError;
-pub(super) use fields::{parse, read};
+pub(super) use fields::read;
 pub(super) use models::{LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest};
 pub(super) use prompt::Prompt;
-pub(super) use table::{CHAT, COMPLETION};
+pub(super) use table::{CHAT, COMPLETION, LOAD_ADAPTER, UNLOAD_ADAPTER};
 
 use serde::Serialize;
 

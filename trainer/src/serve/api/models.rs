@@ -34,20 +34,16 @@ pub(crate) struct ModelCard {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct LoadAdapterRequest {
     /// The name under which it is to be served.
-    #[serde(default)]
-    pub(crate) lora_name: String,
+    pub(crate) lora_name: Option<String>,
     /// An absolute path of a PEFT folder on the server's machine.
-    #[serde(default)]
-    pub(crate) lora_path: String,
+    pub(crate) lora_path: Option<String>,
     /// vLLM's switch to replace weights under a name; refused, because running answers would change midway.
-    #[serde(default)]
-    pub(crate) load_inplace: bool,
+    pub(crate) load_inplace: Option<bool>,
 }
 
 /// `POST /v1/unload_lora_adapter`.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct UnloadAdapterRequest {
     /// The name under which it is served.
-    #[serde(default)]
-    pub(crate) lora_name: String,
+    pub(crate) lora_name: Option<String>,
 }

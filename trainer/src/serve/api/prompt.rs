@@ -3,9 +3,8 @@
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-/// What is expected, for messages.
-const EXPECTED: &str =
-    "expected a string, an array of token ids, or an array that holds one of these";
+/// What a prompt is, for messages.
+pub(super) const KIND: &str = "a string, a list of token ids, or a list that holds one of these";
 
 /// What is to be continued.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,7 +44,7 @@ impl<'de> Visitor<'de> for PromptVisitor {
     type Value = Prompt;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(EXPECTED.trim_start_matches("expected "))
+        formatter.write_str(KIND)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Prompt, E> {
@@ -69,7 +68,7 @@ impl<'de> Visitor<'de> for FirstVisitor {
     type Value = First;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a string, a token id, or an array of token ids")
+        formatter.write_str("a string, a token id, or a list of token ids")
     }
 
     fn visit_u64<E: Error>(self, token: u64) -> Result<First, E> {
@@ -101,7 +100,7 @@ fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
 }
 
 fn unexpected<E: Error>(_: E) -> E {
-    E::custom(EXPECTED)
+    E::custom(format_args!("expected the prompt to be {KIND}"))
 }
 
 #[cfg(test)]
@@ -134,9 +133,6 @@ mod tests {
     fn anything_else_is_refused_with_what_is_expected(#[case] text: &str) {
         let error = serde_json::from_str::<Prompt>(text).unwrap_err();
         let error = error.to_string();
-        assert!(
-            error.contains(EXPECTED.trim_start_matches("expected ")),
-            "{error}"
-        );
+        assert!(error.contains(KIND), "{error}");
     }
 }

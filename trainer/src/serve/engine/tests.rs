@@ -49,12 +49,12 @@ fn engine(memory: impl Fn(u64) -> u64) -> Engine {
 }
 
 #[tokio::test]
-async fn an_adapter_that_leaves_no_memory_for_answers_is_refused_at_its_load() {
+async fn an_adapter_that_leaves_too_little_memory_for_answers_is_refused_at_its_load() {
     let folder = fixture("adapters/tiny-llama");
     let lora = adapter_files::read(&folder, &engine(|block| 2 * block).config, 64).unwrap();
     let adapter = (lora.parameters().count() * ADAPTER_NUMBER_BYTES) as u64;
-    // Room for one adapter and one block of tokens, not for two adapters.
-    let engine = engine(|block| 2 * block + adapter);
+    // Room for one adapter and two blocks of tokens, not for two adapters.
+    let engine = engine(|block| 4 * block + adapter);
     engine.load("first", "here", &folder, 0).unwrap();
     let refused = engine.load("second", "here", &folder, 0).unwrap_err();
     assert!(refused.to_string().contains("--kv-cache-memory"));

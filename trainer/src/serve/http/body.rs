@@ -4,10 +4,21 @@ use std::sync::Arc;
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use finetune_artifacts::network::bodies::{Announced, Limits};
 
 use super::Server;
 use crate::serve::api::ApiError;
+
+/// The room for bodies. The greatest is the agent's too, so that neither refuses what the other would take.
+pub(in crate::serve) const LIMITS: Limits = Limits {
+    body: 16 << 20,
+    small: 1 << 20,
+    all_small: 32 << 20,
+    small_waiting: 64,
+    large: 4,
+    large_waiting: 16,
+};
 
 /// A whole body. Its room is given back when it is dropped.
 pub(super) struct Body(pub(super) Bytes);
@@ -16,15 +27,17 @@ impl FromRequest<Arc<Server>> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, ApiError> {
-        let body = request.into_body();
-        let announced = body.size_hint().exact().map(|bytes| bytes as usize);
+        let (head, body) = request.into_parts();
+        let announced = Announced {
+            length: body.size_hint().exact().map(|bytes| bytes as usize),
+            expects_continue: head.headers.contains_key(header::EXPECT),
+        };
         let read = server.bodies.read(announced, body.into_data_stream()).await;
         read.map(Self).map_err(|fault| {
             let message = fault.to_string();
-            match StatusCode::from_u16(fault.status()) {
-                Ok(StatusCode::SERVICE_UNAVAILABLE) => ApiError::unavailable(message),
-                Ok(status) => ApiError::new(status, "BadRequestError", message),
-                Err(_) => ApiError::bad_request(message),
+            match fault.status() {
+                StatusCode::SERVICE_UNAVAILABLE => ApiError::unavailable(message),
+                status => ApiError::new(status, "BadRequestError", message),
             }
         })
     }

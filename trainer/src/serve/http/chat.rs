@@ -49,7 +49,8 @@ pub(super) async fn create(
 fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiError> {
     let request: ChatRequest = read(body, &CHAT)?;
     let model = model(server, request.model.clone())?;
-    let (sampling, stops) = request.sampling().validate()?;
+    let vocabulary = server.engine.config.vocabulary_size as usize;
+    let (sampling, stops) = request.sampling().validate(vocabulary)?;
     let alternatives = match (request.logprobs.unwrap_or(false), request.top_logprobs) {
         (true, count) => Some(alternatives("top_logprobs", count.unwrap_or(0))?),
         (false, None | Some(0)) => None,
@@ -74,8 +75,8 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
     let template = tokenizer
         .template()
         .map_err(|error| ApiError::bad_request(format!("{error}; or use /v1/completions")))?;
-    let prompt = conversation::prompt(&request, template, server.tool_calls)?;
-    server.check_length("messages", &prompt.text)?;
+    let fits = |text: &str| server.check_length("messages", text);
+    let prompt = conversation::prompt(&request, template, server.tool_calls, &fits)?;
     // The template writes the special tokens itself.
     let tokens = tokenizer.encode(&prompt.text).map_err(|error| {
         ApiError::field(
@@ -83,7 +84,13 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
             format!("`messages` cannot be tokenised: {error}"),
         )
     })?;
-    let max_new_tokens = room(server, "messages", tokens.len(), field, wanted)?;
+    let max_new_tokens = room(
+        server.engine.context(),
+        "messages",
+        tokens.len(),
+        field,
+        wanted,
+    )?;
     let own_ends = !request.ignore_eos.unwrap_or(false);
     let ends_in_text = request.include_stop_str_in_output.unwrap_or(false);
     let (end_tokens, end_tokens_in_text) = server.end_tokens(own_ends, &stops.tokens, ends_in_text);

@@ -41,7 +41,8 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
     let model = model(server, request.model.clone())?;
     let special = request.add_special_tokens.unwrap_or(true);
     let prompt = prompt(server, request.prompt.clone(), special)?;
-    let (sampling, stops) = request.sampling().validate()?;
+    let vocabulary = server.engine.config.vocabulary_size as usize;
+    let (sampling, stops) = request.sampling().validate(vocabulary)?;
     let alternatives = request
         .logprobs
         .map(|count| alternatives("logprobs", count))
@@ -54,7 +55,13 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
             "`max_tokens` is 0, expected at least 1, or `echo` to score the prompt only",
         ));
     }
-    let max_new_tokens = room(server, "prompt", prompt.len(), "max_tokens", Some(wanted))?;
+    let max_new_tokens = room(
+        server.engine.context(),
+        "prompt",
+        prompt.len(),
+        "max_tokens",
+        Some(wanted),
+    )?;
     let own_ends = !request.ignore_eos.unwrap_or(false);
     let ends_in_text = request.include_stop_str_in_output.unwrap_or(false);
     let (end_tokens, end_tokens_in_text) = server.end_tokens(own_ends, &stops.tokens, ends_in_text);
@@ -117,7 +124,7 @@ fn prompt(server: &Server, prompt: Option<Prompt>, special: bool) -> Result<Vec<
         None => {
             return Err(ApiError::field(
                 "prompt",
-                "`prompt` is missing, expected a string or an array of token ids",
+                "`prompt` is missing, expected a string or a list of token ids",
             ));
         }
         Some(Prompt::Text(text)) => tokenize(&text)?,

@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 mod models;
 mod prepare;
+mod room;
 mod stream;
 
 use std::sync::Arc;
@@ -22,7 +23,9 @@ use super::api::ApiError;
 use super::engine::{Ask, Engine};
 use super::tools::ToolCalls;
 use body::Body;
+pub(super) use body::LIMITS as BODIES;
 pub(super) use prepare::Preparation;
+use room::room;
 
 /// The most alternatives with log-probabilities.
 const MAX_ALTERNATIVES: usize = 20;
@@ -138,45 +141,6 @@ fn alternatives(field: &str, count: usize) -> Result<usize, ApiError> {
         ));
     }
     Ok(count)
-}
-
-/// How many tokens may follow a prompt of `prompt` tokens, of which the client wants `wanted`.
-fn room(
-    server: &Server,
-    prompt_field: &str,
-    prompt: usize,
-    wanted_field: &str,
-    wanted: Option<usize>,
-) -> Result<usize, ApiError> {
-    let limit = server.engine.context();
-    let context = limit.tokens;
-    if prompt == 0 {
-        return Err(ApiError::field(
-            prompt_field,
-            format!("`{prompt_field}` has no tokens, expected at least one"),
-        ));
-    }
-    // The last token that is chosen is not computed any further, but vLLM counts it, and so do clients.
-    if prompt > context || (prompt == context && wanted != Some(0)) {
-        return Err(ApiError::field(
-            prompt_field,
-            format!(
-                "`{prompt_field}` has {prompt} tokens, expected fewer than {limit}; shorten it"
-            ),
-        ));
-    }
-    let left = context - prompt;
-    match wanted {
-        None => Ok(left),
-        Some(wanted) if wanted <= left => Ok(wanted),
-        Some(wanted) => Err(ApiError::field(
-            wanted_field,
-            format!(
-                "`{wanted_field}` is {wanted} and the prompt has {prompt} tokens, expected together at most {limit}; \
-                 shorten the prompt or lower `{wanted_field}` to {left}"
-            ),
-        )),
-    }
 }
 
 /// A name for an answer that no other answer has.

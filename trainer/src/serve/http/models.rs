@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path as UrlPath, State};
 
 use super::{Body, Server};
 use crate::serve::api::{
-    ApiError, LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest, parse,
+    ApiError, LOAD_ADAPTER, LoadAdapterRequest, ModelCard, ModelList, UNLOAD_ADAPTER,
+    UnloadAdapterRequest, read,
 };
 
 /// `GET /v1/models`.
@@ -22,8 +24,12 @@ pub(super) async fn list(State(server): State<Arc<Server>>) -> Json<ModelList> {
 /// `GET /v1/models/{name}`.
 pub(super) async fn find(
     State(server): State<Arc<Server>>,
-    UrlPath(name): UrlPath<String>,
+    name: Result<UrlPath<String>, PathRejection>,
 ) -> Result<Json<ModelCard>, ApiError> {
+    let UrlPath(name) = name.map_err(|_| {
+        let message = "the model's name in the path is not UTF-8, expected percent-encoded UTF-8";
+        ApiError::field("model", message)
+    })?;
     let mut cards = cards(&server).into_iter();
     let card = cards.find(|card| card.id == name);
     card.map(Json).ok_or_else(|| ApiError::unknown_model(&name))
@@ -64,14 +70,15 @@ pub(super) async fn load(
     State(server): State<Arc<Server>>,
     Body(body): Body,
 ) -> Result<String, ApiError> {
-    let request: LoadAdapterRequest = parse(&body)?;
-    let (name, path) = (request.lora_name, request.lora_path);
+    let request: LoadAdapterRequest = read(&body, &LOAD_ADAPTER)?;
+    let name = request.lora_name.unwrap_or_default();
+    let path = request.lora_path.unwrap_or_default();
     if name.is_empty() || path.is_empty() {
         return Err(ApiError::user_input(
             "Both 'lora_name' and 'lora_path' must be provided.",
         ));
     }
-    if request.load_inplace {
+    if request.load_inplace == Some(true) {
         return Err(ApiError::user_input(
             "'load_inplace' is not supported: load the new weights under another name",
         ));
@@ -95,8 +102,8 @@ pub(super) async fn unload(
     State(server): State<Arc<Server>>,
     Body(body): Body,
 ) -> Result<String, ApiError> {
-    let request: UnloadAdapterRequest = parse(&body)?;
-    let name = request.lora_name;
+    let request: UnloadAdapterRequest = read(&body, &UNLOAD_ADAPTER)?;
+    let name = request.lora_name.unwrap_or_default();
     if name.is_empty() {
         return Err(ApiError::user_input(
             "'lora_name' needs to be provided to unload a LoRA adapter.",

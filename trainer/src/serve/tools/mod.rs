@@ -82,7 +82,9 @@ impl Format {
         match self {
             Self::Hermes => tagged(text, hermes::BEGINNING, hermes::calls),
             Self::Llama3Json => llama3_json::parse(text, functions),
-            Self::Mistral => tagged(text, mistral::BEGINNING, mistral::calls),
+            Self::Mistral => tagged(text, mistral::BEGINNING, |inside| {
+                mistral::calls(inside, functions)
+            }),
             Self::Granite => tagged(text, granite::BEGINNING, granite::calls),
         }
     }
@@ -118,7 +120,7 @@ fn tag(text: &str, tag: &str) -> usize {
 }
 
 /// The calls of a form in which a tag stands before them. `calls` reads what follows the tag, and says where it ends.
-fn tagged(text: &str, tag: &str, calls: fn(&str) -> Found) -> Parsed {
+fn tagged(text: &str, tag: &str, calls: impl Fn(&str) -> Found) -> Parsed {
     let mut parsed = Parsed::default();
     let (mut rest, mut at) = (0, 0);
     while let Some(found) = text[at..].find(tag) {

@@ -18,6 +18,10 @@ const BLOCK_TOKENS: usize = BLOCK as usize;
 
 /// The tiny base of this name, turned by another scaling where there is one.
 fn base(name: &str, scaling: Option<Scaling>) -> Base {
+    base_in(Kind::Float, name, scaling)
+}
+
+fn base_in(compute: Kind, name: &str, scaling: Option<Scaling>) -> Base {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name);
@@ -27,7 +31,7 @@ fn base(name: &str, scaling: Option<Scaling>) -> Base {
         config.rope.scaling = scaling;
     }
     let options = LoadOptions {
-        compute: Kind::Float,
+        compute,
         storage: Storage::Frozen,
     };
     Base::load(&config, files.weights().unwrap().as_ref(), &options).unwrap()
@@ -67,6 +71,13 @@ impl Worker {
             since: Instant::now(),
         })));
         Asked(receiver)
+    }
+
+    /// Has the answer that came last wait, as where memory is short.
+    fn put_last_back(&mut self) {
+        let mut answer = self.running.pop_back().unwrap();
+        answer.put_back(&self.base);
+        self.waiting.push_front(answer);
     }
 
     fn is_done(&self) -> bool {
@@ -149,8 +160,63 @@ fn an_answer_that_went_back_to_wait_for_memory_is_what_it_would_have_been() {
     }
     assert!(worker.metrics.put_back.get() > 0);
     for (asked, expected) in asked.iter_mut().zip(&expected) {
-        assert_same(&asked.answer(), expected);
+        assert_eq!(asked.answer(), *expected);
     }
+}
+
+#[rstest]
+#[case::bfloat16("tiny-llama", None, Kind::BFloat16, CHUNK + 20)]
+#[case::long("families/phi3", None, Kind::Float, 3)]
+#[case::dynamic("families/llama", Some(Scaling::Dynamic { factor: 3.0, original_length: 8 }), Kind::Float, 3)]
+fn an_answer_that_went_back_to_wait_is_the_same_to_the_last_bit(
+    #[case] name: &str,
+    #[case] scaling: Option<Scaling>,
+    #[case] compute: Kind,
+    #[case] prompt: usize,
+) {
+    let prompt: Vec<u32> = (0..prompt as u32).map(|place| 5 + place % 7).collect();
+    let answer = |back_after: &[usize]| {
+        let mut worker = worker(base_in(compute, name, scaling.clone()), 8, 10);
+        let mut asked = worker.ask(&prompt, 20);
+        for turn in 1.. {
+            worker.turn();
+            if worker.is_done() {
+                return asked.answer();
+            }
+            if back_after.contains(&turn) {
+                worker.put_last_back();
+            }
+        }
+        unreachable!("it has no end")
+    };
+    let expected = answer(&[]);
+    assert_eq!(expected.0.len(), 20);
+    // In the prompt or just after it, in what was said, and while that is computed again.
+    for back_after in [[1].as_slice(), &[8], &[15, 21], &[9, 11, 19]] {
+        assert_eq!(answer(back_after), expected, "{back_after:?}");
+    }
+}
+
+#[test]
+fn a_prompt_that_is_computed_again_counts_once() {
+    let mut worker = worker(base("tiny-llama", None), 8, 100);
+    let prompt = [7; 2 * CHUNK + 20];
+    let mut asked = worker.ask(&prompt, 5);
+    let computed = |worker: &Worker| worker.metrics.prompt_tokens.get() as usize;
+    worker.turn();
+    worker.turn();
+    assert_eq!(computed(&worker), 2 * CHUNK);
+    worker.put_last_back();
+    worker.turn();
+    assert_eq!(computed(&worker), 2 * CHUNK);
+    worker.turn();
+    worker.turn();
+    worker.turn();
+    assert_eq!(computed(&worker), prompt.len());
+    worker.put_last_back();
+    worker.finish();
+    assert_eq!(computed(&worker), prompt.len());
+    assert_eq!(asked.answer().0.len(), 5);
 }
 
 #[test]
@@ -178,12 +244,12 @@ fn an_answer_that_loaded_adapters_leave_no_memory_for_fails_and_others_go_on() {
     let base = base("tiny-llama", None);
     let token_bytes = base.config().key_value_bytes(base.compute()) as u64;
     let budget = Budget::Rest {
-        memory: 2 * token_bytes * (4 * BLOCK_TOKENS) as u64,
+        memory: 2 * token_bytes * (5 * BLOCK_TOKENS) as u64,
         base: 0,
     };
     let memory = KeyValueMemory::new(budget, token_bytes).unwrap();
     let mut worker = Worker::new(base, Vec::new(), 8, memory, Metrics::new().unwrap());
-    let mut long = worker.ask(&[5; 2 * BLOCK_TOKENS], 4);
+    let mut long = worker.ask(&[5; 3 * BLOCK_TOKENS], 4);
     let mut short = worker.ask(&[6], 4);
     let _room = worker
         .memory

@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::arguments::{Arguments, number, range};
 use super::fault;
+use crate::template::fuel::pay;
 
 /// The result of `name`; `None` where this is no method that is done here.
 pub(super) fn method(
@@ -35,8 +36,8 @@ pub(super) fn method(
         "count" => {
             let [what, start, end] = arguments.at_most(["sub", "start", "end"])?;
             let what = arguments.text(what.as_ref())?;
-            let part = within(text, start.as_ref(), end.as_ref())?.1;
-            Value::from(part.matches(&what).count())
+            let part = within(text, start.as_ref(), end.as_ref())?;
+            Value::from(part.map_or(0, |(_, part)| part.matches(&what).count()))
         }
         "replace" => replaced(state, text, arguments)?,
         "join" => joined(state, text, arguments)?,
@@ -254,34 +255,35 @@ fn parted(text: &str, separator: &str, from_right: bool) -> Result<Value, Error>
     Ok(Value::from(Tuple::from(parts.map(Value::from))))
 }
 
-/// The part of a text from the character `start` to the character `end`, and how many characters stand before it. A start
-/// beyond the text gives nothing, not even an empty part.
+/// The part of a text from the character `start` to the character `end`, and how many characters stand before it. `None` where
+/// the start is beyond the text or behind the end: Python finds nothing there, not even an empty text.
 fn within<'t>(
     text: &'t str,
     start: Option<&Value>,
     end: Option<&Value>,
-) -> Result<(usize, &'t str), Error> {
-    let length = text.chars().count();
-    let (start, end) = range(start, end, length)?;
+) -> Result<Option<(usize, &'t str)>, Error> {
+    let (start, end) = range(start, end, text.chars().count())?;
+    if start > end {
+        return Ok(None);
+    }
     let at = |place: usize| {
         text.char_indices()
             .nth(place)
             .map_or(text.len(), |(at, _)| at)
     };
-    Ok((start.min(length), &text[at(start).min(at(end))..at(end)]))
+    Ok(Some((start, &text[at(start)..at(end)])))
 }
 
 fn begins_or_ends(text: &str, ends: bool, arguments: &Arguments<'_>) -> Result<Value, Error> {
     let [wanted, start, end] = arguments.at_most(["prefix", "start", "end"])?;
     let wanted = arguments.needed(wanted.as_ref())?;
-    let part = within(text, start.as_ref(), end.as_ref())?.1;
+    let part = within(text, start.as_ref(), end.as_ref())?;
     let holds = |wanted: &Value| -> Result<bool, Error> {
         let wanted = arguments.text(Some(wanted))?;
-        Ok(if ends {
-            part.ends_with(&wanted)
-        } else {
-            part.starts_with(&wanted)
-        })
+        Ok(part.is_some_and(|(_, part)| match ends {
+            true => part.ends_with(&wanted),
+            false => part.starts_with(&wanted),
+        }))
     };
     if wanted.as_str().is_some() {
         return holds(wanted).map(Value::from);
@@ -297,24 +299,18 @@ fn begins_or_ends(text: &str, ends: bool, arguments: &Arguments<'_>) -> Result<V
 fn place(text: &str, name: &str, arguments: &Arguments<'_>) -> Result<Value, Error> {
     let [what, start, end] = arguments.at_most(["sub", "start", "end"])?;
     let what = arguments.text(what.as_ref())?;
-    let (before, part) = within(text, start.as_ref(), end.as_ref())?;
-    let found = if name.starts_with('r') {
-        part.rfind(&what)
-    } else {
-        part.find(&what)
-    };
+    let part = within(text, start.as_ref(), end.as_ref())?;
+    let found = part.and_then(|(before, part)| {
+        let at = match name.starts_with('r') {
+            true => part.rfind(&what),
+            false => part.find(&what),
+        };
+        at.map(|at| before + part[..at].chars().count())
+    });
     match found {
-        Some(at) => Ok(Value::from(before + part[..at].chars().count())),
+        Some(place) => Ok(Value::from(place)),
         None if name.ends_with("find") => Ok(Value::from(-1)),
         None => Err(fault(format!("{what:?} is not in the text"))),
-    }
-}
-
-/// Charges for text that is longer than what it is made from, before it is made.
-fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
-    match bytes / 64 {
-        0 => Ok(()),
-        fuel => state.consume_fuel(fuel as u64),
     }
 }
 
@@ -335,8 +331,8 @@ fn joined(state: &State<'_, '_>, text: &str, arguments: &Arguments<'_>) -> Resul
     let [items] = arguments.at_most(["iterable"])?;
     let mut result = String::new();
     for (index, item) in arguments.needed(items.as_ref())?.try_iter()?.enumerate() {
+        pay(state, text.len() + item.as_str().map_or(0, str::len))?;
         if index > 0 {
-            pay(state, text.len())?;
             result.push_str(text);
         }
         let item = item.as_str().ok_or_else(|| {

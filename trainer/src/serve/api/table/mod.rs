@@ -2,8 +2,10 @@
 //! the page of the API is made from them. Nothing that could change an answer is passed over in silence: what is not in the
 //! tables is refused by name.
 
+mod adapters;
 mod chat;
 mod completion;
+mod kind;
 #[cfg(test)]
 mod page;
 mod shared;
@@ -14,6 +16,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ApiError;
+use kind::{COUNT, Kind, shortened, shown};
 
 /// The most characters of a value that a message repeats.
 const SHOWN: usize = 80;
@@ -36,6 +39,9 @@ enum Verdict {
 struct Field {
     name: &'static str,
     verdict: Verdict,
+    kind: Kind,
+    /// Whether the object must have it.
+    required: bool,
     /// What it does, or why it is refused and what to do instead.
     says: &'static str,
     /// The fields of the object, or of each object of the list, that it holds; absent where that is the client's own.
@@ -48,23 +54,35 @@ pub(crate) struct Table {
     /// Where.
     place: &'static str,
     fields: &'static [&'static [Field]],
+    /// Fields that hold another kind of value in this place.
+    other_kinds: &'static [(&'static str, Kind)],
 }
 
 /// `POST /v1/chat/completions`.
 pub(crate) static CHAT: Table = Table {
     place: "`POST /v1/chat/completions`",
     fields: &[chat::FIELDS, shared::FIELDS],
+    other_kinds: &[("logprobs", Kind::Boolean)],
 };
 /// `POST /v1/completions`.
 pub(crate) static COMPLETION: Table = Table {
     place: "`POST /v1/completions`",
     fields: &[completion::FIELDS, shared::FIELDS],
+    other_kinds: &[("logprobs", COUNT)],
 };
+/// `POST /v1/load_lora_adapter`.
+pub(crate) static LOAD_ADAPTER: Table =
+    Table::new("`POST /v1/load_lora_adapter`", &[adapters::LOAD]);
+/// `POST /v1/unload_lora_adapter`.
+pub(crate) static UNLOAD_ADAPTER: Table =
+    Table::new("`POST /v1/unload_lora_adapter`", &[adapters::UNLOAD]);
 
 const fn acted_on(name: &'static str, says: &'static str) -> Field {
     Field {
         name,
         verdict: Verdict::ActedOn,
+        kind: Kind::Any,
+        required: false,
         says,
         inside: None,
     }
@@ -95,17 +113,47 @@ impl Field {
     const fn of(self, inside: &'static Table) -> Self {
         Self {
             inside: Some(inside),
+            kind: Kind::Object,
+            ..self
+        }
+    }
+
+    const fn is(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    const fn required(self) -> Self {
+        Self {
+            required: true,
             ..self
         }
     }
 }
 
 impl Table {
-    /// Refuses the first field of a request, an object in JSON, that is not acted on and could change the answer.
+    const fn new(place: &'static str, fields: &'static [&'static [Field]]) -> Self {
+        Self {
+            place,
+            fields,
+            other_kinds: &[],
+        }
+    }
+
+    /// Refuses a request that is no object in JSON, and its first field that is of another kind than it must be, stands twice or
+    /// is missing, or is not acted on and could change the answer.
     pub(crate) fn check(&self, request: &[u8]) -> Result<(), ApiError> {
         let text = std::str::from_utf8(request)
             .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
-        self.check_value(text, "")
+        let request: &RawValue = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+        let request = request.get();
+        if !Kind::Object.fits(request) {
+            return Err(ApiError::bad_request(format!(
+                "the body is {}, expected {}",
+                shown(request),
+                Kind::Object
+            )));
+        }
+        self.check_value(request, "")
     }
 
     /// The fields of an object, or of each object of a list; of other values there are none.
@@ -121,31 +169,71 @@ impl Table {
         match (refused, read) {
             (Some(error), _) => Err(error),
             (None, Ok(())) => Ok(()),
-            (None, Err(error)) => Err(ApiError::bad_request(format!(
-                "the body is not JSON: {error}"
-            ))),
+            (None, Err(error)) => Err(not_json(&error)),
         }
     }
 
-    fn check_field(&self, name: &str, value: &str, before: &str) -> Result<(), ApiError> {
+    /// `met` are the fields before it in the same object.
+    fn check_field(
+        &self,
+        name: &str,
+        value: &str,
+        before: &str,
+        met: &mut Met,
+    ) -> Result<(), ApiError> {
+        let path = format!("{before}{name}");
+        let field = self.find(name);
+        if let Some(field) = field {
+            if met.all.contains(&field.name) {
+                let message = format!("`{path}` stands twice, expected once; leave one out");
+                return Err(refusal(&path, message));
+            }
+            met.all.push(field.name);
+            if value != "null" {
+                met.with_value.push(field.name);
+            }
+        }
         if value == "null" {
             return Ok(());
         }
-        let path = format!("{before}{name}");
-        let Some(field) = self.find(name) else {
+        let Some(field) = field else {
             let message = format!(
                 "`{path}` is no field of {} that this server knows; leave it out",
                 self.place
             );
             return Err(refusal(&path, message));
         };
-        field.check(value, &path)
+        let other = self.other_kinds.iter().find(|(field, _)| *field == name);
+        let kind = other.map_or(field.kind, |(_, kind)| *kind);
+        field.check(kind, value, &path)
     }
 
-    fn find(&self, name: &str) -> Option<&Field> {
-        let mut fields = self.fields.iter().flat_map(|fields| fields.iter());
-        fields.find(|field| field.name == name)
+    /// Refuses an object that lacks a field which it must have.
+    fn check_missing(&self, before: &str, met: &Met) -> Result<(), ApiError> {
+        let mut required = self.all().filter(|field| field.required);
+        let missing = required.find(|field| !met.with_value.contains(&field.name));
+        missing.map_or(Ok(()), |field| {
+            let path = format!("{before}{}", field.name);
+            let message = format!("`{path}` is missing, expected {}", field.kind);
+            Err(refusal(&path, message))
+        })
     }
+
+    fn all(&self) -> impl Iterator<Item = &'static Field> + use<> {
+        self.fields.iter().flat_map(|fields| fields.iter())
+    }
+
+    fn find(&self, name: &str) -> Option<&'static Field> {
+        self.all().find(|field| field.name == name)
+    }
+}
+
+/// The fields of an object that have been met.
+#[derive(Default)]
+struct Met {
+    all: Vec<&'static str>,
+    /// Those that are not `null`.
+    with_value: Vec<&'static str>,
 }
 
 /// Goes through the fields of a value where they stand, and keeps none of them.
@@ -171,12 +259,16 @@ impl<'de> Visitor<'de> for Fields<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut met = Met::default();
         while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-            if self.refused.is_none()
-                && let Err(error) = self.table.check_field(&name, value.get(), self.before)
-            {
-                *self.refused = Some(error);
+            if self.refused.is_none() {
+                let value = value.get();
+                let checked = self.table.check_field(&name, value, self.before, &mut met);
+                *self.refused = checked.err();
             }
+        }
+        if self.refused.is_none() {
+            *self.refused = self.table.check_missing(self.before, &met).err();
         }
         Ok(())
     }
@@ -185,14 +277,13 @@ impl<'de> Visitor<'de> for Fields<'_> {
         let place = self.before.trim_end_matches('.');
         let mut index = 0_usize;
         while let Some(item) = list.next_element::<&RawValue>()? {
-            // Of another type: what reads the field says so.
-            if self.refused.is_none()
-                && item.get().starts_with('{')
-                && let Err(error) = self
-                    .table
-                    .check_value(item.get(), &format!("{place}[{index}]."))
-            {
-                *self.refused = Some(error);
+            if self.refused.is_none() {
+                let (item, path) = (item.get(), format!("{place}[{index}]"));
+                let checked = match Kind::Object.check(item, &path) {
+                    Ok(()) => self.table.check_value(item, &format!("{path}.")),
+                    Err(message) => Err(refusal(&path, message)),
+                };
+                *self.refused = checked.err();
             }
             index += 1;
         }
@@ -225,9 +316,11 @@ impl<'de> Visitor<'de> for Fields<'_> {
 }
 
 impl Field {
-    fn check(&self, value: &str, path: &str) -> Result<(), ApiError> {
+    fn check(&self, kind: Kind, value: &str, path: &str) -> Result<(), ApiError> {
         let neutral = match self.verdict {
             Verdict::ActedOn => {
+                kind.check(value, path)
+                    .map_err(|message| refusal(path, message))?;
                 return self.inside.map_or(Ok(()), |table| {
                     table.check_value(value, &format!("{path}."))
                 });
@@ -243,16 +336,15 @@ impl Field {
             [] => "leave it out".to_owned(),
             neutral => format!("leave it out or set it to {}", neutral.join(" or ")),
         };
-        let mut shown: String = value.chars().take(SHOWN + 1).collect();
-        if shown.chars().count() > SHOWN {
-            shown.pop();
-            shown.push('…');
-        }
-        let says = self.says;
+        let (shown, says) = (shortened(value), self.says);
         let message =
             format!("`{path}` is {shown}, which this server does not support: {says}; {cure}");
         Err(refusal(path, message))
     }
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    ApiError::bad_request(format!("the body is not JSON: {error}"))
 }
 
 /// An error whose `param` is the field of the request in which the path begins.
@@ -296,6 +388,7 @@ mod tests {
     #[case(r#"{"n": 1, "presence_penalty": 0.0, "tools": [], "user": "me", "best_of": null}"#)]
     #[case(r#"{"response_format": {"type": "text"}, "logit_bias": {}, "made_up": null}"#)]
     #[case(r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}], "name": null}]}"#)]
+    #[case(r#" {"seed": -9223372036854775808, "stop": ["a", "b"], "stop_token_ids": [], "top_p": 1, "logprobs": true} "#)]
     #[case(r#"{"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "x-own": 1}}}]}"#)]
     fn what_is_acted_on_or_cannot_change_the_answer_passes(#[case] request: &str) {
         check(&CHAT, request).unwrap();
@@ -319,7 +412,7 @@ mod tests {
         "`response_format.type`"
     )]
     #[case(
-        r#"{"messages": [{}, {"weight": 0}]}"#,
+        r#"{"messages": [{"role": "user"}, {"weight": 0}]}"#,
         "messages",
         "`messages[1].weight` is no field of `messages`"
     )]
@@ -353,6 +446,93 @@ mod tests {
         assert!(message.contains(words), "{message}");
     }
 
+    #[rstest]
+    #[case::number(
+        "max_tokens",
+        "-1",
+        "`max_tokens` is -1, expected a whole number from 0 to 4294967295"
+    )]
+    #[case::fraction("max_tokens", "1.5", "`max_tokens` is 1.5, expected a whole number")]
+    #[case::other_zero("seed", "-0", "`seed` is -0, expected a whole number")]
+    #[case::large(
+        "seed",
+        "9223372036854775808",
+        "`seed` is 9223372036854775808, expected a whole number from -9223372036854775808 to 9223372036854775807"
+    )]
+    #[case::text(
+        "temperature",
+        "\"hot\"",
+        "`temperature` is \"hot\", expected a number"
+    )]
+    #[case::endless("temperature", "1e999", "`temperature` is 1e999, expected a number")]
+    #[case::flag("stream", "1", "`stream` is 1, expected true or false")]
+    #[case::of_chats("logprobs", "3", "`logprobs` is 3, expected true or false")]
+    #[case::object(
+        "stream_options",
+        "[true]",
+        "`stream_options` is a list, expected an object"
+    )]
+    #[case::inside(
+        "stream_options",
+        "{\"include_usage\": 1}",
+        "`stream_options.include_usage` is 1, expected true or false"
+    )]
+    #[case::list("messages", "\"x\"", "`messages` is \"x\", expected a list of objects")]
+    #[case::item(
+        "messages",
+        "[[\"user\", \"x\"]]",
+        "`messages[0]` is a list, expected an object"
+    )]
+    #[case::nothing("messages", "[null]", "`messages[0]` is null, expected an object")]
+    #[case::part(
+        "messages",
+        "[{\"role\": \"user\", \"content\": [[\"text\", \"x\"]]}]",
+        "`messages[0].content[0]` is a list, expected an object"
+    )]
+    #[case::missing(
+        "messages",
+        "[{\"role\": null, \"content\": \"x\"}]",
+        "`messages[0].role` is missing, expected a string"
+    )]
+    #[case::stop("stop", "[\"a\", 1]", "`stop[1]` is 1, expected a string")]
+    #[case::token(
+        "stop_token_ids",
+        "[1, -1]",
+        "`stop_token_ids[1]` is -1, expected a whole number from 0 to 4294967295"
+    )]
+    #[case::tools("tools", "[[]]", "`tools[0]` is a list, expected an object")]
+    #[case::twice(
+        "model",
+        "\"a\", \"model\": \"b\"",
+        "`model` stands twice, expected once"
+    )]
+    fn what_is_not_of_the_kind_of_its_field_is_refused_in_words_of_json(
+        #[case] field: &str,
+        #[case] value: &str,
+        #[case] words: &str,
+    ) {
+        let request = format!("{{\"{field}\": {value}}}");
+        let (name, message) = check(&CHAT, &request).unwrap_err();
+        assert_eq!(name, field);
+        assert!(message.starts_with(words), "{message}");
+    }
+
+    #[rstest]
+    #[case("[]", "the body is a list, expected an object")]
+    #[case("[[[[", "the body is not JSON")]
+    #[case("{\"a\":", "the body is not JSON")]
+    #[case("{} {}", "the body is not JSON")]
+    #[case("", "the body is not JSON")]
+    #[case("null", "the body is null, expected an object")]
+    fn a_body_that_is_no_object_is_refused_as_a_whole(#[case] request: &str, #[case] words: &str) {
+        for table in [&CHAT, &COMPLETION, &LOAD_ADAPTER, &UNLOAD_ADAPTER] {
+            let body = table.check(request.as_bytes()).unwrap_err().body();
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(message.starts_with(words), "{message}");
+            assert_eq!(body["error"]["param"], Value::Null);
+        }
+    }
+
     #[test]
     fn a_long_value_is_not_repeated_in_full() {
         let request = format!(r#"{{"suffix": "{}"}}"#, "é".repeat(10_000));
@@ -378,10 +558,14 @@ mod tests {
                     }
                 }
                 assert!(!field.says.is_empty(), "{}", field.name);
+                let objects = [Kind::Object, Kind::Objects, Kind::TextOrObjects];
+                let holds_objects = objects.contains(&field.kind);
+                assert!(field.inside.is_none() || holds_objects, "{}", field.name);
                 field.inside.into_iter().for_each(walk);
             }
         }
-        walk(&CHAT);
-        walk(&COMPLETION);
+        for table in [&CHAT, &COMPLETION, &LOAD_ADAPTER, &UNLOAD_ADAPTER] {
+            walk(table);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The fields that both requests have.
 
+use super::kind::{COUNT, Kind, TOKENS, WHOLE};
 use super::{Field, Table, acted_on, harmless, refused, unless};
 
 /// What is not decoded under constraints.
@@ -11,45 +12,45 @@ pub(super) static FIELDS: &[Field] = &[
     acted_on(
         "model",
         "the base's name or an adapter's; absent: the base. A name that is not served is a 404",
-    ),
-    acted_on("max_tokens", "the most tokens of the answer"),
+    ).is(Kind::Text),
+    acted_on("max_tokens", "the most tokens of the answer").is(COUNT),
     acted_on(
         "temperature",
         "0 to 2, default 1; 0 takes the likeliest token",
-    ),
+    ).is(Kind::Number),
     acted_on(
         "top_p",
         "more than 0, at most 1 (default): only the likeliest tokens that together have this probability, among those that `top_k` leaves",
-    ),
+    ).is(Kind::Number),
     acted_on(
         "top_k",
         "only so many of the likeliest tokens; 0, -1 or absent: all",
-    ),
-    acted_on("seed", "makes the answer repeatable on one machine"),
+    ).is(WHOLE),
+    acted_on("seed", "makes the answer repeatable on one machine").is(WHOLE),
     acted_on(
         "stop",
         "a string or at most 16, which end the answer and are no part of it; special tokens such as `<|im_end|>` too",
-    ),
+    ).is(Kind::TextOrTexts),
     acted_on(
         "stop_token_ids",
         "at most 128 token ids that end the answer",
-    ),
+    ).is(TOKENS),
     acted_on(
         "include_stop_str_in_output",
         "`true`: what ended the answer by `stop` or `stop_token_ids` is part of it",
-    ),
+    ).is(Kind::Boolean),
     acted_on(
         "ignore_eos",
         "`true`: the model's own end tokens do not end the answer",
-    ),
+    ).is(Kind::Boolean),
     acted_on(
         "skip_special_tokens",
         "`false`: special tokens within the answer are part of its text",
-    ),
+    ).is(Kind::Boolean),
     acted_on(
         "stream",
         "`true`: the answer comes in pieces, as server-sent events",
-    ),
+    ).is(Kind::Boolean),
     acted_on("stream_options", "see below").of(&STREAM_OPTIONS),
     acted_on(
         "logprobs",
@@ -134,10 +135,10 @@ pub(super) static FIELDS: &[Field] = &[
     unless("mm_processor_kwargs", &["{}"], "text only"),
 ];
 
-static STREAM_OPTIONS: Table = Table {
-    place: "`stream_options`",
-    fields: &[&[
-        acted_on("include_usage", "`true`: a last chunk holds the usage"),
+static STREAM_OPTIONS: Table = Table::new(
+    "`stream_options`",
+    &[&[
+        acted_on("include_usage", "`true`: a last chunk holds the usage").is(Kind::Boolean),
         harmless("include_obfuscation", "it pads chunks elsewhere"),
         unless(
             "continuous_usage_stats",
@@ -145,13 +146,13 @@ static STREAM_OPTIONS: Table = Table {
             "the usage comes in the last chunk",
         ),
     ]],
-};
+);
 
-static RESPONSE_FORMAT: Table = Table {
-    place: "`response_format`",
-    fields: &[&[
+static RESPONSE_FORMAT: Table = Table::new(
+    "`response_format`",
+    &[&[
         unless("type", &["\"text\""], NO_GRAMMAR),
         refused("json_schema", NO_GRAMMAR),
         refused("schema", NO_GRAMMAR),
     ]],
-};
+);

@@ -1,16 +1,9 @@
 //! Training on a base that is saved in 4 bits: with the method and the quantisation that it is saved in, and no other.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
-use bench::Bench;
 use rstest::rstest;
 use serde_json::{Value, json};
+
+use crate::bench::Bench;
 
 fn with(base: &str, method: &Value) -> Bench {
     Bench::with(base, |job| {

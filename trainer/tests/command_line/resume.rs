@@ -1,21 +1,14 @@
 //! A trainer may die at any moment: the next one goes on, and the numbers are those of a run that nobody touched.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use bench::{Bench, send};
 use finetune_artifacts::manifest::Manifest;
 use rand::{Rng, SeedableRng};
+
+use crate::bench::{Bench, Ended, send};
 
 const STEPS: usize = 120;
 
@@ -115,7 +108,7 @@ fn told_to_stop_it_saves_and_exits_as_preempted_and_goes_on_when_started_again()
         torn.checkpoints() > 0
     });
     send(trainer.id(), "TERM");
-    let ended = bench::Ended::from(trainer.wait_with_output().unwrap());
+    let ended = Ended::from(trainer.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(11), "{}", ended.stderr);
     let outcome: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(message).unwrap()).unwrap();
@@ -221,7 +214,7 @@ fn a_newer_claim_stops_the_older_run_before_it_completes_anything() {
         r#"{"holder":"another pod","claimedAt":"1970-01-01T00:00:00Z"}"#,
     )
     .unwrap();
-    let ended = bench::Ended::from(older.wait_with_output().unwrap());
+    let ended = Ended::from(older.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(
         ended.stderr.contains("another pod has claimed attempt 2"),

@@ -1,18 +1,11 @@
 //! The further settings of LoRA through the trainer's binary: what is random is the same after a resume, and an adapter
 //! can be gone on from.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
 use std::time::{Duration, Instant};
 
-use bench::Bench;
 use serde_json::{Value, json};
+
+use crate::bench::{Bench, rows};
 
 fn losses(bench: &Bench) -> Vec<f64> {
     let rows = bench.read("metrics.jsonl");
@@ -265,7 +258,7 @@ fn preferences_are_measured_against_the_initial_adapter() {
 #[test]
 fn rows_and_objectives_that_do_not_fit_are_refused() {
     let conversations = with_preferences(2, |_| {});
-    conversations.write_data(&bench::rows(8));
+    conversations.write_data(&rows(8));
     conversations
         .run("prepare")
         .refused(&["objective is dpo", "the rows are Messages"]);

@@ -1,18 +1,11 @@
 //! What a run leaves behind beside its adapter: metrics, the best weights instead of the last, merged weights, answers.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bench::Bench;
 use serde_json::{Value, json};
+
+use crate::bench::{Bench, rows};
 
 fn metrics(bench: &Bench) -> Vec<Value> {
     bench
@@ -189,12 +182,12 @@ fn a_jump_of_the_loss_is_told_and_counted() {
             .unwrap()
             .remove("validation");
     });
-    let mut rows = vec![bench::rows(2).pop().unwrap(); 40];
-    rows[35] = bench::rows(1)
+    let mut same = vec![rows(2).pop().unwrap(); 40];
+    same[35] = rows(1)
         .pop()
         .unwrap()
         .replace("0 and 0", "zyx wvu tsr qpo nml kji");
-    bench.write_data(&rows);
+    bench.write_data(&same);
     let ended = bench.run("train").succeeded();
     assert!(
         ended.stderr.contains("step 36: the loss jumped to"),
@@ -478,7 +471,7 @@ fn generate_answers_with_what_was_learnt() {
         job["spec"]["training"]["schedule"] = "Constant".into();
     });
     // One answer to everything, learnt by heart.
-    let rows: Vec<String> = bench::rows(40)
+    let rows: Vec<String> = rows(40)
         .iter()
         .map(|row| {
             let mut row: Value = serde_json::from_str(row).unwrap();

@@ -1,18 +1,11 @@
 //! A trainer that is told to stop keeps what is complete and ends soon, whatever it is doing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use bench::{Bench, Ended, rows, send};
 use serde_json::Value;
+
+use crate::bench::{Bench, Ended, rows, send};
 
 /// A job of three long steps, each over most of `count` rows, one a pass; saved after the second.
 fn long_steps(count: usize, validation: f64, validate_every: u64) -> Bench {

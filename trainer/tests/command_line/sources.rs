@@ -1,19 +1,12 @@
 //! Data in a bucket or on a mounted claim, by hand: keys and endpoint from the environment.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
-use bench::{Bench, Ended, rows};
 use finetune_artifacts::uri::Location;
 use finetune_crds::uris;
 use serde_json::{Value, json};
 use wiremock::matchers::{header_exists, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::bench::{Bench, Ended, rows};
 
 const MODIFIED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
 

@@ -1,13 +1,5 @@
 //! A store that refuses a write or a delete costs a checkpoint, not the run.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,7 +9,8 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bench::{Bench, Ended};
+
+use crate::bench::{Bench, Ended};
 
 #[test]
 fn a_run_goes_on_while_no_checkpoint_can_be_written() {

@@ -1,19 +1,12 @@
 //! `trainer` by hand, from a manifest to a published adapter and back.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-use bench::Bench;
 use rstest::rstest;
 use serde_json::Value;
+
+use crate::bench::{Bench, Ended};
 
 #[test]
 fn a_job_by_hand_is_trained_published_and_said_to_be_done() {
@@ -263,7 +256,7 @@ fn the_binary_finds_its_libraries_without_a_variable_that_names_them() {
         .arg("--version")
         .output()
         .unwrap();
-    let ended = bench::Ended::from(output).succeeded();
+    let ended = Ended::from(output).succeeded();
     assert!(ended.stdout.starts_with("trainer "), "{}", ended.stdout);
 }
 
@@ -290,6 +283,36 @@ fn a_clusters_manifest_must_have_its_digest_and_may_have_fields_of_a_newer_opera
         "{}",
         trained.stderr
     );
+}
+
+#[test]
+fn a_clusters_manifest_of_another_job_writes_nothing_to_that_jobs_folder() {
+    let bench = Bench::new(2);
+    let of_another = [
+        "--job-namespace",
+        "team-a",
+        "--job-name",
+        "tiny",
+        "--job-uid",
+        "uid-1",
+    ];
+    let said = bench.job().with_file_name("said.json");
+    for command in ["prepare", "train"] {
+        let words = [
+            "metadata.namespace is `default`, but --job-namespace is `team-a`",
+            "but --job-uid is `uid-1`",
+        ];
+        let mut trainer = bench.command(command);
+        trainer.args(of_another);
+        trainer.arg("--termination-message").arg(&said);
+        Ended::from(trainer.output().unwrap()).refused(&words);
+        // The operator takes the words for those of the job that it asked for.
+        let outcome: Value =
+            serde_json::from_str(&std::fs::read_to_string(&said).unwrap()).unwrap();
+        assert_eq!(outcome["uid"], "uid-1");
+        assert!(outcome["message"].as_str().unwrap().contains(words[0]));
+    }
+    assert!(!bench.work().exists());
 }
 
 #[test]

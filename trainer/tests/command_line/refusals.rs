@@ -1,14 +1,6 @@
 //! Wrong inputs end with code 10 and a message that names the place and the cure; nothing is left behind.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-
-use bench::{Bench, rows};
+use crate::bench::{Bench, Ended, fixture, rows};
 
 #[test]
 fn a_malformed_row_17_is_named() {
@@ -84,6 +76,27 @@ fn a_faulty_manifest_is_refused_with_field_and_line() {
 }
 
 #[test]
+fn a_namespace_that_leads_out_of_the_results_folder_is_refused_before_anything_is_trained() {
+    let bench = Bench::with("tiny-llama", |job| {
+        job["metadata"]["namespace"] = "../../../../esc".into();
+    });
+    bench
+        .run("train")
+        .refused(&["line", "metadata.namespace is `../../../../esc`"]);
+    assert!(!bench.work().exists());
+}
+
+#[test]
+fn a_work_folder_that_is_a_file_is_refused_by_name() {
+    let bench = Bench::new(5);
+    let file = bench.data().display().to_string();
+    for work in [file.clone(), format!("{file}/below")] {
+        let output = bench.command_in("prepare", &work).output().unwrap();
+        Ended::from(output).refused(&["--work is", "train.jsonl is a file"]);
+    }
+}
+
+#[test]
 fn a_refusal_is_told_by_the_termination_message_and_leaves_no_outcome() {
     let bench = Bench::new(5);
     bench.write_data(&["not json".to_owned()]);
@@ -129,13 +142,13 @@ fn bench_with_base(change: impl Fn(&std::path::Path)) -> Bench {
     let bench = Bench::new(5);
     let copy = bench.work().with_file_name("base");
     std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(bench::fixture("tiny-llama")).unwrap() {
+    for entry in std::fs::read_dir(fixture("tiny-llama")).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
     }
     change(&copy);
     let job = std::fs::read_to_string(bench.job()).unwrap();
-    let original = format!("file://{}/", bench::fixture("tiny-llama").display());
+    let original = format!("file://{}/", fixture("tiny-llama").display());
     std::fs::write(
         bench.job(),
         job.replace(&original, &format!("file://{}/", copy.display())),

@@ -1,18 +1,10 @@
 //! A base on the Hugging Face Hub, by hand: a job keeps the commit that it was trained on, also once it is done.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's failure is a panic"
-)]
-
-mod bench;
-mod hub;
-
-use bench::{Bench, Ended, fixture};
-use hub::{COMMIT, NEWER};
 use serde_json::json;
 use wiremock::MockServer;
+
+use crate::bench::{Bench, Ended, fixture};
+use crate::hub::{self, COMMIT, NEWER};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_done_is_evaluated_on_the_commit_that_it_was_trained_on() {
