@@ -105,11 +105,10 @@ impl Credentials {
         let Some((uri, keys)) = needed else {
             return Ok(credentials);
         };
-        Err(Error::CredentialsMissing {
-            origin: credentials.origin(),
-            keys: "every key".into(),
+        Err(Error::SecretMissing {
+            name: name.to_owned(),
+            keys,
             uri: uri.to_owned(),
-            cure: format!("create Secret `{name}` in the object's namespace, with {keys}"),
         })
     }
 
@@ -225,7 +224,7 @@ mod tests {
     #[case("gs://data/a", "GOOGLE_SERVICE_ACCOUNT_KEY")]
     #[case("az://data/a", "AZURE_STORAGE_SAS_TOKEN")]
     #[case("hf://datasets/owner/name", "HF_TOKEN")]
-    fn an_empty_folder_names_the_secret_and_the_keys_that_the_uri_needs(
+    fn an_empty_folder_is_a_secret_that_is_absent_or_empty_and_names_the_keys_that_the_uri_needs(
         #[case] uri: &str,
         #[case] key: &str,
     ) {
@@ -234,7 +233,8 @@ mod tests {
         let error = Credentials::resolve(Some(root.path()), Usage::Dataset, Some("corp"), uris)
             .unwrap_err()
             .to_string();
-        for expected in ["Secret `corp`", uri, key] {
+        let said = "Secret `corp` is not in the namespace or is empty";
+        for expected in [said, uri, key] {
             assert!(error.contains(expected), "{error}");
         }
         let without = Credentials::resolve(

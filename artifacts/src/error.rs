@@ -44,6 +44,18 @@ pub enum Error {
         /// What to do.
         cure: String,
     },
+    /// A named Secret holds nothing. A pod that mounts it sees no difference between one that is not there and an empty one.
+    #[error(
+        "Secret `{name}` is not in the namespace or is empty, and {uri} needs it: create it with {keys}, or correct the name"
+    )]
+    SecretMissing {
+        /// The Secret's name.
+        name: String,
+        /// The keys that it should hold.
+        keys: &'static str,
+        /// What was asked for.
+        uri: String,
+    },
     /// The store refused the keys.
     #[error(
         "the store refused access to {uri} ({code}): check {keys} in {origin}, and what they are allowed to do"
@@ -109,15 +121,31 @@ impl Error {
     pub fn reason(&self) -> OutcomeReason {
         match self {
             Self::BucketNotFound { .. } | Self::ObjectNotFound { .. } => OutcomeReason::NotFound,
-            Self::CredentialsMissing { .. } | Self::CredentialsRefused { .. } => {
-                OutcomeReason::Credentials
-            }
+            Self::CredentialsMissing { .. }
+            | Self::SecretMissing { .. }
+            | Self::CredentialsRefused { .. } => OutcomeReason::Credentials,
             Self::Unavailable { .. } => OutcomeReason::Unavailable,
             Self::DigestMismatch { .. } | Self::Invalid { .. } => OutcomeReason::InvalidInput,
             Self::Local { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 OutcomeReason::NotFound
             }
             Self::Local { .. } => OutcomeReason::Internal,
+        }
+    }
+
+    /// Where it is the bucket that is not there: what was asked for, and what is wrong, without the cure.
+    pub fn missing_bucket(&self) -> Option<(&str, String)> {
+        match self {
+            Self::BucketNotFound {
+                word,
+                bucket,
+                endpoint,
+                uri,
+            } => Some((
+                uri.as_str(),
+                format!("{word} `{bucket}` does not exist at {endpoint}"),
+            )),
+            _ => None,
         }
     }
 

@@ -33,6 +33,7 @@ use crate::shared::BaseModelReference;
     printcolumn(name = "Digest", type_ = "string", json_path = ".spec.source.digest", priority = 1),
     printcolumn(name = "Targets", type_ = "string", json_path = ".spec.serving[*].deploymentName", priority = 1),
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.provenance.fineTuneJob", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 52 characters, begin with a letter and hold only a-z, 0-9 and -"),
 )]

@@ -139,4 +139,7 @@ fn the_columns_name_adapter_reason_version_and_alias() {
     has("finetunejobs.yaml", ".status.reason", 1);
     has("adapters.yaml", ".status.stable.version", 0);
     has("adapters.yaml", ".status.serving[*].alias", 0);
+    // Ready says why it is so, whatever the state.
+    let why = r#".status.conditions[?(@.type=="Ready")].reason"#;
+    has("adapters.yaml", why, 1);
 }

@@ -18,6 +18,29 @@ pub struct Failure {
     pub message: String,
     /// Where it is the local file system that failed: what it failed at.
     pub local: Option<LocalFault>,
+    /// Where a bucket is not there: which one.
+    pub bucket: Option<Box<MissingBucket>>,
+    /// The manifest's field that is at fault, where it is known.
+    pub field: Option<&'static str>,
+}
+
+/// A bucket that is not there.
+#[derive(Clone, Debug)]
+pub struct MissingBucket {
+    /// What was asked for, in whichever folder of it.
+    pub uri: String,
+    /// What is wrong, without the cure.
+    pub problem: String,
+}
+
+impl MissingBucket {
+    fn of_store(error: &finetune_artifacts::Error) -> Option<Box<Self>> {
+        let (uri, problem) = error.missing_bucket()?;
+        Some(Box::new(Self {
+            uri: uri.to_owned(),
+            problem,
+        }))
+    }
 }
 
 /// What the local file system failed at.
@@ -67,6 +90,8 @@ impl Failure {
             reason,
             message: message.into(),
             local: None,
+            bucket: None,
+            field: None,
         }
     }
 
@@ -91,6 +116,15 @@ impl Failure {
     /// With what the local file system failed at.
     fn at(self, local: Option<LocalFault>) -> Self {
         Self { local, ..self }
+    }
+
+    /// With what a store failed at.
+    fn at_store(self, error: Option<&finetune_artifacts::Error>) -> Self {
+        Self {
+            local: error.and_then(LocalFault::of_store),
+            bucket: error.and_then(MissingBucket::of_store),
+            ..self
+        }
     }
 
     /// The code with which the process ends.
@@ -141,21 +175,21 @@ impl From<tch::TchError> for Failure {
 
 impl From<crate::base::Error> for Failure {
     fn from(error: crate::base::Error) -> Self {
-        let local = match &error {
-            crate::base::Error::Store(error) => LocalFault::of_store(error),
+        let store = match &error {
+            crate::base::Error::Store(error) => Some(error),
             _ => None,
         };
-        Self::new(error.reason(), error.to_string()).at(local)
+        Self::new(error.reason(), error.to_string()).at_store(store)
     }
 }
 
 impl From<crate::prepare::Error> for Failure {
     fn from(error: crate::prepare::Error) -> Self {
-        let local = match &error {
-            crate::prepare::Error::Store(error) => LocalFault::of_store(error),
+        let store = match &error {
+            crate::prepare::Error::Store(error) => Some(error),
             _ => None,
         };
-        Self::new(error.reason(), error.to_string()).at(local)
+        Self::new(error.reason(), error.to_string()).at_store(store)
     }
 }
 
@@ -184,8 +218,7 @@ impl From<safetensors_file::Error> for Failure {
 
 impl From<finetune_artifacts::Error> for Failure {
     fn from(error: finetune_artifacts::Error) -> Self {
-        let local = LocalFault::of_store(&error);
-        Self::new(error.reason(), error.to_string()).at(local)
+        Self::new(error.reason(), error.to_string()).at_store(Some(&error))
     }
 }
 
@@ -229,6 +262,29 @@ mod tests {
             write(ErrorKind::NotFound).exit_code(),
             ExitCode::InvalidInput
         );
+    }
+
+    #[test]
+    fn a_missing_bucket_is_known_as_one_from_wherever_it_is_told() {
+        let missing = || finetune_artifacts::Error::BucketNotFound {
+            word: "bucket",
+            bucket: "nowhere".into(),
+            endpoint: "http://store:9000".into(),
+            uri: "s3://nowhere/.finetune/work/1/prepared/report.json".into(),
+        };
+        for failure in [
+            Failure::from(missing()),
+            Failure::from(crate::prepare::Error::Store(missing())),
+            Failure::from(crate::base::Error::Store(missing())),
+        ] {
+            assert_eq!(failure.reason, OutcomeReason::NotFound);
+            let bucket = failure.bucket.unwrap();
+            assert!(bucket.uri.starts_with("s3://nowhere/.finetune/"));
+            assert_eq!(
+                bucket.problem,
+                "bucket `nowhere` does not exist at http://store:9000"
+            );
+        }
     }
 
     #[test]

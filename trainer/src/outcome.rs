@@ -26,6 +26,7 @@ fn empty(stage: Stage, attempt: u32, reason: OutcomeReason, message: String) -> 
         stage,
         reason,
         message,
+        field: None,
         uid: String::new(),
         spec_digest: String::new(),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -52,6 +53,7 @@ pub fn of_failure(
     Outcome {
         uid: job.map(|job| job.uid.clone()).unwrap_or_default(),
         spec_digest: job.map(|job| job.spec_digest.clone()).unwrap_or_default(),
+        field: failure.field.map(str::to_owned),
         progress,
         ..empty(stage, attempt, failure.reason, failure.message.clone())
     }

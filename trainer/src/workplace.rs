@@ -58,7 +58,7 @@ pub struct Workplace {
     pub cache: Cache,
     /// The local directory where files on their way out are put together.
     pub local: PathBuf,
-    /// Who names the local ones of these folders.
+    /// Who names these folders.
     roots: Roots,
 }
 
@@ -112,8 +112,11 @@ impl Workplace {
         if places.passing.is_some() {
             roots.add_uri(&passing, "--passing");
         }
-        if output.is_some_and(|output| output.uri.is_some()) {
-            roots.add_uri(&output_uri, "spec.output.uri");
+        if let Some(uri) = output.and_then(|output| output.uri.as_deref()) {
+            roots.add_uri(uri, "spec.output.uri");
+        }
+        for (field, uri) in spec.sources() {
+            roots.add_source(uri, field);
         }
         roots.add(cache.clone(), "--cache");
         if places.outgoing.is_some() {
@@ -169,9 +172,14 @@ impl Workplace {
         })
     }
 
-    /// The failure with its cure, where one of these folders is full or cannot be written to.
+    /// The failure with its cure, where one of these folders is full, cannot be written to or lies in a bucket that is not there.
     #[must_use]
     pub fn with_cure(&self, mut failure: Failure) -> Failure {
+        let missing = failure.bucket.take();
+        if let Some((name, message)) = missing.and_then(|missing| self.roots.of_bucket(&missing)) {
+            failure.message = message;
+            failure.field = name.starts_with("spec.").then_some(name);
+        }
         let fault = failure.local.take();
         if let Some(cure) = fault.and_then(|fault| self.roots.cure(&fault)) {
             failure.message = format!("{}: {cure}", failure.message);

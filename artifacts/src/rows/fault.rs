@@ -10,6 +10,8 @@ use super::files;
 
 /// How many faults are shown.
 pub const SHOWN_FAULTS: usize = 20;
+/// How many places of rows with the same fault are shown.
+const SHOWN_PLACES: usize = 3;
 
 /// The class of a fault.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -146,15 +148,25 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The rows of a file that have a fault in the same words as one before them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Alike {
+    count: usize,
+    /// Where the first of them stand.
+    lines: Vec<usize>,
+}
+
 /// All that is wrong with the rows: the first [`SHOWN_FAULTS`], and how many there are of each class.
 #[derive(Clone, Debug, Default, Eq, PartialEq, thiserror::Error)]
 pub struct Faults {
-    /// The first ones.
+    /// The first ones. What many rows of a file have in the same words is here once.
     pub first: Vec<Fault>,
     /// How many in all.
     pub count: usize,
     /// How many of each class.
     pub classes: BTreeMap<FaultClass, usize>,
+    /// For each of the first, those in the same words.
+    alike: Vec<Alike>,
 }
 
 impl Faults {
@@ -162,10 +174,47 @@ impl Faults {
     pub fn add(&mut self, fault: Fault) {
         self.count += 1;
         *self.classes.entry(fault.class).or_default() += 1;
-        if self.first.len() < SHOWN_FAULTS {
+        let mut known = self.first.iter().zip(&mut self.alike);
+        let same = known.find(|(known, _)| {
+            known.class == fault.class && known.message == fault.message && known.file == fault.file
+        });
+        if let Some((known, alike)) = same {
+            alike.count += 1;
+            // Elements of one line stand in one place.
+            let last = alike.lines.last().unwrap_or(&known.line);
+            if *last != fault.line && alike.lines.len() < SHOWN_PLACES {
+                alike.lines.push(fault.line);
+            }
+        } else if self.first.len() < SHOWN_FAULTS {
             self.first.push(fault);
+            self.alike.push(Alike::default());
         }
     }
+}
+
+/// The others in the same words as `fault`, as they stand behind it.
+fn others(fault: &Fault, alike: &Alike) -> String {
+    if alike.count == 0 {
+        return String::new();
+    }
+    let word = if files::is_columnar(&fault.file) {
+        "row"
+    } else {
+        "line"
+    };
+    let mut lines: Vec<String> = alike.lines.iter().map(usize::to_string).collect();
+    if lines.is_empty() {
+        return format!(" ({} more like it)", alike.count);
+    }
+    if lines.len() < alike.count {
+        lines.push("…".to_owned());
+    }
+    let end = if lines.len() > 1 { "s" } else { "" };
+    format!(
+        " ({} more like it, {word}{end} {})",
+        alike.count,
+        lines.join(", ")
+    )
 }
 
 impl fmt::Display for Faults {
@@ -181,12 +230,14 @@ impl fmt::Display for Faults {
             write!(formatter, "{separator}{class} {count}")?;
         }
         write!(formatter, "): ")?;
-        for (index, fault) in self.first.iter().enumerate() {
+        let mut shown = 0;
+        for (index, (fault, alike)) in self.first.iter().zip(&self.alike).enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
-            write!(formatter, "{separator}{fault}")?;
+            write!(formatter, "{separator}{fault}{}", others(fault, alike))?;
+            shown += 1 + alike.count;
         }
-        if self.count > self.first.len() {
-            write!(formatter, "\nand {} more", self.count - self.first.len())?;
+        if self.count > shown {
+            write!(formatter, "\nand {} more", self.count - shown)?;
         }
         Ok(())
     }

@@ -107,6 +107,9 @@ impl<'row> Record<'row> {
         class: FaultClass,
     ) -> Problem {
         let name = self.name_of(column);
+        if let Some(message) = self.misnamed(|named| named == column) {
+            return Problem::new(class, message);
+        }
         let is = if self.columns.contains_key(name) {
             "null"
         } else {
@@ -119,6 +122,24 @@ impl<'row> Record<'row> {
                 self.listed()
             ),
         )
+    }
+
+    /// What is said of those columns named in `dataset.columns`, of all that are `wanted`, which the row does not have; `None`
+    /// where it has them. A null one is there.
+    pub(super) fn misnamed(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let missing: Vec<String> = self
+            .names
+            .named()
+            .filter(|(column, name)| wanted(column) && !self.columns.contains_key(*name))
+            .map(|(column, name)| format!("`dataset.columns.{column}` is {}", shortened(name)))
+            .collect();
+        (!missing.is_empty()).then(|| {
+            format!(
+                "{}, which the row does not have; the row has the columns {}: set it to one of these",
+                missing.join(" and "),
+                self.listed()
+            )
+        })
     }
 
     /// The names of the columns, for messages.

@@ -137,9 +137,10 @@ fn columns_are_found_under_the_names_that_the_files_have() {
         .read("a.jsonl", &b"{\"prompt\":\"q\",\"completion\":\"a\"}"[..])
         .unwrap();
     let message = reader.finish().unwrap_err().to_string();
-    assert!(
-        message.contains("expected `question` and `answer`"),
-        "{message}"
+    assert_eq!(
+        message,
+        "a.jsonl line 1: unrecognized_format: `dataset.columns.prompt` is `question` and `dataset.columns.completion` is \
+         `answer`, which the row does not have; the row has the columns `prompt`, `completion`: set it to one of these"
     );
 }
 
@@ -549,18 +550,56 @@ fn two_formats_in_one_data_set_are_refused_with_the_row_that_set_the_format() {
 
 #[test]
 fn the_first_twenty_faults_are_shown_and_all_are_counted_by_class() {
-    let text = "{\"text\":1}\n".repeat(23) + "x\n";
+    let rows = (1..=23).map(|number| format!("{{\"c{number}\":1}}\n"));
+    let text = rows.collect::<String>() + "x\n";
     let faults = read(Format::Text, text).unwrap_err();
     assert_eq!((faults.first.len(), faults.count), (20, 24));
-    assert_eq!(faults.classes[&FaultClass::DataType], 23);
+    assert_eq!(faults.classes[&FaultClass::MissingColumn], 23);
     let message = faults.to_string();
     assert!(
         message.starts_with(
-            "24 rows are malformed (data_type 23, invalid_json 1): train.jsonl line 1: data_type: "
+            "24 rows are malformed (missing_column 23, invalid_json 1): train.jsonl line 1: missing_column: "
         ),
         "{message}"
     );
-    assert!(message.ends_with("line 20: data_type: `text` is a number, expected text\nand 4 more"));
+    let end = "the row has the columns `c20`\nand 4 more";
+    assert!(message.ends_with(end), "{message}");
+}
+
+#[test]
+fn a_fault_that_many_rows_have_in_the_same_words_is_said_once_with_their_number() {
+    let text = "{\"text\":1}\n".repeat(23) + "x\n{\"text\":1}\n[]\n[]\n";
+    let faults = read(Format::Text, text).unwrap_err();
+    assert_eq!((faults.first.len(), faults.count), (3, 27));
+    let message = faults.to_string();
+    let start = "27 rows are malformed (data_type 26, invalid_json 1): train.jsonl line 1: data_type: `text` is a number, expected \
+                 text (23 more like it, lines 2, 3, 4, …)\ntrain.jsonl line 24: invalid_json: ";
+    assert!(message.starts_with(start), "{message}");
+    assert!(message.ends_with("(1 more like it, line 27)"), "{message}");
+}
+
+#[rstest]
+#[case::found_out(Format::Auto, "unrecognized_format")]
+#[case::set(Format::PromptCompletion, "missing_column")]
+fn a_column_that_the_manifest_misnames_is_said_once_with_what_the_rows_have(
+    #[case] format: Format,
+    #[case] class: &str,
+) {
+    let columns = Columns {
+        prompt: Some("frage".into()),
+        completion: Some("answer".into()),
+        ..Columns::default()
+    };
+    let text = "question,answer\n".to_owned() + &"q,a\n".repeat(30);
+    let mut reader = RowReader::new(format).with_columns(&columns);
+    reader.read("faq.csv", text.as_bytes()).unwrap();
+    assert_eq!(
+        reader.finish().unwrap_err().to_string(),
+        format!(
+            "30 rows are malformed ({class} 30): faq.csv line 2: {class}: `dataset.columns.prompt` is `frage`, which the row does \
+             not have; the row has the columns `question`, `answer`: set it to one of these (29 more like it, lines 3, 4, 5, …)"
+        )
+    );
 }
 
 #[test]

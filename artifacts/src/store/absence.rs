@@ -1,4 +1,4 @@
-//! What is said of a place in the local file system that holds no file: nothing is there, or something else is.
+//! What is said of a place that holds no file: nothing is there, or something else is. Most of it is of the local file system.
 
 use std::fs::{FileType, Metadata};
 use std::os::unix::fs::FileTypeExt;
@@ -38,10 +38,8 @@ pub(super) fn of_folder(folder: &Path, passed_over: usize) -> Option<String> {
             "is no folder, expected one: drop the slash at its end to mean a file".to_owned(),
         );
     }
-    if passed_over > 0 {
-        return Some(format!(
-            "of its {passed_over} files none is one that is read here: correct the URI, or put the files there"
-        ));
+    if let Some(problem) = of_files(passed_over) {
+        return Some(problem);
     }
     let others: Vec<String> = others(folder).into_iter().take(3).collect();
     Some(if others.is_empty() {
@@ -50,6 +48,15 @@ pub(super) fn of_folder(folder: &Path, passed_over: usize) -> Option<String> {
         format!(
             "the folder holds no file, for {}: put regular files there",
             others.join(", ")
+        )
+    })
+}
+
+/// Why none of the files of a folder is read, and the cure; `None` where it has none.
+pub(super) fn of_files(passed_over: usize) -> Option<String> {
+    (passed_over > 0).then(|| {
+        format!(
+            "of its {passed_over} files none is one that is read here: correct the URI, or put the files there"
         )
     })
 }

@@ -293,8 +293,11 @@ impl Store {
     /// What is said of a folder that holds no object that is read; `passed_over` others it does hold.
     pub(crate) fn without_objects(&self, passed_over: usize) -> Error {
         let uri = self.uri();
-        let folder = self.local_path("");
-        match folder.and_then(|folder| absence::of_folder(&folder, passed_over)) {
+        let problem = match self.local_path("") {
+            Some(folder) => absence::of_folder(&folder, passed_over),
+            None => absence::of_files(passed_over),
+        };
+        match problem {
             Some(problem) => Error::invalid(uri, problem),
             None => Error::ObjectNotFound { uri },
         }

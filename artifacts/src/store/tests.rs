@@ -311,6 +311,20 @@ async fn a_wrong_hash_is_found_before_the_file_appears() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn a_folder_of_other_files_is_not_told_as_missing() {
+    let store = Store::for_test(Arc::new(InMemory::new()), "s3://models/a/");
+    let error = store.without_objects(2);
+    assert_eq!(error.reason(), OutcomeReason::InvalidInput);
+    let message = error.to_string();
+    assert!(
+        message.starts_with("s3://models/a/: of its 2 files none is one that is read here"),
+        "{message}"
+    );
+    let error = store.without_objects(0);
+    assert_eq!(error.reason(), OutcomeReason::NotFound, "{error}");
+}
+
 #[tokio::test]
 async fn creating_twice_keeps_the_first_and_the_same_bytes_count_as_created() {
     let store = Store::for_test(Arc::new(InMemory::new()), "s3://models/a/");

@@ -80,6 +80,9 @@ pub struct Outcome {
     /// One or two sentences for a person: the field or file and line, the value, what was expected, the cure.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Of a failure: the manifest's field that is at fault, such as `spec.output.uri`, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// The FineTuneJob's UID.
     #[serde(default)]
     pub uid: String,

@@ -43,6 +43,7 @@ impl Outcome {
     /// All texts but the message. Some are as long as the base's files, or a manifest written by hand, have them.
     fn texts(&mut self) -> Vec<&mut String> {
         let mut texts = vec![&mut self.uid, &mut self.spec_digest];
+        texts.extend(&mut self.field);
         texts.extend(&mut self.version);
         for published in self.adapter.iter_mut().chain(&mut self.model) {
             texts.push(&mut published.digest);
@@ -142,6 +143,7 @@ mod tests {
             stage: Stage::Train,
             reason: OutcomeReason::Succeeded,
             message: String::new(),
+            field: None,
             uid: "0a7a3c1e-9c4b-4f4e-8a53-0d0c0f6f2a11".into(),
             spec_digest: digest('5'),
             version: Some("0.1.0".into()),

@@ -110,7 +110,7 @@ use crate::uris;
         .message("spec.output is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.placement == oldSelf.placement").message("spec.placement is immutable: create a new FineTuneJob"),
     validation = Rule::new("self.maxRetries == oldSelf.maxRetries").message("spec.maxRetries is immutable: create a new FineTuneJob"),
-    validation = Rule::new("self.dryRun == oldSelf.dryRun").message("spec.dryRun is immutable: create a new FineTuneJob"),
+    validation = Rule::new("self.dryRun == oldSelf.dryRun").message("spec.dryRun is immutable: create a new FineTuneJob, or delete this one (`kubectl delete ftj NAME`) and apply it anew"),
 )]
 pub struct FineTuneJobSpec {
     /// The model to start from.

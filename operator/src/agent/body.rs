@@ -36,6 +36,9 @@ pub(crate) enum Fault {
     /// Engines take their base then, which must not happen in silence.
     #[error("`model` is missing or not a string, expected an adapter's name or the base's")]
     NoModel,
+    /// Engines differ in which one they take.
+    #[error("`model` stands twice, expected once; leave one out")]
+    TwoModels,
 }
 
 impl Fault {
@@ -43,7 +46,15 @@ impl Fault {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Unread(fault) => fault.status(),
-            Self::NotJson(_) | Self::NoModel => StatusCode::BAD_REQUEST,
+            Self::NotJson(_) | Self::NoModel | Self::TwoModels => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The field of the request that is at fault, where it is one.
+    pub(crate) fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Unread(_) | Self::NotJson(_) => None,
+            Self::NoModel | Self::TwoModels => Some("model"),
         }
     }
 }
@@ -58,8 +69,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Finds the value. Looks through the whole body and keeps nothing of it; a body that names `model` twice is refused,
-    /// because engines differ in which one they take.
+    /// Finds the value. Looks through the whole body and keeps nothing of it; a body that names `model` twice is refused.
     pub(crate) fn find(body: &[u8]) -> Result<Self, Fault> {
         #[derive(Deserialize)]
         struct Request<'body> {
@@ -70,8 +80,14 @@ impl Model {
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(Fault::NotJson("expected `{` at its beginning".into()));
         }
-        let request: Request<'_> =
-            serde_json::from_slice(body).map_err(|error| Fault::NotJson(error.to_string()))?;
+        let request: Request<'_> = serde_json::from_slice(body).map_err(|error| {
+            // Any value will do here, and any other field: the one thing that JSON may have wrong is a second `model`.
+            if error.is_data() {
+                Fault::TwoModels
+            } else {
+                Fault::NotJson(error.to_string())
+            }
+        })?;
         let value = request.model.ok_or(Fault::NoModel)?.get();
         let name = serde_json::from_str(value).map_err(|_| Fault::NoModel)?;
         let start = value.as_ptr().addr() - body.as_ptr().addr();
@@ -136,15 +152,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_body_with_two_models_is_refused_for_its_model() {
+        let fault = Model::find(br#"{"model":"a","mod\u0065l":"b"}"#).unwrap_err();
+        assert_eq!((&fault, fault.field()), (&Fault::TwoModels, Some("model")));
+    }
+
     #[rstest::rstest]
-    #[case::twice(r#"{"model":"a","mod\u0065l":"b"}"#)]
     #[case::a_list(r#"["a"]"#)]
     #[case::no_json("model=a")]
     #[case::unfinished(r#"{"model":"a""#)]
     #[case::two_objects(r#"{"model":"a"}{"model":"b"}"#)]
     #[case::utf_16("{\0\"\0")]
     #[case::nothing("")]
-    fn what_engines_could_read_in_two_ways_is_refused(#[case] body: &str) {
+    fn what_is_no_object_in_json_is_refused(#[case] body: &str) {
         let fault = Model::find(body.as_bytes()).unwrap_err();
         assert!(matches!(fault, Fault::NotJson(_)), "{fault}");
     }

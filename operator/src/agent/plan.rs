@@ -201,7 +201,7 @@ mod tests {
             models: Some(vec![Model {
                 id: "base".into(),
                 root: Some("/models/base".into()),
-                parent: None,
+                ..Model::default()
             }]),
             ..Observed::default()
         })
@@ -220,6 +220,7 @@ mod tests {
                 id: name.to_owned(),
                 root: Some(root.to_owned()),
                 parent: Some("base".into()),
+                ..Model::default()
             });
             self
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,7 +21,7 @@ use tokio::sync::Notify;
 use super::body::{self, Model};
 use super::metrics::{BASE, Metrics, UNKNOWN};
 use super::rename::Renamer;
-use super::routes::{InFlight, Route, Routes};
+use super::routes::{InFlight, Route, Routes, Served};
 
 /// Seconds after which a client that met a version on its way should try again.
 const RETRY_AFTER: u64 = 2;
@@ -51,19 +52,37 @@ pub(crate) fn router(proxy: Proxy) -> Router {
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
         .with_state(proxy)
 }
 
-async fn no_route() -> Response {
-    let message = "no such route: expected /v1/models, /v1/completions or /v1/chat/completions";
-    fault(StatusCode::NOT_FOUND, "not_found_error", message)
+async fn no_route(request: Request) -> Response {
+    let message = format!(
+        "there is no {} {}, expected /v1/models, /v1/completions or /v1/chat/completions",
+        request.method(),
+        request.uri().path()
+    );
+    fault(StatusCode::NOT_FOUND, None, &message)
+}
+
+async fn no_method(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("{path} does not take {method}");
+    fault(StatusCode::METHOD_NOT_ALLOWED, None, &message)
 }
 
 async fn models(State(proxy): State<Proxy>) -> Response {
     axum::Json(json!({"object": "list", "data": proxy.cards()})).into_response()
 }
 
-async fn model(State(proxy): State<Proxy>, UrlPath(name): UrlPath<String>) -> Response {
+async fn model(
+    State(proxy): State<Proxy>,
+    name: Result<UrlPath<String>, PathRejection>,
+) -> Response {
+    let Ok(UrlPath(name)) = name else {
+        let message = "the model's name in the path is not UTF-8, expected percent-encoded UTF-8";
+        return fault(StatusCode::BAD_REQUEST, Some("model"), message);
+    };
     match proxy.cards().into_iter().find(|card| card["id"] == name) {
         Some(card) => axum::Json(card).into_response(),
         None => unknown(&name),
@@ -79,15 +98,16 @@ async fn chat_completions(State(proxy): State<Proxy>, request: Request) -> Respo
 }
 
 impl Proxy {
-    /// The names that clients may use now, as OpenAI's clients read them: the bases, then the aliases.
+    /// The names that clients may use now, as OpenAI's and vLLM's clients read them: the bases, then the aliases. Without
+    /// vLLM's `root`, which is a folder of the pod.
     fn cards(&self) -> Vec<serde_json::Value> {
-        let (bases, aliases) = self.routes.names();
-        let card = |id: &String, parent: Option<&String>| json!({"id": id, "object": "model", "created": 0, "owned_by": "finetune-operator", "parent": parent});
-        let parent = bases.first();
-        let bases_first = bases.iter().map(|id| card(id, None));
-        bases_first
-            .chain(aliases.iter().map(|id| card(id, parent)))
-            .collect()
+        let card = |served: Served| {
+            json!({
+                "id": served.id, "object": "model", "created": served.facts.created.unwrap_or_default(),
+                "owned_by": "finetune-operator", "parent": served.parent, "max_model_len": served.facts.max_model_len,
+            })
+        };
+        self.routes.served().into_iter().map(card).collect()
     }
 
     async fn forward(&self, path: &str, request: Request) -> Response {
@@ -184,11 +204,7 @@ impl Proxy {
                 tracing::warn!(%error, "the engine does not answer");
                 self.nudge.notify_one();
                 let message = "the engine does not answer; try again in a moment";
-                Err(retry_later(fault(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "service_unavailable",
-                    message,
-                )))
+                Err(unavailable(message))
             }
         }
     }
@@ -285,41 +301,41 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
 }
 
 fn refused(fault: &body::Fault) -> Response {
-    let status = fault.status();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        return retry_later(self::fault(
-            status,
-            "service_unavailable",
-            &fault.to_string(),
-        ));
+    let message = fault.to_string();
+    match fault.status() {
+        StatusCode::SERVICE_UNAVAILABLE => unavailable(&message),
+        status => self::fault(status, fault.field(), &message),
     }
-    self::fault(status, "invalid_request_error", &fault.to_string())
 }
 
 fn unknown(model: &str) -> Response {
     let message = format!("the model `{model}` does not exist; /v1/models lists those that do");
-    fault(StatusCode::NOT_FOUND, "not_found_error", &message)
+    fault(StatusCode::NOT_FOUND, Some("model"), &message)
 }
 
 fn not_ready(model: &str) -> Response {
-    let message = format!("the model `{model}` is being loaded; try again in a moment");
-    retry_later(fault(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "service_unavailable",
-        &message,
+    unavailable(&format!(
+        "the model `{model}` is being loaded; try again in a moment"
     ))
 }
 
-fn retry_later(mut response: Response) -> Response {
+fn unavailable(message: &str) -> Response {
+    let mut response = fault(StatusCode::SERVICE_UNAVAILABLE, None, message);
     response
         .headers_mut()
         .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
     response
 }
 
-/// An error as OpenAI's clients read it.
-fn fault(status: StatusCode, kind: &str, message: &str) -> Response {
-    let error = json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}});
+/// An error as the embedded server and vLLM write it: a client meets one form, whichever of them refuses. `field` is the one of
+/// the request that is at fault.
+fn fault(status: StatusCode, field: Option<&str>, message: &str) -> Response {
+    let kind = match status {
+        StatusCode::NOT_FOUND => "NotFoundError",
+        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailableError",
+        _ => "BadRequestError",
+    };
+    let error = json!({"error": {"message": message, "type": kind, "param": field, "code": status.as_u16()}});
     (status, axum::Json(error)).into_response()
 }
 

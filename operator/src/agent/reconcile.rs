@@ -286,7 +286,10 @@ impl Reconciler {
             .iter()
             .map(|adapter| (adapter.alias.clone(), target(&adapter.alias)));
         let engine = self.engine.as_ref().map(|engine| engine.base().to_owned());
-        self.routes.switch(engine, self.bases(), aliases.collect());
+        let facts = self.models.iter();
+        let facts = facts.map(|model| (model.id.clone(), model.facts));
+        self.routes
+            .switch(engine, self.bases(), aliases.collect(), facts.collect());
         let pointed: BTreeSet<_> = self.aliases.values().cloned().collect();
         let busy = self.routes.in_flight();
         self.draining

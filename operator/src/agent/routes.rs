@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::engine::Facts;
+
 /// The current table.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
@@ -22,7 +24,20 @@ pub(crate) struct Table {
     pub bases: BTreeSet<String>,
     /// The version of each alias; `None` while none is proven and loaded.
     pub aliases: BTreeMap<String, Option<String>>,
+    /// What the engine says of bases and versions.
+    pub facts: BTreeMap<String, Facts>,
     in_flight: BTreeMap<String, Arc<AtomicUsize>>,
+}
+
+/// A name that clients may use now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Served {
+    /// The name.
+    pub id: String,
+    /// The base, of an alias.
+    pub parent: Option<String>,
+    /// What the engine says of the base, or of the version that answers for the alias.
+    pub facts: Facts,
 }
 
 /// Where one request goes.
@@ -83,17 +98,24 @@ impl Routes {
         }
     }
 
-    /// All names that clients may use now: bases, and aliases that answer.
-    pub(crate) fn names(&self) -> (Vec<String>, Vec<String>) {
+    /// All names that clients may use now: bases, then aliases that answer.
+    pub(crate) fn served(&self) -> Vec<Served> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let answering = table
-            .aliases
-            .iter()
-            .filter(|(_, version)| version.is_some());
-        (
-            table.bases.iter().cloned().collect(),
-            answering.map(|(alias, _)| alias.clone()).collect(),
-        )
+        let facts = |name: &String| table.facts.get(name).copied().unwrap_or_default();
+        let bases = table.bases.iter().map(|base| Served {
+            id: base.clone(),
+            parent: None,
+            facts: facts(base),
+        });
+        let aliases = table.aliases.iter().filter_map(|(alias, version)| {
+            let version = version.as_ref()?;
+            Some(Served {
+                id: alias.clone(),
+                parent: table.bases.first().cloned(),
+                facts: facts(version),
+            })
+        });
+        bases.chain(aliases).collect()
     }
 
     /// Whether `name` is an alias, answering or not.
@@ -108,6 +130,7 @@ impl Routes {
         engine: Option<String>,
         bases: BTreeSet<String>,
         aliases: BTreeMap<String, Option<String>>,
+        facts: BTreeMap<String, Facts>,
     ) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         for version in aliases.values().flatten() {
@@ -120,6 +143,7 @@ impl Routes {
         table.engine = engine;
         table.bases = bases;
         table.aliases = aliases;
+        table.facts = facts;
     }
 
     /// Versions that answer requests now.
@@ -135,10 +159,26 @@ impl Routes {
 mod tests {
     use super::*;
 
+    fn facts_of(name: &str) -> Facts {
+        Facts {
+            created: Some(name.len() as i64),
+            max_model_len: Some(128),
+        }
+    }
+
+    fn served(id: &str, parent: Option<&str>, facts: Facts) -> Served {
+        Served {
+            id: id.to_owned(),
+            parent: parent.map(str::to_owned),
+            facts,
+        }
+    }
+
     fn switch(routes: &Routes, version: Option<&str>) {
         let aliases = [("tone".to_owned(), version.map(str::to_owned))].into();
         let bases = ["base".to_owned()].into();
-        routes.switch(Some("http://engine".into()), bases, aliases);
+        let facts = ["base", "one"].map(|name| (name.to_owned(), facts_of(name)));
+        routes.switch(Some("http://engine".into()), bases, aliases, facts.into());
     }
 
     #[test]
@@ -160,6 +200,16 @@ mod tests {
         assert!(matches!(routes.resolve("tone"), Route::NotReady));
         assert!(matches!(routes.resolve("base"), Route::Base { .. }));
         assert!(matches!(routes.resolve("else"), Route::Unknown));
-        assert_eq!(routes.names(), (vec!["base".to_owned()], vec![]));
+        assert_eq!(routes.served(), [served("base", None, facts_of("base"))]);
+    }
+
+    #[test]
+    fn an_alias_is_described_as_the_version_that_answers_for_it() {
+        let routes = Routes::default();
+        let alias = |facts| served("tone", Some("base"), facts);
+        switch(&routes, Some("one"));
+        assert_eq!(routes.served()[1], alias(facts_of("one")));
+        switch(&routes, Some("unlisted"));
+        assert_eq!(routes.served()[1], alias(Facts::default()));
     }
 }

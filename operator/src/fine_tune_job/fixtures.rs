@@ -217,6 +217,7 @@ pub(super) fn outcome(stage: Stage, reason: OutcomeReason) -> Outcome {
         } else {
             format!("{} happened; do this", reason.as_str())
         },
+        field: None,
         uid: UID.to_owned(),
         spec_digest: job().spec.digest(),
         version: None,

@@ -18,6 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub(crate) const BASE: &str = "tiny";
+/// What it says of its models.
+pub(crate) const BASE_CREATED: u64 = 1_700_000_000;
+pub(crate) const VERSION_CREATED: u64 = 1_700_000_060;
+pub(crate) const CONTEXT: u64 = 128;
 
 /// What an engine does wrong.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,12 +97,17 @@ async fn health(State(engine): State<FakeEngine>) -> StatusCode {
 
 async fn models(State(engine): State<FakeEngine>) -> Response {
     let inner = engine.with();
-    let mut data = vec![json!({"id": BASE, "root": "/models/tiny", "parent": null})];
+    let card = |id: &str, root: &str, parent: Option<&str>, created: u64| {
+        json!({
+            "id": id, "root": root, "parent": parent, "created": created, "max_model_len": CONTEXT,
+        })
+    };
+    let mut data = vec![card(BASE, "/models/tiny", None, BASE_CREATED)];
     data.extend(
         inner
             .loaded
             .iter()
-            .map(|(id, root)| json!({"id": id, "root": root, "parent": BASE})),
+            .map(|(id, root)| card(id, root, Some(BASE), VERSION_CREATED)),
     );
     Json(json!({"object": "list", "data": data})).into_response()
 }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod fake_engine;
+mod own_answers;
 mod pod_ends;
 mod request_bodies;
 mod store_away;
@@ -42,7 +43,7 @@ async fn an_alias_answers_once_its_version_is_proven_and_only_known_names_answer
     let (status, body) = bench.complete("stranger").await;
     assert_eq!(
         (status, &body["error"]["type"]),
-        (404, &json!("not_found_error"))
+        (404, &json!("NotFoundError"))
     );
     // The engine's own name of a version is not for clients: it would outlive a rollback.
     assert_eq!(bench.complete(&one.version).await.0, 404);

@@ -176,8 +176,11 @@ async fn a_body_that_names_two_models_reaches_no_engine() {
     let response = bench.client.post(url).body(body).send().await.unwrap();
     assert_eq!(response.status(), 400);
     assert_eq!(
-        response.json::<serde_json::Value>().await.unwrap()["error"]["message"],
-        json!("the body is not a JSON object: duplicate field `model` at line 1 column 23")
+        response.json::<serde_json::Value>().await.unwrap()["error"],
+        json!({
+            "message": "`model` stands twice, expected once; leave one out",
+            "type": "BadRequestError", "param": "model", "code": 400,
+        })
     );
     assert!(bench.engine.with().last_request.is_none());
 }

@@ -6,14 +6,17 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, is_gguf};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const CONFIGURATION: &str = "config.json";
+/// How many files of a folder a message names.
+const SHOWN: usize = 3;
 /// Files that make a model beside its weights, where they are there.
 const COMPANIONS: [&str; 6] = [
     "chat_template.jinja",
-    "config.json",
+    CONFIGURATION,
     "generation_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
@@ -91,6 +94,58 @@ pub(super) fn refuse_pickles<'a>(
         None => Ok(()),
         Some(path) => Err(Error::invalid(folder, pickle_fault(path))),
     }
+}
+
+/// Refuses a folder of these files that has no configuration, and says what is meant by what it has. An empty one is another
+/// fault.
+pub(super) fn refuse_without_configuration<'a>(
+    folder: &str,
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<(), Error> {
+    let paths: Vec<&str> = paths.collect();
+    if paths.is_empty() || paths.contains(&CONFIGURATION) {
+        return Ok(());
+    }
+    let of = |wanted: &dyn Fn(&str) -> bool| -> Vec<&str> {
+        paths.iter().copied().filter(|path| wanted(path)).collect()
+    };
+    let models = of(&is_gguf);
+    let folders = of(&|path| path.ends_with(&format!("/{CONFIGURATION}")));
+    let (held, cure) = match (models.as_slice(), folders.as_slice()) {
+        ([model], _) => (
+            &models,
+            format!("name that file, by a URI that ends in `/{model}`"),
+        ),
+        ([model, ..], _) => (
+            &models,
+            format!("name one of these files, such as by a URI that ends in `/{model}`"),
+        ),
+        ([], [inner, ..]) => {
+            let inner = inner.trim_end_matches(CONFIGURATION);
+            (
+                &folders,
+                format!("name the folder of the model, by a URI that ends in `/{inner}`"),
+            )
+        }
+        ([], []) => (
+            &paths,
+            "name a folder as Hugging Face has it, or a GGUF file".to_owned(),
+        ),
+    };
+    Err(Error::invalid(
+        folder,
+        format!("holds {} and no {CONFIGURATION}: {cure}", listed(held)),
+    ))
+}
+
+/// Names of files for a message, the first of them.
+fn listed(names: &[&str]) -> String {
+    let shown = names.iter().take(SHOWN);
+    let shown: Vec<String> = shown
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// What is wrong with the pickle `path`, and the cure.
@@ -194,5 +249,53 @@ pub(super) fn shard_names(folder: &Path) -> Result<Vec<String>, Error> {
                 ),
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use finetune_artifacts::cache::Cache;
+    use finetune_artifacts::credentials::Credentials;
+    use rstest::rstest;
+
+    use crate::base::{BaseModelFiles, Fetch};
+
+    #[rstest]
+    #[case::one_gguf(
+        &["SmolLM2.Q4_1.gguf", "README.md"],
+        "holds `SmolLM2.Q4_1.gguf` and no config.json: name that file, by a URI that ends in `/SmolLM2.Q4_1.gguf`"
+    )]
+    #[case::several(
+        &["a.gguf", "b.GGUF"],
+        "holds `a.gguf`, `b.GGUF` and no config.json: name one of these files"
+    )]
+    #[case::the_folder_above(
+        &["base/config.json", "base/model.safetensors"],
+        "holds `base/config.json` and no config.json: name the folder of the model, by a URI that ends in `/base/`"
+    )]
+    #[case::something_else(
+        &["a", "b", "c", "d"],
+        "holds `a`, `b`, `c`, … and no config.json: name a folder as Hugging Face has it, or a GGUF file"
+    )]
+    #[tokio::test]
+    async fn a_folder_that_is_no_model_is_told_by_what_it_holds(
+        #[case] files: &[&str],
+        #[case] expected: &str,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let uri = format!("file://{}/", folder.path().display());
+        let cache = Cache::new(&folder.path().join("cache"));
+        let fetch = Fetch::WithoutWeights;
+        let found = BaseModelFiles::fetch(&uri, &Credentials::default(), &cache, fetch).await;
+        let message = found.unwrap_err().to_string();
+        assert!(
+            message.starts_with(&format!("base model {uri}: {expected}")),
+            "{message}"
+        );
     }
 }

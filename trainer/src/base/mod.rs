@@ -126,9 +126,10 @@ impl BaseModelFiles {
                 return Err(Error::invalid(uri, hugging_face::pickle_fault("it")));
             }
             let mut entries = Store::open(uri, credentials)?.list("").await?;
-            hugging_face::refuse_pickles(uri, entries.iter().map(|entry| entry.path.as_str()))?;
-            let belonging =
-                hugging_face::belonging(entries.iter().map(|entry| entry.path.as_str()));
+            let paths = || entries.iter().map(|entry| entry.path.as_str());
+            hugging_face::refuse_pickles(uri, paths())?;
+            hugging_face::refuse_without_configuration(uri, paths())?;
+            let belonging = hugging_face::belonging(paths());
             entries.retain(|entry| belonging.contains(&entry.path));
             let wanted = |path: &str| {
                 hugging_face::goes_along(path)

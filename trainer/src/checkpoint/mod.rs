@@ -180,8 +180,8 @@ pub async fn conduct(place: &Workplace) -> Result<Option<Conduct>, Failure> {
 
 /// The newest complete checkpoint of any attempt that belongs to `identity`; `None` where there is none.
 ///
-/// A damaged one is passed over with a warning. One that belongs to another spec, base or data is an error: to train
-/// from the start in its place would throw its work away without a word.
+/// A damaged one is passed over with a warning. One that belongs to another spec, base or data is an error, and so is one for which
+/// there is no room here: to train from the start in its place would throw its work away without a word.
 pub async fn newest(place: &Workplace, identity: &Identity) -> Result<Option<Checkpoint>, Failure> {
     let mut places = complete(&place.passing).await?;
     places.sort();
@@ -189,7 +189,10 @@ pub async fn newest(place: &Workplace, identity: &Identity) -> Result<Option<Che
         let folder = place.passing.child(&found.folder)?;
         match read(place, &folder, identity).await {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
-            Err(failure) if failure.reason == OutcomeReason::Internal => {
+            // A full disk here says nothing of the checkpoint there.
+            Err(failure)
+                if failure.reason == OutcomeReason::Internal && failure.local.is_none() =>
+            {
                 tracing::warn!("{} is damaged and passed over: {failure}", folder.uri());
             }
             Err(failure) => return Err(failure),

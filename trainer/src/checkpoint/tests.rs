@@ -313,6 +313,16 @@ async fn one_without_a_manifest_or_with_a_damaged_file_is_passed_over() {
 }
 
 #[tokio::test]
+async fn one_that_cannot_be_brought_here_is_not_taken_for_a_damaged_one() {
+    let mut bench = Bench::new();
+    let attempt = bench.claim().await;
+    bench.save(&attempt, 2).await.unwrap();
+    bench.place.local = bench.folder.path().join("nowhere");
+    let failure = newest(&bench.place, &bench.identity).await.unwrap_err();
+    assert!(failure.message.contains("nowhere"), "{failure}");
+}
+
+#[tokio::test]
 async fn one_of_another_run_is_refused_with_what_differs() {
     let mut bench = Bench::new();
     let attempt = bench.claim().await;

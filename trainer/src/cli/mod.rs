@@ -33,9 +33,9 @@ use arguments::LogFormat;
         trainer train --file job.yaml --work out\n  \
         trainer evaluate --file job.yaml --work out --rows validation --adapter file:///…/sha256-…/\n  \
         trainer generate --file job.yaml --work out --prompt 'How do I return a lamp?'\n\n\
-        Exit codes: 0 done, 10 the manifest, data or base is at fault, 11 stopped after a checkpoint (run it again to \
-        go on), 12 out of memory, 13 the loss is no longer a number, 1 anything that another try may mend. Stopped by \
-        SIGTERM or Ctrl-C, commands that have nothing to go on from end with 143 or 130."
+        Exit codes: 0 done, 10 the manifest, data or base is at fault, 11 `prepare` or `train` was told to stop (run \
+        it again: `train` goes on from its last checkpoint), 12 out of memory, 13 the loss is no longer a number, 1 anything \
+        that another try may mend. Told to stop by SIGTERM or Ctrl-C, the other commands end with 143 or 130."
 )]
 struct Cli {
     #[command(subcommand)]

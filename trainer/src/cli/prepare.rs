@@ -21,7 +21,7 @@ use super::end;
 
 /// Check and tokenise the data, and plan the run.
 ///
-/// Needs no GPU and reads no weights. What is wrong with manifest, data or base ends it with code 10 and a message that
+/// Reads no weights. What is wrong with manifest, data or base ends it with code 10 and a message that
 /// names the place. SIGTERM and Ctrl-C end it at once, with code 11.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

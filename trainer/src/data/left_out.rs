@@ -314,8 +314,9 @@ impl Points {
             .messages()
             .into_iter()
             .filter(|index| {
-                let mut points = said(*index).peekable();
-                points.peek().is_some() && points.all(|(number, _)| !printed(number))
+                // Of a turn that only calls, the calls are named.
+                said(*index).any(|(_, point)| point.part != Part::Calls)
+                    && said(*index).all(|(number, _)| !printed(number))
             })
             .collect();
         let mut result = Vec::new();

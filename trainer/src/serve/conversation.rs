@@ -63,8 +63,13 @@ fn rendered(
         conversation: &conversation,
         prompt,
     };
-    let text = render(&conversation.messages, &conversation.tools, prompt)
-        .map_err(|error| ApiError::field("messages", format!("`messages`: {error}")))?;
+    let text = render(&conversation.messages, &conversation.tools, prompt).map_err(|error| {
+        let field = match &error {
+            template::Error::Unprinted { what, .. } if what.starts_with("tools") => "tools",
+            _ => "messages",
+        };
+        ApiError::field(field, format!("`{field}`: {error}"))
+    })?;
     fits(&text)?;
     printed.check(&text)?;
     let text = if continued {

@@ -119,6 +119,47 @@ fn tools_that_the_template_does_not_print_are_refused(
     assert_eq!(none.functions, [] as [String; 0]);
 }
 
+/// The field and the message of the refusal of a call without content, on a template of this source.
+fn refused_call(source: &str, more: Value) -> (String, String) {
+    let mut request = json!({ "messages": [
+        { "role": "user", "content": "How many?" },
+        { "role": "assistant", "tool_calls": [{ "function": { "name": "stock", "arguments": "{}" } }] },
+    ] });
+    for (key, value) in more.as_object().unwrap() {
+        request[key] = value.clone();
+    }
+    let request: ChatRequest = serde_json::from_str(&request.to_string()).unwrap();
+    let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
+    let body = prompt(&request, &template, CALLS, &|_| Ok(()))
+        .unwrap_err()
+        .body();
+    let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
+    (text("param"), text("message"))
+}
+
+#[rstest]
+#[case::rendered_without("{{ m.role + m.content }}", "does not print")]
+#[case::failing("{{ m.content or raise_exception('no') }}", "prints no ")]
+fn what_the_template_has_no_place_for_is_named_before_its_failure(
+    #[case] turn: &str,
+    #[case] words: &str,
+) {
+    let source = format!("{{% for m in messages %}}{turn}{{% endfor %}}");
+    let (field, message) = refused_call(&source, json!({}));
+    assert_eq!(field, "messages");
+    assert!(
+        message.contains(words) && message.contains("calls"),
+        "{message}"
+    );
+    let tools = json!([{ "type": "function", "function": { "name": "stock" } }]);
+    let (field, message) = refused_call(&source, json!({ "tools": tools }));
+    assert_eq!(field, "tools");
+    assert!(
+        message.contains(words) && message.contains("tools"),
+        "{message}"
+    );
+}
+
 #[test]
 fn whoever_chooses_no_tool_gets_a_prompt_without_them() {
     let told = prompt_of("qwen2.5", &with_tools(json!({}))).unwrap();

@@ -39,6 +39,8 @@ pub(super) struct Forms {
     /// Whether it prints the texts of a content that is a list, as those of multimodal checkpoints do. Others fail on it, or
     /// print the list itself, with its quotes.
     pub(super) parts: bool,
+    /// Whether it prints calls.
+    pub(super) calls: bool,
     /// Of a turn that calls, where the row has no content.
     pub(super) absent: Nothing,
     /// Of a turn that calls, where the row has an empty content.
@@ -52,6 +54,7 @@ impl Forms {
     /// What holds as long as nothing was tried.
     pub(super) const UNTRIED: Self = Self {
         parts: true,
+        calls: true,
         absent: Nothing::Absent,
         empty: Nothing::Empty,
         text_arguments: true,
@@ -66,19 +69,26 @@ impl Forms {
                 absent: nothing,
                 ..Self::UNTRIED
             };
-            let text = calls(template, forms, message)?.filter(|text| text.contains(PROBE));
-            Ok(text.map(|text| (nothing, text.matches("None").count())))
+            let text = calls(template, forms, message)?;
+            Ok(text.map(|text| Tried {
+                nothing,
+                calls: text.contains(PROBE),
+                words: text.matches("None").count(),
+            }))
         };
-        let tried: Vec<(Nothing, usize)> = [Nothing::Absent, Nothing::Empty, Nothing::Null]
+        let mut tried: Vec<Tried> = [Nothing::Absent, Nothing::Empty, Nothing::Null]
             .into_iter()
             .filter_map(|nothing| text(nothing).transpose())
             .collect::<Result<_, Error>>()?;
-        // A form that prints the calls, and not Python's word for nothing.
-        let least = tried.iter().map(|(_, words)| *words).min();
+        // A form that prints the calls, and not Python's word for nothing. Where none prints them, one on which the template does not
+        // fail shows that they are left out.
+        let prints_calls = tried.iter().any(|tried| tried.calls);
+        tried.retain(|tried| tried.calls == prints_calls);
+        let least = tried.iter().map(|tried| tried.words).min();
         let first = |wanted: [Nothing; 3]| {
             let good = |nothing: &Nothing| {
                 let mut tried = tried.iter();
-                tried.any(|(tried, words)| tried == nothing && Some(*words) == least)
+                tried.any(|tried| tried.nothing == *nothing && Some(tried.words) == least)
             };
             let found = wanted.into_iter().find(good);
             found.unwrap_or(wanted[0])
@@ -99,6 +109,7 @@ impl Forms {
         ))?;
         Ok(Self {
             parts: prints_parts(template)?,
+            calls: prints_calls,
             absent,
             empty,
             text_arguments: text.is_some_and(|text| text.contains(&probe::arguments_text())),
@@ -138,6 +149,15 @@ impl Forms {
             &[Given, Objects, Texts]
         }
     }
+}
+
+/// What a template makes of a turn that calls, in one form of nothing.
+struct Tried {
+    nothing: Nothing,
+    /// Whether it prints the call.
+    calls: bool,
+    /// How often it prints Python's word for nothing.
+    words: usize,
 }
 
 /// What was rendered; `None` where the template does not take it.

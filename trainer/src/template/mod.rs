@@ -54,6 +54,17 @@ pub enum Error {
     /// It refused a conversation, or failed on it.
     #[error("the chat template fails: {0}")]
     Render(String),
+    /// It failed on a conversation that has what it has no place for.
+    #[error(
+        "the chat template prints no {what}, which the conversation has, and fails on it: {cause}; leave them out, or give the base a \
+         template that prints them"
+    )]
+    Unprinted {
+        /// `tools`, `calls`, or both.
+        what: &'static str,
+        /// How it failed.
+        cause: String,
+    },
     /// It does more work than a conversation of such a length can need. It does so with the next one too, whatever is tried.
     #[error(
         "the chat template fails: {0}, of which it may take no more for a conversation of this length: give the base a template that \
@@ -222,7 +233,25 @@ impl ChatTemplate {
             }
         }
         // There is at least one form to try.
-        Err(first.unwrap_or_else(|| Error::Render(String::new())))
+        let error = first.unwrap_or_else(|| Error::Render(String::new()));
+        Err(match (error, self.unprinted(messages, tools)) {
+            (Error::Render(cause), Some(what)) => Error::Unprinted { what, cause },
+            (error, _) => error,
+        })
+    }
+
+    /// What the conversation has and the template cannot print, whatever is said.
+    fn unprinted(&self, messages: &[Message], tools: &[Json]) -> Option<&'static str> {
+        let no_tools = !tools.is_empty() && !self.source.contains("tools");
+        let calls = |message: &Message| message.fields.contains_key(TOOL_CALLS);
+        let no_calls =
+            !self.forms.calls && !self.source.contains(TOOL_CALLS) && messages.iter().any(calls);
+        match (no_tools, no_calls) {
+            (true, true) => Some("tools and no calls"),
+            (true, false) => Some("tools"),
+            (false, true) => Some("calls"),
+            (false, false) => None,
+        }
     }
 
     /// The conversation as text, with marks, in these forms.

@@ -24,6 +24,60 @@ fn a_template_that_refuses_a_conversation_says_so_in_its_own_words() {
     assert_eq!(render(source, &[message("user", "x")]).unwrap(), "ok");
 }
 
+/// A question, and a turn that calls and has no content.
+fn calling() -> Vec<Message> {
+    let mut call = message("assistant", "");
+    call.content = None;
+    let calls =
+        r#"[{"type":"function","function":{"name":"stock","arguments":{"article":"lamp"}}}]"#;
+    let calls = serde_json::from_str(calls).unwrap();
+    call.fields.insert(TOOL_CALLS.to_owned(), calls);
+    vec![message("user", "How many?"), call]
+}
+
+#[test]
+fn a_turn_without_content_is_one_that_says_nothing_though_the_template_prints_no_calls() {
+    let source = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}";
+    let mut messages = calling();
+    let absent = render(source, &messages).unwrap();
+    messages[1].content = Some(String::new());
+    assert_eq!(absent, "<user>How many?<assistant>");
+    assert_eq!(render(source, &messages).unwrap(), absent);
+}
+
+#[test]
+fn a_template_that_fails_on_what_it_has_no_place_for_says_first_what_that_is() {
+    let source =
+        "{% for m in messages %}{{ m.content or raise_exception('Say something') }}{% endfor %}";
+    let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
+    let tools: [Json; 1] = [serde_json::from_str(r#"{"function":{"name":"stock"}}"#).unwrap()];
+    let failed = |messages: &[Message], tools: &[Json]| {
+        let error = template.render(messages, tools, false).unwrap_err();
+        error.to_string()
+    };
+    let silent = [message("user", "")];
+    for (message, start) in [
+        (
+            failed(&calling(), &tools),
+            "the chat template prints no tools and no calls, which the conversation has, and fails on it: Say something",
+        ),
+        (
+            failed(&calling(), &[]),
+            "the chat template prints no calls, which the conversation has, and fails on it: Say something",
+        ),
+        (
+            failed(&silent, &tools),
+            "the chat template prints no tools, which the conversation has, and fails on it: Say something",
+        ),
+        (
+            failed(&silent, &[]),
+            "the chat template fails: Say something",
+        ),
+    ] {
+        assert!(message.starts_with(start), "{message}");
+    }
+}
+
 #[test]
 fn what_is_iterable_is_what_python_iterates_over() {
     let source =

@@ -148,6 +148,17 @@ pub(super) fn detect(record: &Record<'_>) -> Result<RowFormat, Problem> {
             ),
         )),
         (None, _) => {
+            let makes_a_form = |column: &str| {
+                let mut formats = RowFormat::ALL.iter();
+                formats.any(|format| format.required().contains(&column))
+            };
+            if let Some(message) = record.misnamed(makes_a_form) {
+                return Err(Problem::new(FaultClass::UnrecognizedFormat, message));
+            }
+            let cure = match record.names.named().next() {
+                None => ": dataset.columns can name others",
+                Some(_) => ", as dataset.columns names them: correct it, or the rows",
+            };
             let forms: Vec<String> = named
                 .map(|format| {
                     let names = format.required().iter();
@@ -160,7 +171,7 @@ pub(super) fn detect(record: &Record<'_>) -> Result<RowFormat, Problem> {
             Err(Problem::new(
                 FaultClass::UnrecognizedFormat,
                 format!(
-                    "the row has the columns {}, expected {}: dataset.columns can name others",
+                    "the row has the columns {}, expected {}{cure}",
                     record.listed(),
                     forms.join(", or ")
                 ),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{EngineError, Model};
+use super::{EngineError, Facts, Model};
 
 /// Listing is a look into memory; more than this is a fault.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +34,11 @@ struct ModelCard {
     id: String,
     root: Option<String>,
     parent: Option<String>,
+    // Whatever stands here, the rest of the list counts: pods are ready by it.
+    #[serde(default)]
+    created: Value,
+    #[serde(default)]
+    max_model_len: Value,
 }
 
 impl FinetuneEngine {
@@ -70,6 +75,10 @@ impl FinetuneEngine {
             id: card.id,
             root: card.root,
             parent: card.parent,
+            facts: Facts {
+                created: card.created.as_i64(),
+                max_model_len: card.max_model_len.as_u64(),
+            },
         };
         Ok(list.data.into_iter().map(model).collect())
     }

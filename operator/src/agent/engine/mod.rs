@@ -7,8 +7,17 @@ mod finetune;
 
 pub(crate) use finetune::FinetuneEngine;
 
+/// What an engine says of a model for clients, and the agent has no use for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Facts {
+    /// When it was loaded, in seconds since 1970.
+    pub created: Option<i64>,
+    /// The most tokens of prompt and answer together.
+    pub max_model_len: Option<u64>,
+}
+
 /// A model that the engine lists.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Model {
     /// The name that requests use.
     pub id: String,
@@ -16,6 +25,8 @@ pub(crate) struct Model {
     pub root: Option<String>,
     /// The base of an adapter; a base has none.
     pub parent: Option<String>,
+    /// The rest.
+    pub facts: Facts,
 }
 
 /// Why an engine did not do what it was asked.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::super::seen::{ContainerSeen, JobEnd, JobSeen, PodSeen, Seen, Terminated};
 use super::super::validate::Validated;
-use super::retries;
+use super::{retries, unschedulable};
 
 /// A reason for machines and a message for people.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -68,13 +68,7 @@ pub fn why_not_running(
         }
         ContainerSeen::Waiting { reason, message } => Some(waiting(image, pod, reason, message)),
         ContainerSeen::Unknown => Some(match (&pod.unschedulable, &pod.disruption) {
-            (Some(message), _) => Cause::new(
-                "Unschedulable",
-                format!(
-                    "no node takes the pod {}: {message}; add a node that fits or lower spec.placement in a new FineTuneJob",
-                    pod.name
-                ),
-            ),
+            (Some(said), _) => unschedulable::cause(job, pod, said),
             (None, Some(disruption)) => Cause::new(
                 "Disrupted",
                 format!("the pod {} was ended from outside: {disruption}", pod.name),

@@ -16,6 +16,7 @@ pub mod publish;
 pub mod retries;
 pub mod stage_job;
 mod train;
+mod unschedulable;
 mod volumes;
 mod warnings;
 

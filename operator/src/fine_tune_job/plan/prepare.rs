@@ -68,9 +68,14 @@ pub(super) fn plan(
                     plan.events.extend(warnings::event(outcome, settings));
                 }
                 Look::Failed(cause) => {
+                    let valid = if refuses_data(&cause, &pods) {
+                        "False"
+                    } else {
+                        "Unknown"
+                    };
                     draft.condition(
                         condition::DATASET_VALID,
-                        "False",
+                        valid,
                         &cause.reason,
                         &cause.message,
                     );
@@ -170,6 +175,21 @@ fn look<'a>(
         Some(cause) => Look::Waiting(cause),
         None => Look::Running,
     }
+}
+
+/// Whether the stage failed because of the data or of what it is read with: manifest and base. Of any other end, such as one for
+/// want of memory or of a place for the output, nothing follows for the data.
+fn refuses_data(cause: &Cause, pods: &[&PodSeen]) -> bool {
+    let mut outcomes = pods
+        .iter()
+        .rev()
+        .filter_map(|pod| pod.terminated()?.outcome.as_ref());
+    let told = outcomes.find(|outcome| outcome.reason.as_str() == cause.reason);
+    told.is_some_and(|outcome| {
+        let field = outcome.field.as_deref().unwrap_or_default();
+        let at_fault = [OutcomeReason::InvalidInput, OutcomeReason::NotFound];
+        at_fault.contains(&outcome.reason) && !field.starts_with("spec.output.")
+    })
 }
 
 /// The outcome of a pod that found the data to be valid.

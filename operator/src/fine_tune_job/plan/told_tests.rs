@@ -3,6 +3,7 @@
 use finetune_crds::contract::{OutcomeReason, Stage};
 use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
+use rstest::rstest;
 
 use super::super::fixtures::*;
 use super::super::seen::{JobSeen, PodSeen, Seen};
@@ -43,6 +44,32 @@ fn what_was_odd_about_the_data_is_told_in_the_condition_and_in_one_event() {
         vec![said(Stage::Prepare, 0, OutcomeReason::Succeeded)],
     );
     assert_eq!(plan_for(&job(), &quiet).events, []);
+}
+
+#[rstest]
+#[case::rows(OutcomeReason::InvalidInput, None, "False")]
+#[case::a_source(OutcomeReason::NotFound, Some("spec.dataset.train[].uri"), "False")]
+#[case::the_output(OutcomeReason::NotFound, Some("spec.output.uri"), "Unknown")]
+#[case::keys(OutcomeReason::Credentials, None, "Unknown")]
+#[case::the_trainer(OutcomeReason::Internal, None, "Unknown")]
+fn the_data_is_called_invalid_only_where_it_is_what_the_stage_failed_for(
+    #[case] reason: OutcomeReason,
+    #[case] field: Option<&str>,
+    #[case] status: &str,
+) {
+    let mut found = outcome(Stage::Prepare, reason);
+    found.field = field.map(str::to_owned);
+    let seen = prepare_seen(
+        failed("PodFailurePolicy", 1),
+        vec![ended(Stage::Prepare, 10, Some(found))],
+    );
+    let plan = plan_for(&job(), &seen);
+    let reason = reason.as_str();
+    assert_eq!(
+        reason_of(&plan, condition::DATASET_VALID),
+        Some((status, reason))
+    );
+    assert_eq!(reason_of(&plan, condition::FAILED), Some(("True", reason)));
 }
 
 #[test]

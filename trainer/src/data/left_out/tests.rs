@@ -40,6 +40,14 @@ fn json(text: &str) -> Json {
     serde_json::from_str(text).unwrap()
 }
 
+/// A turn that calls and has no content.
+fn calling_alone() -> Message {
+    let calls = json(r#"[{"function":{"name":"stock","arguments":{"of":"lamp"}}}]"#);
+    let mut message = with(said("assistant", ""), TOOL_CALLS, calls);
+    message.content = None;
+    message
+}
+
 #[test]
 fn what_is_printed_is_not_left_out_though_it_is_trimmed() {
     let messages = vec![
@@ -67,6 +75,11 @@ fn what_is_printed_is_not_left_out_though_it_is_trimmed() {
         TOOL_CALLS,
         json(r#"[{"function":{"name":"stock","arguments":{"of":"lamp"}}}]"#)
     ),
+    "`messages[1].tool_calls`, which is to be learnt"
+)]
+#[case::calls_alone_on_a_template_that_adds_the_content_to_a_text(
+    "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}",
+    calling_alone(),
     "`messages[1].tool_calls`, which is to be learnt"
 )]
 #[case::arguments(

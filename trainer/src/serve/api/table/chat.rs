@@ -48,7 +48,8 @@ static MESSAGE: Table = Table::new(
         refused("function_call", OLD_CALLS),
         refused("audio", TEXT_ONLY),
     ]],
-);
+)
+.mistaken(&[("text", "content"), ("value", "content"), ("from", "role")]);
 
 static PART: Table = Table::new(
     "a part of `content`",

@@ -56,6 +56,8 @@ pub(crate) struct Table {
     fields: &'static [&'static [Field]],
     /// Fields that hold another kind of value in this place.
     other_kinds: &'static [(&'static str, Kind)],
+    /// Fields that are none, and those that whoever sends them means.
+    mistaken: &'static [(&'static str, &'static str)],
 }
 
 /// `POST /v1/chat/completions`.
@@ -63,12 +65,14 @@ pub(crate) static CHAT: Table = Table {
     place: "`POST /v1/chat/completions`",
     fields: &[chat::FIELDS, shared::FIELDS],
     other_kinds: &[("logprobs", Kind::Boolean)],
+    mistaken: &[],
 };
 /// `POST /v1/completions`.
 pub(crate) static COMPLETION: Table = Table {
     place: "`POST /v1/completions`",
     fields: &[completion::FIELDS, shared::FIELDS],
     other_kinds: &[("logprobs", COUNT)],
+    mistaken: &[],
 };
 /// `POST /v1/load_lora_adapter`.
 pub(crate) static LOAD_ADAPTER: Table =
@@ -136,6 +140,16 @@ impl Table {
             place,
             fields,
             other_kinds: &[],
+            mistaken: &[],
+        }
+    }
+
+    const fn mistaken(self, mistaken: &'static [(&'static str, &'static str)]) -> Self {
+        Self {
+            place: self.place,
+            fields: self.fields,
+            other_kinds: self.other_kinds,
+            mistaken,
         }
     }
 
@@ -197,15 +211,40 @@ impl Table {
             return Ok(());
         }
         let Some(field) = field else {
-            let message = format!(
-                "`{path}` is no field of {} that this server knows; leave it out",
-                self.place
-            );
-            return Err(refusal(&path, message));
+            // What is meant may stand behind it.
+            if let Some(mistaken) = self.mistaken.iter().find(|(field, _)| *field == name) {
+                met.mistaken.get_or_insert(*mistaken);
+                return Ok(());
+            }
+            return Err(self.unknown(name, before, "leave it out"));
         };
         let other = self.other_kinds.iter().find(|(field, _)| *field == name);
         let kind = other.map_or(field.kind, |(_, kind)| *kind);
         field.check(kind, value, &path)
+    }
+
+    fn unknown(&self, name: &str, before: &str, cure: &str) -> ApiError {
+        let path = format!("{before}{name}");
+        let message = format!(
+            "`{path}` is no field of {} that this server knows; {cure}",
+            self.place
+        );
+        refusal(&path, message)
+    }
+
+    /// Refuses an object that has a field which is none in place of the one that is meant, or beside it.
+    fn check_mistaken(&self, before: &str, met: &Met) -> Result<(), ApiError> {
+        met.mistaken.map_or(Ok(()), |(name, meant)| {
+            Err(if met.with_value.contains(&meant) {
+                self.unknown(name, before, "leave it out")
+            } else {
+                self.unknown(
+                    name,
+                    before,
+                    &format!("`{before}{meant}` is meant: rename it"),
+                )
+            })
+        })
     }
 
     /// Refuses an object that lacks a field which it must have.
@@ -234,6 +273,8 @@ struct Met {
     all: Vec<&'static str>,
     /// Those that are not `null`.
     with_value: Vec<&'static str>,
+    /// The first that is none, and what is meant.
+    mistaken: Option<(&'static str, &'static str)>,
 }
 
 /// Goes through the fields of a value where they stand, and keeps none of them.
@@ -268,7 +309,9 @@ impl<'de> Visitor<'de> for Fields<'_> {
             }
         }
         if self.refused.is_none() {
-            *self.refused = self.table.check_missing(self.before, &met).err();
+            let checked = self.table.check_mistaken(self.before, &met);
+            let checked = checked.and_then(|()| self.table.check_missing(self.before, &met));
+            *self.refused = checked.err();
         }
         Ok(())
     }
@@ -531,6 +574,32 @@ mod tests {
             assert!(message.starts_with(words), "{message}");
             assert_eq!(body["error"]["param"], Value::Null);
         }
+    }
+
+    #[rstest]
+    #[case::in_its_place(
+        r#"{"role": "user", "text": "hi"}"#,
+        "`messages[0].text` is no field of `messages` that this server knows; `messages[0].content` is meant: rename it"
+    )]
+    #[case::beside_it(
+        r#"{"text": "hi", "role": "user", "content": "ho"}"#,
+        "`messages[0].text` is no field of `messages` that this server knows; leave it out"
+    )]
+    #[case::beside_nothing(
+        r#"{"content": null, "role": "user", "text": "hi"}"#,
+        "`messages[0].text` is no field of `messages` that this server knows; `messages[0].content` is meant: rename it"
+    )]
+    #[case::in_place_of_the_role(
+        r#"{"from": "user", "value": "hi"}"#,
+        "`messages[0].from` is no field of `messages` that this server knows; `messages[0].role` is meant: rename it"
+    )]
+    fn a_field_that_stands_for_another_is_refused_with_the_one_that_is_meant(
+        #[case] message: &str,
+        #[case] expected: &str,
+    ) {
+        let request = format!(r#"{{"messages": [{message}]}}"#);
+        let (field, found) = check(&CHAT, &request).unwrap_err();
+        assert_eq!((field.as_str(), found.as_str()), ("messages", expected));
     }
 
     #[test]
