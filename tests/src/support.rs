@@ -162,11 +162,12 @@ pub fn url(namespace: &str) -> Result<String> {
     Ok(format!("http://{}", address.trim()))
 }
 
-/// The mean loss over the held-back rows of the example's job, of the 4-bit base alone or with a published adapter, as
+/// The mean loss over the rows that the job on the table held back, of the 4-bit base alone or with a published adapter, as
 /// `trainer evaluate` finds it.
 pub fn validation_loss(adapter: Option<&str>) -> Result<f64> {
     let work = tempfile::tempdir()?;
-    let file = folder().join("job.yaml");
+    let file = work.path().join("job.yaml");
+    std::fs::write(&file, on_the_table(&manifest("job.yaml")?)?)?;
     // Tests lie in target/<profile>/deps, the binaries beside that folder.
     let executable = std::env::current_exe()?;
     let trainer = executable
