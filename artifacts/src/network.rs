@@ -1,5 +1,5 @@
-//! Addresses where IPv4, IPv6 or both are: how a server listens everywhere, and how a host stands in a URL. Both programs
-//! use it, so that a pod of either is reached whatever family its cluster has.
+//! What the servers of both programs share: how they listen where IPv4, IPv6 or both are, how a host stands in a URL, how long a
+//! connection is kept, and which bodies there is room for. It knows no route.
 
 pub mod bodies;
 mod serve;

@@ -11,6 +11,8 @@ use reqwest::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+/// The greatest body of either server, in bytes: neither refuses what the other would take.
+pub const MAX_BODY: usize = 16 << 20;
 /// How long a body waits for the others.
 const TURN: Duration = Duration::from_secs(30);
 /// How long a client may send nothing, and how far it may fall behind [`LEAST_RATE`].

@@ -16,7 +16,7 @@ const PIECE: usize = 256 << 10;
 
 /// The room for bodies: 96 MiB, well below the 256 MiB that the chart gives the agent.
 pub(crate) const LIMITS: bodies::Limits = bodies::Limits {
-    body: 16 << 20,
+    body: bodies::MAX_BODY,
     small: 1 << 20,
     all_small: 32 << 20,
     small_waiting: 64,

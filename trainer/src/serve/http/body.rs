@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
-use finetune_artifacts::network::bodies::{Announced, Limits};
+use finetune_artifacts::network::bodies::{Announced, Limits, MAX_BODY};
 
 use super::Server;
 use crate::serve::api::ApiError;
 
-/// The room for bodies. The greatest is the agent's too, so that neither refuses what the other would take.
+/// The room for bodies.
 pub(in crate::serve) const LIMITS: Limits = Limits {
-    body: 16 << 20,
+    body: MAX_BODY,
     small: 1 << 20,
     all_small: 32 << 20,
     small_waiting: 64,
