@@ -20,11 +20,11 @@ newest  avx512_bf16  ONEDNN_MAX_CPU_ISA=DEFAULT                                 
 has() { grep -qw "$1" <(grep -m1 '^flags' /proc/cpuinfo); }
 
 # The programs, compiled before; their paths are in cargo's messages.
-programs=$(cargo test "$@" --quiet --no-run --message-format=json --test parity --test command_line |
-    sed -nE 's/.*"name":"(parity|command_line)".*"executable":"([^"]+)".*/\1 \2/p') || true
+programs=$(cargo test "$@" --quiet --no-run --message-format=json --lib --test parity --test command_line |
+    sed -nE 's/.*"kind":\["(lib|test)"\].*"name":"(trainer|parity|command_line)".*"executable":"([^"]+)".*/\2 \3/p') || true
 program() { awk -v name="$1" '$1 == name { print $2 }' <<<"$programs"; }
-for name in parity command_line; do
-    [ -x "$(program "$name")" ] || { echo "cargo names no program of the test $name: run \`cargo test $* --no-run\`" >&2; exit 1; }
+for name in trainer parity command_line; do
+    [ -x "$(program "$name")" ] || { echo "cargo names no program of the tests of $name: run \`cargo test $* --no-run\`" >&2; exit 1; }
 done
 
 # Threads that spin while they wait would take the processor from those of other tests (OMP_WAIT_POLICY).
@@ -50,9 +50,11 @@ while read -r name instructions variables tests; do
     for threads in 1 2; do
         runs=$((runs + 1))
         began=$SECONDS
+        operations=$(run "$variables" "$threads" "$(program trainer)" ops::) || fault=1
         parity=$(run "$variables" "$threads" "$(program parity)" "${skip[@]}") || fault=1
         resumed=$(run "$variables" "$threads" "$(program command_line)" told_to_stop) || fault=1
-        echo "$name, threads $threads: ${parity:-not all} tests of parity passed, ${resumed:-not all} of resuming, in $((SECONDS - began)) s"
+        echo "$name, threads $threads: ${operations:-not all} tests of operations passed, ${parity:-not all} of parity," \
+            "${resumed:-not all} of resuming, in $((SECONDS - began)) s"
     done
 done <<<"$settings"
 [ "$runs" -gt 0 ] || { echo "this processor has none of the settings, expected one of x86-64 at least" >&2; exit 1; }

@@ -118,6 +118,10 @@ fn step(
     rows: usize,
     length: usize,
 ) -> Duration {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the bench is one thread, and its weights come from libtorch"
+    )]
     tch::manual_seed(0);
     let mut base = Base::load(
         config,

@@ -192,11 +192,7 @@ mod tests {
 
     use super::*;
     use crate::ops::random::Draw;
-
-    fn random(shape: &[i64], seed: i64) -> Tensor {
-        tch::manual_seed(seed);
-        Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
-    }
+    use crate::ops::test_support::{assert_close, random};
 
     /// Head by head, with libtorch's automatic differentiation.
     fn reference(queries: &Tensor, keys: &Tensor, values: &Tensor, settings: Settings) -> Tensor {
@@ -229,14 +225,6 @@ mod tests {
             .reshape([batch * length, key_heads * groups * head_dim])
     }
 
-    fn assert_close(ours: &Tensor, expected: &Tensor) {
-        let difference = (ours - expected).abs().max().double_value(&[]);
-        assert!(
-            difference < 1e-5 * expected.abs().max().double_value(&[]),
-            "{difference}"
-        );
-    }
-
     const PLAIN: Settings = Settings {
         scale: 0.5,
         soft_cap: None,
@@ -261,10 +249,11 @@ mod tests {
     }
 
     fn compare(length: i64, keep: bool, settings: Settings) {
-        let queries = random(&[2, 2, 3, length, 4], 1);
-        let [keys, values] = [2, 3].map(|seed| random(&[2, 2, length, 4], seed));
+        let traced = |shape: &[i64], seed| random(shape, seed).set_requires_grad(true);
+        let queries = traced(&[2, 2, 3, length, 4], 1);
+        let [keys, values] = [2, 3].map(|seed| traced(&[2, 2, length, 4], seed));
         let expected = reference(&queries, &keys, &values, settings);
-        let weight = random(&expected.size(), 4).detach();
+        let weight = random(&expected.size(), 4);
         (&expected * &weight).sum(Kind::Float).backward();
 
         let (output, saved) =

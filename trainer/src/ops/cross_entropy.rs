@@ -334,19 +334,19 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
     use rstest::rstest;
-    use tch::Device;
 
     use super::*;
+    use crate::ops::test_support::{FLOAT, assert_close, random};
 
     #[rstest]
     #[case(logits::Settings::PLAIN)]
     #[case(logits::Settings { multiplier: Some(0.6), soft_cap: Some(1.5) })]
     fn equals_automatic_differentiation(#[case] settings: logits::Settings) {
-        tch::manual_seed(1);
-        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let hidden = random(&[6, 8]).set_requires_grad(true);
-        let head = random(&[20, 8]).set_requires_grad(true);
+        let hidden = random(&[6, 8], 1).set_requires_grad(true);
+        let head = random(&[20, 8], 2).set_requires_grad(true);
         let targets = Tensor::from_slice(&[3_i64, IGNORED, 0, 19, IGNORED, 7]);
         let mut logits = hidden.mm(&head.tr()) * settings.multiplier.unwrap_or(1.0);
         if let Some(cap) = settings.soft_cap {
@@ -357,7 +357,7 @@ mod tests {
         (&expected * 0.25).backward();
 
         let (hidden_value, head_value) = (hidden.detach(), head.detach());
-        let d_head = Tensor::zeros([20, 8], (Kind::Float, Device::Cpu));
+        let d_head = Tensor::zeros([20, 8], FLOAT);
         let gradient = Gradient::new(d_head.shallow_clone());
         let (sum, d_hidden) = loss_and_gradient(
             &hidden_value,
@@ -369,12 +369,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(sum.tokens, 4);
-        assert!((sum.loss / expected.double_value(&[]) - 1.0).abs() < 1e-6);
+        assert!((sum.loss / expected.double_value(&[]) - 1.0).abs() < 1e-5);
         let alone = loss(&hidden_value, &head_value, &targets, settings).unwrap();
         assert!((alone.loss / sum.loss - 1.0).abs() < 1e-12);
         for (ours, expected) in [(d_hidden, hidden.grad()), (d_head, head.grad())] {
-            let difference = (ours - expected).abs().max().double_value(&[]);
-            assert!(difference < 1e-6, "{difference}");
+            assert_close(&ours, &expected);
         }
     }
 
@@ -401,12 +400,11 @@ mod tests {
 
     /// Hidden rows, a head and targets as large as real ones: logits reach 16, where bfloat16 has steps of 1/8.
     fn of_a_real_size(rows: i64) -> (Tensor, Tensor, Tensor) {
-        tch::manual_seed(1);
-        let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let hidden = random([rows, 64]).to_kind(Kind::BFloat16);
-        let head = (random([500, 64]) * 0.7).to_kind(Kind::BFloat16);
-        let targets = Tensor::randint(500, [rows], (Kind::Int64, Device::Cpu));
-        (hidden, head, targets)
+        let hidden = random(&[rows, 64], 1).to_kind(Kind::BFloat16);
+        let head = (random(&[500, 64], 2) * 0.7).to_kind(Kind::BFloat16);
+        let mut generator = ChaCha8Rng::seed_from_u64(3);
+        let targets: Vec<i64> = (0..rows).map(|_| generator.random_range(0..500)).collect();
+        (hidden, head, Tensor::from_slice(&targets))
     }
 
     #[test]

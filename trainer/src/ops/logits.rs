@@ -110,14 +110,13 @@ fn dot(hidden: &[f32], row: &[bf16]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::test_support::random;
 
     #[test]
     fn products_of_bfloat16_are_summed_and_kept_in_fp32() {
-        tch::manual_seed(1);
-        let float = (Kind::Float, tch::Device::Cpu);
         for rows in [1, 3, FEW + 1] {
-            let hidden = Tensor::randn([rows, 72], float).to_kind(Kind::BFloat16);
-            let head = Tensor::randn([5000, 72], float).to_kind(Kind::BFloat16);
+            let hidden = random(&[rows, 72], 1).to_kind(Kind::BFloat16);
+            let head = random(&[5000, 72], 2).to_kind(Kind::BFloat16);
             let exact = hidden
                 .to_kind(Kind::Double)
                 .mm(&head.to_kind(Kind::Double).tr());

@@ -375,30 +375,26 @@ impl<T: Element> Kernel for Squares<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::super::linear::{Dense, Linear, Scratch, Weight};
+    use super::super::test_support::{FLOAT, random};
     use super::*;
-
-    const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
     /// A layer of W (6, 8) and an adapter on it of rank 2 with magnitudes, and what tells of changes of A and B.
     fn layer_and_adapter() -> (Linear, LowRank, Revision) {
-        tch::manual_seed(3);
         let dense = Dense {
-            value: Tensor::randn([6, 8], FLOAT),
+            value: random(&[6, 8], 1),
             gradient: None,
         };
         let gradient = |shape: &[i64]| Gradient::new(Tensor::zeros(shape, FLOAT));
         let revision = Revision::default();
         let adapter = LowRank {
-            a: Tensor::randn([2, 8], FLOAT),
-            b: Tensor::randn([6, 2], FLOAT),
+            a: random(&[2, 8], 2),
+            b: random(&[6, 2], 3),
             gradient_a: gradient(&[2, 8]),
             gradient_b: gradient(&[6, 2]),
             scaling: 0.5,
             magnitude: Some(Magnitude {
-                value: Tensor::rand([6], FLOAT),
+                value: random(&[6], 4),
                 gradient: gradient(&[6]),
                 revision: revision.clone(),
                 known: RefCell::default(),
@@ -413,7 +409,7 @@ mod tests {
         let (layer, mut adapter, revision) = layer_and_adapter();
         let (other, ..) = layer_and_adapter();
         let mut scratch = Scratch::new(Kind::Float);
-        let x = Tensor::randn([3, 8], FLOAT);
+        let x = random(&[3, 8], 5);
         let start = COMPUTED.get();
         let mut forward = |layer: &Linear, adapter: &LowRank| {
             let (y, _) = layer.forward(&x, Some(adapter), &mut scratch).unwrap();

@@ -18,6 +18,8 @@ pub mod packed_attention;
 pub mod random;
 pub mod rms_norm;
 pub mod rope;
+#[cfg(test)]
+mod test_support;
 pub mod trained;
 mod widening_product;
 

@@ -109,16 +109,10 @@ fn places(documents: &[Vec<i64>]) -> impl Iterator<Item = (i64, i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
-
     use super::*;
+    use crate::ops::test_support::{assert_close, random};
 
     const LENGTH: i64 = 9;
-
-    fn random(shape: &[i64], seed: i64) -> Tensor {
-        tch::manual_seed(seed);
-        Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
 
     fn inputs() -> [Tensor; 3] {
         [
@@ -160,7 +154,7 @@ mod tests {
             gradients.values,
         ];
         for (ours, expected) in ours.iter().zip(&expected) {
-            assert!(ours.allclose(expected, 1e-6, 1e-6, false));
+            assert_close(ours, expected);
         }
     }
 

@@ -188,20 +188,17 @@ fn sum<A: Copy, B: Copy>(left: &[A], right: &[B], term: impl Fn(A, B) -> f32) ->
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-    use tch::Device;
-
     use super::*;
+    use crate::ops::test_support::{FLOAT, assert_close, random};
+    use rstest::rstest;
 
     #[rstest]
     #[case(0.0)]
     #[case(1.0)]
     fn equals_automatic_differentiation(#[case] offset: f64) {
-        tch::manual_seed(1);
-        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let x = random(&[5, 24]).set_requires_grad(true);
-        let weight = random(&[24]).set_requires_grad(true);
-        let dy = random(&[5, 24]);
+        let x = random(&[5, 24], 1).set_requires_grad(true);
+        let weight = random(&[24], 2).set_requires_grad(true);
+        let dy = random(&[5, 24], 3);
         let settings = Settings {
             epsilon: 1e-3,
             offset,
@@ -211,7 +208,7 @@ mod tests {
         (&expected * &dy).sum(Kind::Float).backward();
 
         let (y, saved) = forward(&x.detach(), &weight.detach(), settings).unwrap();
-        let d_weight = Tensor::zeros([24], (Kind::Float, Device::Cpu));
+        let d_weight = Tensor::zeros([24], FLOAT);
         let gradient = Gradient::new(d_weight.shallow_clone());
         let dx = backward(&saved, &dy, Some(&gradient)).unwrap();
         for (ours, expected) in [
@@ -219,8 +216,7 @@ mod tests {
             (dx, x.grad()),
             (d_weight, weight.grad()),
         ] {
-            let difference = (ours - expected).abs().max().double_value(&[]);
-            assert!(difference < 1e-5, "{difference}");
+            assert_close(&ours, &expected);
         }
     }
 }

@@ -341,6 +341,7 @@ fn stretched(angles: &Tensor, dimensions: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::test_support::{assert_close, random};
 
     #[test]
     fn the_backward_of_a_scaled_turn_of_part_of_a_head_equals_automatic_differentiation() {
@@ -356,13 +357,12 @@ mod tests {
         };
         let positions = Tensor::arange(5, (Kind::Int64, Device::Cpu));
         let rotation = Rotation::new(&rope, &positions, 5).unwrap();
-        tch::manual_seed(1);
-        let x = Tensor::randn([2, 3, 5, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let weight = x.detach().randn_like();
+        let x = random(&[2, 3, 5, 8], 1).set_requires_grad(true);
+        let weight = random(&[2, 3, 5, 8], 2);
         let y = rotation.forward(&x).unwrap();
         (&y * &weight).sum(Kind::Float).backward();
         let dx = rotation.backward(&weight).unwrap();
-        assert!((dx - x.grad()).abs().max().double_value(&[]) < 1e-6);
+        assert_close(&dx, &x.grad());
         // What is not turned stays, and the length of what is turned grows by the factor.
         assert!(y.narrow(-1, 6, 2).equal(&x.narrow(-1, 6, 2)));
         let norm = |x: &Tensor| x.narrow(-1, 0, 6).norm().double_value(&[]);
@@ -416,8 +416,7 @@ mod tests {
                 dimensions: 4,
                 scaling,
             };
-            tch::manual_seed(1);
-            let x = Tensor::randn([2, 3, 7, 4], (Kind::Float, Device::Cpu)); // (B, heads, T, D)
+            let x = random(&[2, 3, 7, 4], 1); // (B, heads, T, D)
             // Of row 0 two sequences, 2 and 5 tokens; of row 1 one of 6, and padding.
             let positions =
                 Tensor::from_slice2(&[[0_i64, 1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 0]]);
@@ -428,8 +427,7 @@ mod tests {
                 let part = |x: &Tensor| x.narrow(0, row, 1).narrow(2, start, length);
                 let positions = Tensor::arange(length, (Kind::Int64, Device::Cpu));
                 let alone = Rotation::new(&rope, &positions, length).unwrap();
-                let off = part(&together) - alone.forward(&part(&x)).unwrap();
-                assert!(off.abs().max().double_value(&[]) < 1e-6, "{rope:?}");
+                assert_close(&part(&together), &alone.forward(&part(&x)).unwrap());
             }
         }
     }

@@ -111,14 +111,13 @@ mod mkl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::test_support::random;
 
     #[test]
     fn products_of_bfloat16_are_summed_and_kept_in_fp32() {
-        tch::manual_seed(1);
-        let float = (Kind::Float, tch::Device::Cpu);
         for rows in [1, 5, 33] {
-            let x = Tensor::randn([rows, 72], float).to_kind(Kind::BFloat16);
-            let weight = Tensor::randn([5000, 72], float).to_kind(Kind::BFloat16);
+            let x = random(&[rows, 72], 1).to_kind(Kind::BFloat16);
+            let weight = random(&[5000, 72], 2).to_kind(Kind::BFloat16);
             let exact = x
                 .to_kind(Kind::Double)
                 .mm(&weight.to_kind(Kind::Double).tr());
