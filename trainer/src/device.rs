@@ -11,17 +11,26 @@ pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The type of activations and of a dense base.
+/// The type of activations and of a dense base in training: what the job says, else the one whose products are faster here.
 pub fn compute_kind(compute_type: ComputeType) -> Kind {
+    kind_or(compute_type, || multiplies_bfloat16().is_faster())
+}
+
+/// The type in which a base is held to be served: what was asked for, else bfloat16 where the processor multiplies it at all. A
+/// single token's products wait for memory, of which it takes half.
+pub fn serving_kind(compute_type: ComputeType) -> Kind {
+    kind_or(compute_type, || multiplies_bfloat16() != Bfloat16::Emulated)
+}
+
+fn kind_or(compute_type: ComputeType, prefers_bfloat16: impl Fn() -> bool) -> Kind {
     let bfloat16 = match compute_type {
         ComputeType::BFloat16 => true,
         ComputeType::Float32 => false,
-        ComputeType::Auto => multiplies_bfloat16(),
+        ComputeType::Auto => prefers_bfloat16(),
     };
-    if bfloat16 {
-        Kind::BFloat16
-    } else {
-        Kind::Float
+    match bfloat16 {
+        true => Kind::BFloat16,
+        false => Kind::Float,
     }
 }
 
@@ -36,7 +45,7 @@ pub fn kind_of_run(compute_type: ComputeType, begun_in: Option<ComputeType>) -> 
         return here;
     };
     let slowly = match begun_in {
-        Kind::BFloat16 => ", slowly: this processor has no instructions for it",
+        Kind::BFloat16 => ", slowly: this processor multiplies float32 faster",
         _ => "",
     };
     tracing::warn!(
@@ -64,22 +73,53 @@ pub fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Whether the processor has instructions for products of bfloat16, without which they are slower than those of
-/// float32.
-#[cfg(target_arch = "x86_64")]
-fn multiplies_bfloat16() -> bool {
-    std::arch::is_x86_feature_detected!("avx512bf16")
+/// How a processor multiplies matrices of bfloat16.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Bfloat16 {
+    /// By instructions of float32.
+    Emulated,
+    /// By instructions of its own, which do no more in a second than those of float32.
+    Held,
+    /// By instructions that do more.
+    Faster,
 }
 
-/// Whether the processor has instructions for products of bfloat16, without which they are slower than those of
-/// float32.
+impl Bfloat16 {
+    fn is_faster(self) -> bool {
+        self == Self::Faster
+    }
+}
+
+/// AMX multiplies many times more, and AMD's AVX512-BF16 twice as much. Intel's AVX512-BF16 does in one instruction what its
+/// two units for float32 do in the same time, and the matrices must be laid out for it besides.
+#[cfg(target_arch = "x86_64")]
+fn multiplies_bfloat16() -> Bfloat16 {
+    use std::arch::is_x86_feature_detected;
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// Bit 22 of EDX in leaf 7.
+    const AMX_BF16: u32 = 1 << 22;
+    /// "AuthenticAMD" begins so, in EBX of leaf 0.
+    const AMD: u32 = u32::from_le_bytes(*b"Auth");
+    let vendor = __cpuid(0);
+    let has_amx = vendor.eax >= 7 && __cpuid_count(7, 0).edx & AMX_BF16 != 0;
+    match is_x86_feature_detected!("avx512bf16") {
+        true if has_amx || vendor.ebx == AMD => Bfloat16::Faster,
+        true => Bfloat16::Held,
+        false => Bfloat16::Emulated,
+    }
+}
+
 #[cfg(target_arch = "aarch64")]
-fn multiplies_bfloat16() -> bool {
-    std::arch::is_aarch64_feature_detected!("bf16")
+fn multiplies_bfloat16() -> Bfloat16 {
+    match std::arch::is_aarch64_feature_detected!("bf16") {
+        true => Bfloat16::Faster,
+        false => Bfloat16::Emulated,
+    }
 }
 
 /// Unknown processors compute in float32.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn multiplies_bfloat16() -> bool {
-    false
+fn multiplies_bfloat16() -> Bfloat16 {
+    Bfloat16::Emulated
 }

@@ -179,7 +179,6 @@ impl Lora {
                     Some(Magnitude {
                         value,
                         gradient: Gradient::new(gradient),
-                        revision: parameters.revision().clone(),
                         known: RefCell::default(),
                     })
                 }
@@ -191,6 +190,8 @@ impl Lora {
                 gradient_a: Gradient::new(gradient_a),
                 gradient_b: Gradient::new(gradient_b),
                 scaling: target.module.scaling,
+                revision: parameters.revision().clone(),
+                factors: RefCell::default(),
                 magnitude,
                 dropout: None,
             });

@@ -3,7 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::ops::cross_entropy::IGNORED;
-use crate::ops::rope::{Rope, Rotation};
+use crate::ops::rope::Rope;
+use crate::ops::rotation::Rotation;
 use crate::ops::{Error, Result};
 
 /// One row: tokens, and for each whether the model is trained to say it.

@@ -10,7 +10,7 @@ use super::self_attention::SelfAttention;
 use super::{feed_forward, self_attention};
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::random::Draw;
-use crate::ops::rope::Rotation;
+use crate::ops::rotation::Rotation;
 use crate::ops::{Result, rms_norm};
 
 /// The weights of one layer.

@@ -58,22 +58,19 @@ impl SelfAttention {
             }
         };
         let rotation = &pass.rotations[self.rotation];
-        let queries = queries
-            .f_view([
-                batch,
-                length,
-                key_value_heads,
-                heads / key_value_heads,
-                head_dim,
-            ])?
-            .f_permute([0, 2, 3, 1, 4])?; // (B, K, G, T, D)
-        let queries = rotation.forward(&queries)?;
-        let by_key_head = |x: Tensor| {
-            x.f_view([batch, length, key_value_heads, head_dim])?
-                .f_transpose(1, 2)
-        };
-        let keys = rotation.forward(&by_key_head(keys)?)?; // (B, K, T, D)
-        let values = by_key_head(values)?.f_contiguous()?;
+        let groups = heads / key_value_heads;
+        let queries = rotation.forward(&queries, batch, heads)?.f_view([
+            batch,
+            key_value_heads,
+            groups,
+            length,
+            head_dim,
+        ])?; // (B, K, G, T, D)
+        let keys = rotation.forward(&keys, batch, key_value_heads)?; // (B, K, T, D)
+        let values = values
+            .f_view([batch, length, key_value_heads, head_dim])?
+            .f_transpose(1, 2)?
+            .f_contiguous()?;
         let (keys, values) = match cache {
             Some((cache, start)) => cache.append(start, &keys, &values)?,
             None => (keys, values),
@@ -117,14 +114,16 @@ impl SelfAttention {
         )?;
         let gradients = packed_attention::backward(&saved.attention, &d_attended)?;
         let rotation = &pass.rotations[self.rotation];
-        let as_rows = |gradient: Tensor| gradient.f_reshape([batch * length, -1]);
-        let mut d_queries = as_rows(
-            rotation
-                .backward(&gradients.queries)?
-                .f_permute([0, 3, 1, 2, 4])?,
-        )?;
-        let mut d_keys = as_rows(rotation.backward(&gradients.keys)?.f_transpose(1, 2)?)?;
-        let d_values = as_rows(gradients.values.f_transpose(1, 2)?)?;
+        let ModelConfig {
+            heads, head_dim, ..
+        } = *pass.config;
+        let by_head = gradients.queries.f_view([batch, heads, length, head_dim])?;
+        let mut d_queries = rotation.backward(&by_head)?;
+        let mut d_keys = rotation.backward(&gradients.keys)?;
+        let d_values = gradients
+            .values
+            .f_transpose(1, 2)?
+            .f_reshape([batch * length, -1])?;
         if let (Some([query_norm, key_norm]), Some([of_queries, of_keys])) =
             (&self.norms, &saved.norms)
         {

@@ -192,7 +192,7 @@ fn losses_into<T: Element>(
         )));
     }
     let mut losses = vec![(0.0, false); rows];
-    let length = kernel::rows_per_thread(rows, vocabulary);
+    let length = kernel::rows_per_part(vocabulary);
     let parts = slice_mut::<f32>(logits)?
         .chunks_mut(length * vocabulary)
         .zip(targets.chunks(length))

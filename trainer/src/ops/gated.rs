@@ -62,7 +62,7 @@ fn unsupported(kind: Kind) -> Error {
 
 fn forward_in<T: Element, F: Function>(function: F, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let mut y = memory::empty::<T>(&gate.size())?;
-    let length = kernel::rows_per_thread(gate.numel(), 1);
+    let length = kernel::rows_per_part(1);
     let parts = slice::<T>(gate)?
         .chunks(length)
         .zip(slice(up)?.chunks(length))
@@ -89,7 +89,7 @@ fn backward_in<T: Element, F: Function>(
         memory::empty::<T>(&dy.size())?,
         memory::empty::<T>(&dy.size())?,
     );
-    let length = kernel::rows_per_thread(dy.numel(), 1);
+    let length = kernel::rows_per_part(1);
     let inputs = slice::<T>(&saved.gate)?
         .chunks(length)
         .zip(slice(&saved.up)?.chunks(length));

@@ -1,12 +1,12 @@
-//! Loops over rows, compiled once for every processor and once for those with AVX2, and spread over threads.
+//! Loops over rows, compiled once for each width of a processor's registers, and spread over threads.
 //!
-//! Each row is computed by itself and in one fixed order, so that a result depends neither on the number of threads nor, since
-//! nothing is contracted into fused multiply-adds, on which of the two was taken.
+//! Each row is computed by itself and in one fixed order, and how rows are cut into parts depends on their shape alone. So a result
+//! depends neither on the number of threads nor, since nothing is contracted into fused multiply-adds, on the width taken.
 
-use std::num::NonZero;
+use super::threads;
 
-/// Numbers below which another thread costs more than it saves.
-const WORK_PER_THREAD: usize = 1 << 20;
+/// The numbers of a part: some ten microseconds of a loop, several times what it costs to hand it to another thread.
+const NUMBERS_PER_PART: usize = 1 << 15;
 
 /// A loop. Implementations mark `run` as `#[inline(always)]`, so that it is compiled into its caller with that one's
 /// instruction set.
@@ -18,14 +18,40 @@ pub(crate) trait Kernel {
 /// Runs the loop with the widest instructions of this processor.
 pub(crate) fn run(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, as just asked.
-        #[expect(unsafe_code, reason = "a function for processors with AVX2")]
-        unsafe {
-            run_avx2(kernel);
+    {
+        if has_avx512() {
+            // SAFETY: the processor has these instructions, as just asked.
+            #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
+            unsafe {
+                run_avx512(kernel);
+            }
+            return;
         }
-        return;
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, as just asked.
+            #[expect(unsafe_code, reason = "a function for processors with AVX2")]
+            unsafe {
+                run_avx2(kernel);
+            }
+            return;
+        }
     }
+    kernel.run();
+}
+
+/// Whether the processor has the parts of AVX-512 that loops are compiled for.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    use std::arch::is_x86_feature_detected;
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn run_avx512(kernel: impl Kernel) {
     kernel.run();
 }
 
@@ -35,27 +61,14 @@ fn run_avx2(kernel: impl Kernel) {
     kernel.run();
 }
 
-/// The number of rows of `width` numbers to give to each thread, out of `rows`.
-pub(crate) fn rows_per_thread(rows: usize, width: usize) -> usize {
-    let useful = (rows * width / WORK_PER_THREAD).max(1);
-    let threads = NonZero::new(tch::get_num_threads() as usize)
-        .map_or(1, NonZero::get)
-        .min(useful);
-    rows.div_ceil(threads).max(1)
+/// The rows of `width` numbers that make a part.
+pub(crate) fn rows_per_part(width: usize) -> usize {
+    (NUMBERS_PER_PART / width.max(1)).max(1)
 }
 
-/// Runs one kernel a thread. One alone runs on the caller's thread.
+/// Runs every kernel once, spread over libtorch's threads.
 pub(crate) fn run_all<K: Kernel + Send>(kernels: Vec<K>) {
-    std::thread::scope(|scope| {
-        let mut kernels = kernels.into_iter();
-        let first = kernels.next();
-        for kernel in kernels {
-            scope.spawn(move || run(kernel));
-        }
-        if let Some(kernel) = first {
-            run(kernel);
-        }
-    });
+    threads::run_all(kernels, run);
 }
 
 /// e^x to within two units in the last place, in operations that vectorise; below e^-87 it stays there.

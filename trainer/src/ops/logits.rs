@@ -55,7 +55,7 @@ fn few(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
     let mut logits = memory::empty::<f32>(&[rows, vocabulary])?;
     let (hidden, head) = (slice::<f32>(hidden)?, slice::<bf16>(head)?);
     let width = head.len() / vocabulary as usize;
-    let each = kernel::rows_per_thread(vocabulary as usize, width);
+    let each = kernel::rows_per_part(width);
     let mut kernels = Vec::new();
     for (logits, hidden) in slice_mut::<f32>(&mut logits)?
         .chunks_exact_mut(vocabulary as usize)

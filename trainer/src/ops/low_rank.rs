@@ -31,6 +31,10 @@ pub struct LowRank {
     pub gradient_b: Gradient,
     /// s, PEFT's `scaling`.
     pub scaling: f64,
+    /// When A and B were last written.
+    pub revision: Revision,
+    /// What was last made of A and B for the products of a pass.
+    pub factors: RefCell<Option<KnownFactors>>,
     /// DoRA's magnitudes.
     pub magnitude: Option<Magnitude>,
     /// What is left out of the adapter's input, in training. The same from a pass's forward to its backward.
@@ -44,9 +48,7 @@ pub struct Magnitude {
     pub value: Tensor,
     /// Its gradient, added to by every backward.
     pub gradient: Gradient,
-    /// When A and B were last written.
-    pub revision: Revision,
-    /// What was last computed of them.
+    /// The norms that were last computed.
     pub known: RefCell<Option<KnownNorms>>,
 }
 
@@ -56,6 +58,14 @@ pub struct KnownNorms {
     weight: WeightId,
     revision: u64,
     norms: Tensor,
+}
+
+/// A and B in bf16, and of which revision they are. They change once an optimiser step, and are used twice in each of its passes.
+#[derive(Debug)]
+pub struct KnownFactors {
+    revision: u64,
+    a: Factor,
+    b: Factor,
 }
 
 /// What the backward of an adapted layer needs.
@@ -85,7 +95,7 @@ impl LowRank {
     ) -> Result<(Tensor, Saved)> {
         let kind = x.f_kind()?;
         let kept = self.kept(x)?;
-        let (a, b) = (Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?);
+        let (a, b) = self.factors(kind)?;
         let inner = a
             .inner(kept.as_ref().unwrap_or(x), true)?
             .f_mul_scalar_(self.scaling)?; // (M, r)
@@ -133,7 +143,7 @@ impl LowRank {
             Some(factor) => scaled(dy, factor)?,
             None => dy.shallow_clone(),
         }; // (M, out)
-        let (a, b) = (Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?);
+        let (a, b) = self.factors(kind)?;
         let d_inner = b.inner(&d_product, false)?.f_mul_scalar_(self.scaling)?; // (M, r)
         self.gradient_b
             .add_product(&d_product.f_tr()?, &saved.inner)?;
@@ -154,6 +164,29 @@ impl LowRank {
             None => d_kept,
         };
         plus_product(Some(dx), dy, weight)
+    }
+
+    /// A and B in the type of the activations.
+    fn factors(&self, kind: Kind) -> Result<(Factor, Factor)> {
+        let make =
+            || -> Result<_> { Ok((Factor::of_a(&self.a, kind)?, Factor::of_b(&self.b, kind)?)) };
+        if kind == Kind::Float {
+            return make();
+        }
+        let revision = self.revision.current();
+        let mut known = self.factors.borrow_mut();
+        if let Some(known) = &*known
+            && known.revision == revision
+        {
+            return Ok((known.a.shallow_clone(), known.b.shallow_clone()));
+        }
+        let (a, b) = make()?;
+        *known = Some(KnownFactors {
+            revision,
+            a: a.shallow_clone(),
+            b: b.shallow_clone(),
+        });
+        Ok((a, b))
     }
 
     /// W (out, in) with the adapter merged into it, in fp32: what base and adapter together multiply x by.
@@ -178,7 +211,7 @@ impl LowRank {
 
     /// The norms of the rows, computed once for each weight and each change of A and B: they cost a product with all of W.
     fn known_norms(&self, magnitude: &Magnitude, weight: &Tensor, id: WeightId) -> Result<Tensor> {
-        let revision = magnitude.revision.current();
+        let revision = self.revision.current();
         let mut known = magnitude.known.borrow_mut();
         if let Some(known) = &*known
             && (known.weight, known.revision) == (id, revision)
@@ -235,6 +268,7 @@ thread_local! {
 
 /// A or B in the type of the activations. In bf16 as a sum of two, side by side along r: with one alone, a step that changes a
 /// value by less than 2^-9 of itself would not be seen.
+#[derive(Debug)]
 struct Factor {
     /// A (r or 2·r, in), B (out, r or 2·r).
     value: Tensor,
@@ -242,6 +276,13 @@ struct Factor {
 }
 
 impl Factor {
+    fn shallow_clone(&self) -> Self {
+        Self {
+            value: self.value.shallow_clone(),
+            parts: self.parts,
+        }
+    }
+
     fn of_a(a: &Tensor, kind: Kind) -> Result<Self> {
         let (rank, input) = a.size2()?;
         Self::of(a, kind, rank * input, &[2 * rank, input])
@@ -334,10 +375,10 @@ fn squares_of_rows<T: Element>(weight: &Tensor) -> Result<Tensor> {
     let (rows, width) = weight.size2()?;
     let mut squares = memory::empty::<f32>(&[rows])?;
     let weight = weight.f_contiguous()?;
-    let per_thread = kernel::rows_per_thread(rows as usize, width as usize);
+    let rows_here = kernel::rows_per_part(width as usize);
     let parts = slice::<T>(&weight)?
-        .chunks(per_thread * width as usize)
-        .zip(slice_mut::<f32>(&mut squares)?.chunks_mut(per_thread));
+        .chunks(rows_here * width as usize)
+        .zip(slice_mut::<f32>(&mut squares)?.chunks_mut(rows_here));
     let parts = parts.map(|(weight, squares)| Squares {
         weight,
         width: width as usize,
@@ -393,10 +434,11 @@ mod tests {
             gradient_a: gradient(&[2, 8]),
             gradient_b: gradient(&[6, 2]),
             scaling: 0.5,
+            revision: revision.clone(),
+            factors: RefCell::default(),
             magnitude: Some(Magnitude {
                 value: random(&[6], 4),
                 gradient: gradient(&[6]),
-                revision: revision.clone(),
                 known: RefCell::default(),
             }),
             dropout: None,

@@ -18,13 +18,15 @@ pub mod packed_attention;
 pub mod random;
 pub mod rms_norm;
 pub mod rope;
+pub mod rotation;
 #[cfg(test)]
 mod test_support;
+mod threads;
 pub mod trained;
 mod widening_product;
 
 pub use error::Error;
-pub(crate) use memory::{slice, slice_mut};
+pub(crate) use memory::{Element, slice, slice_mut};
 
 /// What every operation returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -97,9 +97,9 @@ impl Dropout {
     fn apply_in<T: Element>(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = memory::empty::<T>(&x.size())?;
         let x = x.f_contiguous()?;
-        let (rows, width) = x.size2()?;
-        let per_thread = kernel::rows_per_thread(rows as usize, width as usize);
-        let length = per_thread * width as usize;
+        let (_, width) = x.size2()?;
+        let rows_here = kernel::rows_per_part(width as usize);
+        let length = rows_here * width as usize;
         let parts = slice::<T>(&x)?
             .chunks(length)
             .zip(slice_mut(&mut y)?.chunks_mut(length));
@@ -107,7 +107,7 @@ impl Dropout {
             x,
             y,
             width: width as usize,
-            first_row: part * per_thread,
+            first_row: part * rows_here,
             key: self.key,
             least: (self.rate * f64::from(1 << BITS)).round() as u32,
             factor: (1.0 / (1.0 - self.rate)) as f32,
@@ -159,18 +159,24 @@ pub fn add_noise(x: &mut Tensor, magnitude: f64, key: Key) -> Result<()> {
 
 fn add_noise_in<T: Element>(x: &mut Tensor, magnitude: f64, key: Key) -> Result<()> {
     let (_, width) = x.size2()?;
-    kernel::run(Noise {
-        x: slice_mut::<T>(x)?,
-        width: width as usize,
+    let width = width as usize;
+    let rows_here = kernel::rows_per_part(width);
+    let parts = slice_mut::<T>(x)?.chunks_mut(rows_here * width);
+    let parts = parts.enumerate().map(|(part, x)| Noise {
+        x,
+        width,
+        first_row: part * rows_here,
         key,
         magnitude: magnitude as f32,
     });
+    kernel::run_all(parts.collect());
     Ok(())
 }
 
 struct Noise<'a, T> {
     x: &'a mut [T],
     width: usize,
+    first_row: usize,
     key: Key,
     magnitude: f32,
 }
@@ -180,7 +186,8 @@ impl<T: Element> Kernel for Noise<'_, T> {
     fn run(self) {
         /// 2^-23: numbers from 0 to 2^24 - 1 become numbers from 0 to 2.
         const SCALE: f32 = 1.0 / (1 << (BITS - 1)) as f32;
-        for (x, row) in self.x.chunks_exact_mut(self.width).zip(0..) {
+        let rows = self.x.chunks_exact_mut(self.width);
+        for (x, row) in rows.zip(self.first_row as u32..) {
             let of_row = self.key.of_row(row);
             for (x, column) in x.iter_mut().zip(0..) {
                 let noise = uniform(of_row, column) as f32 * SCALE - 1.0;

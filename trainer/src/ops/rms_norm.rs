@@ -60,13 +60,21 @@ fn unsupported(kind: Kind) -> Error {
 fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
     let mut y = memory::empty::<T>(&x.size())?;
     let mut inverse = vec![0.0; x.size()[0] as usize];
-    kernel::run(Forward {
-        x: slice::<T>(x)?,
-        weight: slice(&weight)?,
+    let weights = slice::<f32>(&weight)?;
+    let rows = kernel::rows_per_part(weights.len());
+    let length = rows * weights.len();
+    let parts = slice::<T>(x)?
+        .chunks(length)
+        .zip(slice_mut(&mut y)?.chunks_mut(length))
+        .zip(inverse.chunks_mut(rows));
+    let parts = parts.map(|((x, y), inverse)| Forward {
+        x,
+        weight: weights,
         epsilon: epsilon as f32,
-        y: slice_mut(&mut y)?,
-        inverse: &mut inverse,
+        y,
+        inverse,
     });
+    kernel::run_all(parts.collect());
     let input = x.shallow_clone();
     Ok((
         y,
@@ -84,18 +92,38 @@ fn backward_in<T: Element>(
     weight_gradient: Option<&Gradient>,
 ) -> Result<Tensor> {
     let mut dx = memory::empty::<T>(&dy.size())?;
-    let mut of_weight = weight_gradient
-        .map(|gradient| vec![0.0_f32; gradient.size().iter().product::<i64>() as usize]);
-    kernel::run(Backward {
-        x: slice::<T>(&saved.input)?,
-        inverse: &saved.inverse,
-        weight: slice(&saved.weight)?,
-        dy: slice(dy)?,
-        dx: slice_mut(&mut dx)?,
-        weight_gradient: of_weight.as_deref_mut(),
+    let weight = slice::<f32>(&saved.weight)?;
+    let width = weight.len();
+    let rows = kernel::rows_per_part(width);
+    let length = rows * width;
+    // Each part sums its own gradient for the weight; theirs are added in order.
+    let parts = saved.inverse.len().div_ceil(rows);
+    let mut of_weight = vec![
+        0.0_f32;
+        if weight_gradient.is_some() {
+            parts * width
+        } else {
+            0
+        }
+    ];
+    let mut of_parts = of_weight.chunks_mut(width);
+    let parts = slice::<T>(&saved.input)?
+        .chunks(length)
+        .zip(saved.inverse.chunks(rows))
+        .zip(slice(dy)?.chunks(length))
+        .zip(slice_mut(&mut dx)?.chunks_mut(length));
+    let parts = parts.map(|(((x, inverse), dy), dx)| Backward {
+        x,
+        inverse,
+        weight,
+        dy,
+        dx,
+        weight_gradient: of_parts.next(),
     });
-    if let (Some(gradient), Some(of_weight)) = (weight_gradient, of_weight) {
-        gradient.add(&Tensor::f_from_slice(&of_weight)?)?;
+    kernel::run_all(parts.collect());
+    if let Some(gradient) = weight_gradient {
+        let of_parts = Tensor::f_from_slice(&of_weight)?.f_view([-1, width as i64])?;
+        gradient.add(&of_parts.f_sum_dim_intlist(0, false, Kind::Float)?)?;
     }
     Ok(dx)
 }

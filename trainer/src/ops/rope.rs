@@ -1,9 +1,8 @@
 //! Rotary position embedding in the half-split form of transformers: of the first R elements of a head, the pair (x_i,
 //! x_{i+R/2}) is turned by position x frequency_i.
 //!
-//! Su et al., 2021. Angles are fp32; cos and sin are rounded to the type of the activations, as transformers does. The
-//! frequencies are evaluated by the same fp32 operations in the same order as there (`modeling_rope_utils.py`), because the
-//! last bit of a frequency grows with the position.
+//! Su et al., 2021. The frequencies are evaluated by the same fp32 operations in the same order as in transformers
+//! (`modeling_rope_utils.py`), because the last bit of a frequency grows with the position. What turns by them is `rotation`.
 
 use std::f64::consts::TAU;
 
@@ -136,7 +135,7 @@ impl Rope {
     }
 
     /// A length with the same frequencies as `length`, the same one for all such lengths.
-    const fn same_frequencies(&self, length: i64) -> i64 {
+    pub(super) const fn same_frequencies(&self, length: i64) -> i64 {
         match self.scaling {
             Scaling::Dynamic {
                 original_length, ..
@@ -228,146 +227,9 @@ impl Rope {
     }
 }
 
-/// cos and sin of every position of a pass, each (T, R/2), or (B, T, R/2) where rows have positions of their own.
-#[derive(Debug)]
-pub struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
-}
-
-impl Rotation {
-    /// The angles of `positions` (T) or (B, T), whole numbers, within a sequence of `length` tokens.
-    pub fn new(rope: &Rope, positions: &Tensor, length: i64) -> Result<Self> {
-        Self::of_frequencies(
-            rope,
-            positions,
-            &Tensor::f_from_slice(&rope.frequencies(length)?)?, // (R/2)
-        )
-    }
-
-    /// The angles of `positions` (T) or (B, T) whose tokens belong to sequences of these `lengths`, one for each of the B·T
-    /// tokens. Each token is turned as if its sequence stood alone.
-    pub fn of_sequences(
-        rope: &Rope,
-        positions: &Tensor,
-        lengths: &[i64],
-        (batch, length): (i64, i64),
-    ) -> Result<Self> {
-        let mut distinct: Vec<i64> = lengths
-            .iter()
-            .map(|length| rope.same_frequencies(*length))
-            .collect();
-        let of_tokens = distinct.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if let [one] = distinct[..] {
-            return Self::new(rope, positions, one);
-        }
-        let mut table = Vec::new();
-        for length in &distinct {
-            table.extend(rope.frequencies(*length)?);
-        }
-        let rows: Vec<i64> = of_tokens
-            .iter()
-            .map(|length| distinct.partition_point(|other| other < length) as i64)
-            .collect();
-        let frequencies = Tensor::f_from_slice(&table)?
-            .f_view([distinct.len() as i64, -1])?
-            .f_index_select(0, &Tensor::f_from_slice(&rows)?)?
-            .f_view([batch, length, -1])?; // (B, T, R/2)
-        Self::of_frequencies(rope, positions, &frequencies)
-    }
-
-    /// Frequencies (R/2) or (B, T, R/2).
-    fn of_frequencies(rope: &Rope, positions: &Tensor, frequencies: &Tensor) -> Result<Self> {
-        let angles = positions
-            .f_to_kind(Kind::Float)?
-            .f_unsqueeze(-1)?
-            .f_mul(frequencies)?; // (T, R/2) or (B, T, R/2)
-        let factor = rope.attention_factor();
-        Ok(Self {
-            cos: angles.f_cos()?.f_mul_scalar(factor)?,
-            sin: angles.f_sin()?.f_mul_scalar(factor)?,
-        })
-    }
-
-    /// Turns x (…, T, D), or (B, …, T, D) where rows have positions of their own; the result is contiguous. In bf16 it is rounded once:
-    /// queries and keys that are off by more move a sharp softmax by per cents.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        turn(x, &self.cos, &self.sin)
-    }
-
-    /// The gradient for x (…, T, D) from that of the turned x: the turn back.
-    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        turn(dy, &self.cos, &self.sin.f_neg()?)
-    }
-}
-
-/// The elements past those of cos and sin (fp32) pass as they are.
-fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let kind = x.f_kind()?;
-    let half = cos.size()[cos.dim() - 1];
-    let (cos, sin) = (&stretched(cos, x.dim())?, &stretched(sin, x.dim())?);
-    let rest = x.size()[x.dim() - 1] - 2 * half;
-    let (first, second) = (x.f_narrow(-1, 0, half)?, x.f_narrow(-1, half, half)?);
-    let mut turned = vec![
-        first
-            .f_mul(cos)?
-            .f_sub_(&second.f_mul(sin)?)?
-            .f_to_kind(kind)?,
-        second
-            .f_mul(cos)?
-            .f_add_(&first.f_mul(sin)?)?
-            .f_to_kind(kind)?,
-    ];
-    if rest > 0 {
-        turned.push(x.f_narrow(-1, 2 * half, rest)?);
-    }
-    Ok(Tensor::f_cat(&turned, -1)?)
-}
-
-/// (B, T, R/2) as (B, 1, …, T, R/2) of so many dimensions; (T, R/2) as it is.
-fn stretched(angles: &Tensor, dimensions: usize) -> Result<Tensor> {
-    let size = angles.size();
-    let [batch, length, half] = size[..] else {
-        return Ok(angles.shallow_clone());
-    };
-    let mut shape = vec![1; dimensions];
-    shape[0] = batch;
-    shape[dimensions - 2..].copy_from_slice(&[length, half]);
-    Ok(angles.f_view(&shape[..])?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::test_support::{assert_close, random};
-
-    #[test]
-    fn the_backward_of_a_scaled_turn_of_part_of_a_head_equals_automatic_differentiation() {
-        let rope = Rope {
-            theta: 100.0,
-            dimensions: 6,
-            scaling: Scaling::Long {
-                short: vec![1.0, 1.5, 2.0],
-                long: vec![2.0, 3.0, 4.0],
-                original_length: 4,
-                attention_factor: 1.3,
-            },
-        };
-        let positions = Tensor::arange(5, (Kind::Int64, Device::Cpu));
-        let rotation = Rotation::new(&rope, &positions, 5).unwrap();
-        let x = random(&[2, 3, 5, 8], 1).set_requires_grad(true);
-        let weight = random(&[2, 3, 5, 8], 2);
-        let y = rotation.forward(&x).unwrap();
-        (&y * &weight).sum(Kind::Float).backward();
-        let dx = rotation.backward(&weight).unwrap();
-        assert_close(&dx, &x.grad());
-        // What is not turned stays, and the length of what is turned grows by the factor.
-        assert!(y.narrow(-1, 6, 2).equal(&x.narrow(-1, 6, 2)));
-        let norm = |x: &Tensor| x.narrow(-1, 0, 6).norm().double_value(&[]);
-        assert!((norm(&y) / norm(&x) - 1.3).abs() < 1e-5);
-    }
 
     #[test]
     fn frequencies_change_only_past_the_original_length() {
@@ -393,42 +255,5 @@ mod tests {
         assert_eq!(long.frequencies(8).unwrap(), plain);
         let longer = long.frequencies(9).unwrap();
         assert!((longer[1] * 4.0 - plain[1]).abs() < 1e-7);
-    }
-
-    #[test]
-    fn tokens_of_sequences_of_several_lengths_are_turned_as_each_alone() {
-        let scalings = [
-            Scaling::Linear { factor: 2.0 },
-            Scaling::Dynamic {
-                factor: 2.0,
-                original_length: 4,
-            },
-            Scaling::Long {
-                short: vec![1.0, 1.5],
-                long: vec![2.0, 4.0],
-                original_length: 4,
-                attention_factor: 1.2,
-            },
-        ];
-        for scaling in scalings {
-            let rope = Rope {
-                theta: 100.0,
-                dimensions: 4,
-                scaling,
-            };
-            let x = random(&[2, 3, 7, 4], 1); // (B, heads, T, D)
-            // Of row 0 two sequences, 2 and 5 tokens; of row 1 one of 6, and padding.
-            let positions =
-                Tensor::from_slice2(&[[0_i64, 1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 0]]);
-            let lengths = [2, 2, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6];
-            let together = Rotation::of_sequences(&rope, &positions, &lengths, (2, 7)).unwrap();
-            let together = together.forward(&x).unwrap();
-            for (row, start, length) in [(0, 0, 2), (0, 2, 5), (1, 0, 6)] {
-                let part = |x: &Tensor| x.narrow(0, row, 1).narrow(2, start, length);
-                let positions = Tensor::arange(length, (Kind::Int64, Device::Cpu));
-                let alone = Rotation::new(&rope, &positions, length).unwrap();
-                assert_close(&part(&together), &alone.forward(&part(&x)).unwrap());
-            }
-        }
     }
 }

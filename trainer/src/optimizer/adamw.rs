@@ -1,6 +1,7 @@
 //! AdamW (Loshchilov and Hutter, 2019) over the flat buffers, in the order of operations of torch.optim.AdamW.
 
 use super::{Parameters, State, StateMut};
+use crate::ops::kernel::{self, Kernel};
 use crate::ops::{Error, Result};
 
 /// AdamW's constants.
@@ -115,13 +116,23 @@ impl AdamW {
         let (values, gradients) = parameters.both_mut()?;
         for (range, decay) in runs {
             let update = update.with_decay(decay);
+            let length = kernel::rows_per_part(1);
             let moments = self.first_moment[range.clone()]
-                .iter_mut()
-                .zip(&mut self.second_moment[range.clone()]);
-            let pairs = values[range.clone()].iter_mut().zip(&gradients[range]);
-            for ((value, gradient), (first, second)) in pairs.zip(moments) {
-                update.apply(value, *gradient, first, second);
-            }
+                .chunks_mut(length)
+                .zip(self.second_moment[range.clone()].chunks_mut(length));
+            let parts = values[range.clone()]
+                .chunks_mut(length)
+                .zip(gradients[range].chunks(length));
+            let parts = parts
+                .zip(moments)
+                .map(|((values, gradients), (firsts, seconds))| Moved {
+                    update,
+                    values,
+                    gradients,
+                    firsts,
+                    seconds,
+                });
+            kernel::run_all(parts.collect());
         }
         Ok(())
     }
@@ -140,6 +151,26 @@ impl AdamW {
             ("first_moment", StateMut::Float(&mut self.first_moment)),
             ("second_moment", StateMut::Float(&mut self.second_moment)),
         ]
+    }
+}
+
+/// A stretch of parameters that is moved by one step.
+struct Moved<'a> {
+    update: Update,
+    values: &'a mut [f32],
+    gradients: &'a [f32],
+    firsts: &'a mut [f32],
+    seconds: &'a mut [f32],
+}
+
+impl Kernel for Moved<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let moments = self.firsts.iter_mut().zip(self.seconds);
+        let pairs = self.values.iter_mut().zip(self.gradients);
+        for ((value, gradient), (first, second)) in pairs.zip(moments) {
+            self.update.apply(value, *gradient, first, second);
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl AdamW8bit {
                 continue;
             }
             let scales = part.scales..part.scales + part.range.len().div_ceil(BLOCK);
-            let blocks = kernel::rows_per_thread(scales.len(), BLOCK);
+            let blocks = kernel::rows_per_part(BLOCK);
             let parts = values
                 .chunks_mut(blocks * BLOCK)
                 .zip(gradients.chunks(blocks * BLOCK));

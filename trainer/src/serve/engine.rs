@@ -19,8 +19,8 @@ use super::{Error, adapter_files};
 use crate::model::{Base, ModelConfig};
 use crate::tokenize::Tokenizer;
 
-/// Bytes that a number of an adapter takes: its value and its gradient, in fp32.
-const ADAPTER_NUMBER_BYTES: usize = 8;
+/// Bytes that a number of an adapter takes: its value and its gradient in fp32, and twice two bytes in bf16 to compute with.
+const ADAPTER_NUMBER_BYTES: usize = 12;
 
 /// What the engine is allowed.
 #[derive(Clone, Copy, Debug)]

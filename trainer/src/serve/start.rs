@@ -192,7 +192,7 @@ async fn load_base(
     let files = BaseModelFiles::fetch(&absolute(&uri)?, credentials, cache, Fetch::Whole)
         .await
         .map_err(unreadable)?;
-    let compute = device::compute_kind(match options.compute_type {
+    let compute = device::serving_kind(match options.compute_type {
         ComputeType::Auto => fine_tune_job::ComputeType::Auto,
         ComputeType::Float32 => fine_tune_job::ComputeType::Float32,
         ComputeType::Bfloat16 => fine_tune_job::ComputeType::BFloat16,

@@ -67,7 +67,7 @@ fn codes_scales_and_values_equal_bitsandbytes_to_the_bit(
     let input = of("input");
     let matrix = FourBitMatrix::quantise(input, code, false).unwrap();
     assert_equal("codes", matrix.codes(), of("codes"));
-    let scales: Vec<f32> = matrix.scales().iter().collect();
+    let scales: Vec<f32> = matrix.scales().to_vec();
     assert_eq!(bits(&scales), expected_bits(of("absmax")));
     assert_eq!(
         expected_bits(&decoded(&matrix, input.kind())),
@@ -111,7 +111,7 @@ fn double_quantised_scales_have_the_codes_of_bitsandbytes(#[case] case: &str) {
         offset: of("double.offset").double_value(&[0]) as f32,
         map: Box::new(dynamic_map()),
     };
-    let scales: Vec<f32> = given.iter().collect();
+    let scales: Vec<f32> = given.to_vec();
     assert_close(
         "scales",
         &Tensor::from_slice(&scales),
@@ -121,7 +121,7 @@ fn double_quantised_scales_have_the_codes_of_bitsandbytes(#[case] case: &str) {
 
     // The values follow from the scales as they do without double quantisation, where they are compared to the bit.
     let values = Vec::<f32>::try_from(decoded(&matrix, Kind::Float).reshape([-1])).unwrap();
-    let scales: Vec<f32> = matrix.scales().iter().collect();
+    let scales: Vec<f32> = matrix.scales().to_vec();
     for (index, value) in values.iter().enumerate() {
         let byte = matrix.codes()[index / 2];
         let code = if index % 2 == 0 {

@@ -8,12 +8,15 @@ mod code;
 mod decode;
 mod scales;
 
+use half::bf16;
 use tch::{Kind, Tensor};
 
+use self::decode::Decoded;
 pub use code::Code;
 pub(crate) use scales::NESTED_BLOCK;
 pub use scales::{Scales, dynamic_map};
 
+use crate::ops::kernel::{self, Kernel};
 use crate::ops::{Error, Result, slice, slice_mut};
 
 /// Values a scale.
@@ -126,12 +129,48 @@ impl FourBitMatrix {
                 expected: vec![self.rows, self.columns],
             });
         }
-        let (codes, scales, values) = (&self.codes, self.scales.iter(), self.code.values());
         match dense.f_kind()? {
-            Kind::BFloat16 => decode::brain(slice_mut(dense)?, codes, scales, values),
-            _ => decode::single(slice_mut(dense)?, codes, scales, values),
+            Kind::BFloat16 => self.decode_in(slice_mut::<bf16>(dense)?),
+            _ => self.decode_in(slice_mut::<f32>(dense)?),
         }
         Ok(())
+    }
+
+    fn decode_in<T: Decoded>(&self, dense: &mut [T]) {
+        let parts = dense
+            .chunks_mut(BLOCKS_PER_PART * BLOCK)
+            .zip(self.codes.chunks(BLOCKS_PER_PART * BLOCK / 2));
+        let parts = parts.enumerate().map(|(part, (values, codes))| Decode {
+            values,
+            codes,
+            scales: &self.scales,
+            first_block: part * BLOCKS_PER_PART,
+            values_of: self.code.values(),
+        });
+        kernel::run_all(parts.collect());
+    }
+}
+
+/// The blocks that are decoded at a time: those of two scales of scales, 32768 values.
+const BLOCKS_PER_PART: usize = 2 * NESTED_BLOCK;
+
+/// Decodes some consecutive blocks.
+struct Decode<'a, T> {
+    values: &'a mut [T],
+    codes: &'a [u8],
+    /// Those of the whole matrix.
+    scales: &'a Scales,
+    first_block: usize,
+    values_of: &'a [f32; 16],
+}
+
+impl<T: Decoded> Kernel for Decode<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let mut scales = [0.0; BLOCKS_PER_PART];
+        let scales = &mut scales[..self.values.len().div_ceil(BLOCK)];
+        self.scales.write(self.first_block, scales);
+        T::decode(self.values, self.codes, scales, self.values_of);
     }
 }
 

@@ -52,26 +52,36 @@ impl Scales {
         }
     }
 
-    /// The scale of each block.
-    pub fn iter(&self) -> impl Iterator<Item = f32> {
-        let (plain, double) = match self {
-            Self::Plain(scales) => (Some(scales.iter().copied()), None),
+    /// Writes the scales of consecutive blocks, of which `first` is the first: a multiple of [`NESTED_BLOCK`].
+    pub(super) fn write(&self, first: usize, scales: &mut [f32]) {
+        match self {
+            Self::Plain(plain) => scales.copy_from_slice(&plain[first..first + scales.len()]),
             Self::Double {
                 codes,
                 nested,
                 offset,
                 map,
             } => {
-                let scale = move |(index, &code): (usize, &u8)| {
-                    map[usize::from(code)] * nested[index / NESTED_BLOCK] + offset
-                };
-                (None, Some(codes.iter().enumerate().map(scale)))
+                let codes = codes[first..].chunks(NESTED_BLOCK);
+                let parts = scales.chunks_mut(NESTED_BLOCK).zip(codes);
+                for ((scales, codes), nested) in parts.zip(&nested[first / NESTED_BLOCK..]) {
+                    for (scale, &code) in scales.iter_mut().zip(codes) {
+                        *scale = map[usize::from(code)] * nested + offset;
+                    }
+                }
             }
+        }
+    }
+
+    /// The scale of each block.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let blocks = match self {
+            Self::Plain(scales) => scales.len(),
+            Self::Double { codes, .. } => codes.len(),
         };
-        plain
-            .into_iter()
-            .flatten()
-            .chain(double.into_iter().flatten())
+        let mut scales = vec![0.0; blocks];
+        self.write(0, &mut scales);
+        scales
     }
 
     /// The memory that they take, in bytes.
