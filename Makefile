@@ -104,8 +104,8 @@ demo: cluster-up ## Install the chart, fine-tune a model on examples/support, se
 	@tests/demo.sh
 
 .PHONY: bench
-bench: setup ## Speed of a training step
-	@cargo bench --locked -p trainer --bench step
+bench: setup ## Speed of a training step, beside what libtorch's own products allow
+	@cargo bench --locked -p finetune-numerics --bench step
 
 .PHONY: parity
 parity: build ## Make the numeric fixtures again with the reference stack, and compare

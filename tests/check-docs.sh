@@ -35,12 +35,12 @@ done < <(grep -oHE '\]\([^)#:]+[^):]*\)' README.md ARCHITECTURE.md CONTRIBUTING.
 
 while read -r path; do
     [ -e "$path" ] || complain "ARCHITECTURE.md names $path, which does not exist"
-done < <(grep -oE '`(crds|artifacts|operator|trainer|charts|images|tests|examples|docs)/[A-Za-z0-9_./-]*`' ARCHITECTURE.md | tr -d '`')
+done < <(grep -oE '`(crds|artifacts|dataset|numerics|operator|trainer|charts|images|tests|examples|docs)/[A-Za-z0-9_./-]*`' ARCHITECTURE.md | tr -d '`')
 
 tests_of_fixtures=$(sed -n '/^## What is shown/,/^## Models/p' trainer/tests/fixtures/README.md | grep -oE '`[a-z0-9]+(_[a-z0-9]+){3,}`' | tr -d '`' | sort -u)
 [ -n "$tests_of_fixtures" ] || complain "trainer/tests/fixtures/README.md names no test, expected the table \"What is shown\""
 while read -r name; do
-    grep -rqE "fn $name\(" --include='*.rs' trainer artifacts || complain "trainer/tests/fixtures/README.md names the test $name, which does not exist"
+    grep -rqE "fn $name\(" --include='*.rs' trainer numerics dataset artifacts || complain "trainer/tests/fixtures/README.md names the test $name, which does not exist"
 done <<<"$tests_of_fixtures"
 
 exit "$fault"

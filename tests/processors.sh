@@ -21,9 +21,9 @@ has() { grep -qw "$1" <(grep -m1 '^flags' /proc/cpuinfo); }
 
 # The programs, compiled before; their paths are in cargo's messages.
 programs=$(cargo test "$@" --quiet --no-run --message-format=json --lib --test parity --test command_line |
-    sed -nE 's/.*"kind":\["(lib|test)"\].*"name":"(trainer|parity|command_line)".*"executable":"([^"]+)".*/\2 \3/p') || true
+    sed -nE 's/.*"kind":\["(lib|test)"\].*"name":"(finetune_numerics|parity|command_line)".*"executable":"([^"]+)".*/\2 \3/p') || true
 program() { awk -v name="$1" '$1 == name { print $2 }' <<<"$programs"; }
-for name in trainer parity command_line; do
+for name in finetune_numerics parity command_line; do
     [ -x "$(program "$name")" ] || { echo "cargo names no program of the tests of $name: run \`cargo test $* --no-run\`" >&2; exit 1; }
 done
 
@@ -50,7 +50,7 @@ while read -r name instructions variables tests; do
     for threads in 1 2; do
         runs=$((runs + 1))
         began=$SECONDS
-        operations=$(run "$variables" "$threads" "$(program trainer)" ops::) || fault=1
+        operations=$(run "$variables" "$threads" "$(program finetune_numerics)") || fault=1
         parity=$(run "$variables" "$threads" "$(program parity)" "${skip[@]}") || fault=1
         resumed=$(run "$variables" "$threads" "$(program command_line)" told_to_stop) || fault=1
         echo "$name, threads $threads: ${operations:-not all} tests of operations passed, ${parity:-not all} of parity," \

@@ -23,6 +23,8 @@ kubernetes_client='kube-client|kube-runtime'
 libtorch='tch|torch-sys'
 keep_away finetune-crds 'Kubernetes client or libtorch' "$kubernetes_client|$libtorch|tokio|object_store"
 keep_away finetune-artifacts 'Kubernetes client or libtorch' "$kubernetes_client|$libtorch"
+keep_away finetune-dataset 'Kubernetes client or libtorch' "$kubernetes_client|$libtorch"
+keep_away finetune-numerics 'other crate of ours, Kubernetes client or runtime' "finetune-crds|finetune-artifacts|$kubernetes_client|k8s-openapi|tokio|object_store"
 keep_away operator libtorch "$libtorch"
 keep_away trainer 'Kubernetes client' "$kubernetes_client"
 
@@ -45,7 +47,7 @@ deny=$(cargo_tool cargo-deny 0.20.2 --no-default-features)
 "$deny" --log-level error check --hide-inclusion-graph bans licenses sources
 
 machete=$(cargo_tool cargo-machete 0.9.2)
-unused=$("$machete" crds artifacts operator trainer tests 2>/dev/null) ||
+unused=$("$machete" crds artifacts dataset numerics operator trainer tests 2>/dev/null) ||
   die "a crate names dependencies that it does not use: take them out of its Cargo.toml:" "$(grep -vE '^(cargo-machete|If you believe|$)' <<<"$unused")"
 while read -r dependency; do
   grep -qE "^$dependency(\.workspace| = )" ./*/Cargo.toml ||

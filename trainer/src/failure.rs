@@ -150,9 +150,9 @@ pub const fn exit_code(reason: OutcomeReason) -> ExitCode {
     }
 }
 
-impl From<crate::ops::Error> for Failure {
-    fn from(error: crate::ops::Error) -> Self {
-        use crate::ops::Error;
+impl From<finetune_numerics::ops::Error> for Failure {
+    fn from(error: finetune_numerics::ops::Error) -> Self {
+        use finetune_numerics::ops::Error;
         let reason = match &error {
             Error::OutOfMemory(_) => OutcomeReason::OutOfMemory,
             Error::Libtorch(_) => OutcomeReason::Internal,
@@ -169,7 +169,7 @@ impl From<crate::ops::Error> for Failure {
 
 impl From<tch::TchError> for Failure {
     fn from(error: tch::TchError) -> Self {
-        crate::ops::Error::from(error).into()
+        finetune_numerics::ops::Error::from(error).into()
     }
 }
 

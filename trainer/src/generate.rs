@@ -2,17 +2,17 @@
 
 use finetune_artifacts::rows::Message;
 use finetune_crds::contract::Published;
+use finetune_dataset::tokenize::Tokenizer;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, LogitRows};
 
 use crate::base::{BaseModelFiles, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::method::Lora;
-use crate::model::{Base, LogitRows};
 use crate::outcome;
 use crate::peft;
 use crate::serve::sampling::{Sampler, Sampling};
 use crate::serve::text::IncrementalText;
-use crate::tokenize::Tokenizer;
 use crate::train::inputs;
 use crate::train::trainee::load_base;
 use crate::workplace::Workplace;
@@ -112,7 +112,8 @@ async fn model_of(
 
 /// The tokens of the prompt, by the model's template unless it is raw.
 fn prompt_of(tokenizer: &Tokenizer, request: &Request) -> Result<Vec<u32>, Failure> {
-    let failed = |error: crate::tokenize::Error| Failure::invalid(format!("--prompt: {error}"));
+    let failed =
+        |error: finetune_dataset::tokenize::Error| Failure::invalid(format!("--prompt: {error}"));
     let tokens = if request.raw {
         tokenizer.encode_sequence(&request.prompt).map_err(failed)?
     } else {

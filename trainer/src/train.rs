@@ -19,7 +19,6 @@ use finetune_crds::fine_tune_job::PlanStatus;
 
 use crate::attempt::Attempt;
 use crate::checkpoint::{self, Identity};
-use crate::data::lengths;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
 use crate::progress::Reporter;
@@ -27,6 +26,7 @@ use crate::stop::Stop;
 use crate::workplace::{TemporaryFolder, Workplace};
 use crate::{device, export, outcome};
 
+use finetune_dataset::lengths;
 use inputs::Inputs;
 use metrics_log::MetricsLog;
 use plan::{DEALING, Plan};

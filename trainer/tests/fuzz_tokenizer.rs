@@ -20,7 +20,7 @@ use std::path::Path;
 
 use driver::{Budget, Scratch, fuzz};
 use finetune_artifacts::gguf::GgufFile;
-use trainer::tokenize::Tokenizer;
+use finetune_dataset::tokenize::Tokenizer;
 
 /// A tokenizer holds its vocabulary several times, in maps.
 const BUDGET: Budget = Budget {

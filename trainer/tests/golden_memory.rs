@@ -9,14 +9,14 @@
 
 mod memory;
 
-use finetune_crds::fine_tune_job::Lora as Settings;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::adapter::LoraSettings as Settings;
+use finetune_numerics::model::score_layer_by_layer;
 use memory::{
     ALLOWANCE, MIB, anonymous, in_four_bits, load_in_four_bits, sizes, watched, write_base,
 };
 use tch::Kind;
 use trainer::base::BaseModelFiles;
-use trainer::method::Lora;
-use trainer::model::score_layer_by_layer;
 
 const LAYERS: i64 = 6;
 

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use finetune_artifacts::finite;
 use finetune_artifacts::gguf::{GgufFile, TensorInfo};
+use finetune_numerics::model::{ModelConfig, Projection, WeightSource};
+use finetune_numerics::ops;
 use tch::{Kind, Tensor};
 
-use super::{Error, gguf_config};
-use crate::model::{ModelConfig, Projection, WeightSource};
-use crate::ops;
+use super::{Error, StoredWeights, gguf_config};
 
 /// The names of the norms of a layer: Hugging Face's, llama.cpp's.
 const NORMS: [(&str, &str); 2] = [
@@ -211,6 +211,8 @@ pub(crate) const fn turned_heads(projection: Projection, config: &ModelConfig) -
         _ => None,
     }
 }
+
+impl StoredWeights for Weights {}
 
 impl WeightSource for Weights {
     fn names(&self) -> Vec<String> {

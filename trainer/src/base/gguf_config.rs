@@ -1,12 +1,12 @@
 //! The metadata of a GGUF file to the shape of a model. Strict as its counterpart for `config.json`.
 
 use finetune_artifacts::gguf::{GgufFile, Value as Metadata};
+use finetune_dataset::tokenize::SpecialTokens;
+use finetune_numerics::model::{Biases, ModelConfig, Wiring};
+use finetune_numerics::ops::rope::{Rope, Scaling};
 use serde_json::json;
 
 use super::Error;
-use crate::model::{Biases, ModelConfig, Wiring};
-use crate::ops::rope::{Rope, Scaling};
-use crate::tokenize::SpecialTokens;
 
 /// The architecture that is supported, which is also the prefix of its keys.
 const LLAMA: &str = "llama";
@@ -95,7 +95,9 @@ pub(super) fn read(file: &GgufFile) -> Result<ModelConfig, Error> {
 
 /// A `config.json` for weights that were trained from such a file.
 pub(super) fn to_hugging_face(config: &ModelConfig, special: &SpecialTokens) -> Vec<u8> {
-    let id = |token: &Option<crate::tokenize::SpecialToken>| token.as_ref().map(|token| token.id);
+    let id = |token: &Option<finetune_dataset::tokenize::SpecialToken>| {
+        token.as_ref().map(|token| token.id)
+    };
     let json = json!({
         "architectures": [config.architecture],
         "attention_bias": config.biases.attention,

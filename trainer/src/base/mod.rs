@@ -9,6 +9,7 @@ mod hugging_face;
 mod hugging_face_config;
 mod quantization;
 mod safetensors_weights;
+mod stored_weights;
 
 use std::path::{Path, PathBuf};
 
@@ -19,12 +20,12 @@ use finetune_artifacts::store::Store;
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
+use finetune_numerics::model::ModelConfig;
 
+use finetune_dataset::tokenize::{self, Tokenizer};
 pub(crate) use gguf::{row_in_file, turned_heads};
 pub use quantization::BaseQuantization;
-
-use crate::model::{ModelConfig, WeightSource};
-use crate::tokenize::{self, Tokenizer};
+pub use stored_weights::StoredWeights;
 
 /// What can be wrong with a base model.
 #[derive(Debug, thiserror::Error)]
@@ -212,7 +213,7 @@ impl BaseModelFiles {
     }
 
     /// Its weights, checked to be exactly those that the configuration calls for.
-    pub fn weights(&self) -> Result<Box<dyn WeightSource>, Error> {
+    pub fn weights(&self) -> Result<Box<dyn StoredWeights>, Error> {
         Ok(match &self.place {
             Place::Directory(folder) => {
                 let quantization = self.quantization;

@@ -9,12 +9,15 @@ use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{Dtype, TensorView};
 use finetune_crds::fine_tune_job::Quantization;
+use finetune_numerics::ops::four_bit::{
+    BLOCK, Code, FourBitMatrix, NESTED_BLOCK, Scales, check_parts,
+};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::Error;
-use crate::method::four_bit::{BLOCK, Code, FourBitMatrix, NESTED_BLOCK, Scales, check_parts};
+use crate::numbers;
 
 /// The key of `config.json`.
 pub(super) const KEY: &str = "quantization_config";
@@ -53,7 +56,7 @@ pub struct BaseQuantization {
 impl From<&Quantization> for BaseQuantization {
     fn from(quantization: &Quantization) -> Self {
         Self {
-            code: quantization.type_.into(),
+            code: numbers::code(quantization.type_),
             double_quantization: quantization.double_quantization,
         }
     }

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use finetune_artifacts::finite;
 use finetune_artifacts::safetensors_file::{Dtype, SafetensorsFile, TensorView};
+use finetune_numerics::model::{ModelConfig, WeightSource};
+use finetune_numerics::ops;
+use finetune_numerics::ops::four_bit::FourBitMatrix;
 use tch::{Kind, Tensor};
 
 use super::quantization::{BaseQuantization, StoredMatrix, matrix_of, owner_of};
-use super::{Error, hugging_face};
-use crate::method::four_bit::FourBitMatrix;
-use crate::model::{ModelConfig, WeightSource};
-use crate::ops;
+use super::{Error, StoredWeights, hugging_face};
 
 /// The weights of a directory.
 #[derive(Debug)]
@@ -232,6 +232,16 @@ fn signed(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|size| *size as i64).collect()
 }
 
+impl StoredWeights for Weights {
+    fn beside(&self) -> Vec<(String, TensorView<'_>)> {
+        let found = self.beside.iter().filter_map(|(name, place)| {
+            let tensor = self.files[place.file].tensor(&place.name).ok()?;
+            Some((name.clone(), tensor))
+        });
+        found.collect()
+    }
+}
+
 impl WeightSource for Weights {
     fn names(&self) -> Vec<String> {
         self.places.keys().cloned().collect()
@@ -240,14 +250,6 @@ impl WeightSource for Weights {
     fn stored_name(&self, name: &str) -> String {
         let place = self.places.get(name);
         place.map_or_else(|| name.to_owned(), |place| place.name.clone())
-    }
-
-    fn beside(&self) -> Vec<(String, TensorView<'_>)> {
-        let found = self.beside.iter().filter_map(|(name, place)| {
-            let tensor = self.files[place.file].tensor(&place.name).ok()?;
-            Some((name.clone(), tensor))
-        });
-        found.collect()
     }
 
     fn tensor(&self, name: &str) -> ops::Result<Tensor> {

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
 use finetune_crds::fine_tune_job::ComputeType;
+use finetune_numerics::optimizer;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::local_file;
-use crate::optimizer;
 use crate::train::metrics_log::{MetricsLog, Row};
 
 use super::{Best, Checkpoint, Conduct, Identity, RunState};

@@ -15,11 +15,11 @@ use finetune_artifacts::manifest::Manifest;
 use finetune_artifacts::store::Store;
 use finetune_crds::contract::{OutcomeReason, layout};
 use finetune_crds::fine_tune_job::ComputeType;
+use finetune_numerics::optimizer::{Optimizer, Parameters};
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Attempt, number_of};
 use crate::failure::Failure;
-use crate::optimizer::{Optimizer, Parameters};
 use crate::train::metrics_log::{MetricsLog, Row};
 use crate::workplace::Workplace;
 

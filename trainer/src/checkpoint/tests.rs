@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use finetune_crds::fine_tune_job;
+use finetune_numerics::optimizer::OptimizerKind;
 
 use crate::manifest_file::Job;
 use crate::train::metrics_log::Row;
@@ -22,7 +22,7 @@ fn parameters() -> Parameters {
 }
 
 fn optimizer() -> Optimizer {
-    Optimizer::new(fine_tune_job::Optimizer::AdamW8bit, &parameters(), 0.0)
+    Optimizer::new(OptimizerKind::AdamW8bit, &parameters(), 0.0)
 }
 
 /// A place of its own for each test, and the state of a run in it.
@@ -227,7 +227,7 @@ async fn the_state_of_another_optimiser_is_refused() {
         .await
         .unwrap()
         .unwrap();
-    let mut other = Optimizer::new(fine_tune_job::Optimizer::AdamW, &parameters(), 0.0);
+    let mut other = Optimizer::new(OptimizerKind::AdamW, &parameters(), 0.0);
     let failure = checkpoint
         .restore(&mut parameters(), &mut other)
         .unwrap_err();

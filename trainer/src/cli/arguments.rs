@@ -98,7 +98,9 @@ impl JobArguments {
     pub(super) fn set_threads(&self) {
         let threads = self
             .threads
-            .map_or_else(crate::device::threads, |threads| usize::from(threads.get()));
+            .map_or_else(finetune_numerics::device::threads, |threads| {
+                usize::from(threads.get())
+            });
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         tracing::debug!("computing with {threads} threads");
     }

@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use finetune_crds::contract::{ExitCode, Outcome, Stage, layout};
+use finetune_dataset::lengths;
+use finetune_numerics::adapter::Lora;
 
-use crate::data::lengths;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::method::Lora;
+use crate::numbers;
 use crate::outcome;
 use crate::stop::{Signal, Stop};
 use crate::train::inputs;
@@ -82,7 +83,7 @@ async fn prepared_in(place: &Workplace, job: &Job) -> Result<Outcome, Failure> {
         !data.validation.is_empty(),
     );
     let trainable_parameters = match job.lora() {
-        Some(lora) => Lora::count(base.config(), &lora)?,
+        Some(lora) => Lora::count(base.config(), &numbers::lora(&lora))?,
         None => base.config().parameters(),
     };
     Ok(Outcome {

@@ -7,12 +7,12 @@
 use std::path::Path;
 
 use finetune_artifacts::gguf::{self, Entry, TensorData};
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{ModelConfig, Projection};
+use finetune_numerics::ops::low_rank::LowRank;
 
 use crate::base::{row_in_file, turned_heads};
 use crate::failure::Failure;
-use crate::method::Lora;
-use crate::model::{ModelConfig, Projection};
-use crate::ops::low_rank::LowRank;
 
 /// What llama.cpp calls a family, and how its converter lays out the family's weights.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,13 +5,13 @@
 //! is what an engine must answer, so the base is held as it will be there.
 
 use finetune_crds::contract::golden::{Golden, GoldenSample};
+use finetune_dataset::TokenizedRow;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::device::kind_name;
+use finetune_numerics::model::{Base, TextScores, score_layer_by_layer};
 
-use crate::data::TokenizedRow;
-use crate::device::kind_name;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::method::Lora;
-use crate::model::{Base, TextScores, score_layer_by_layer};
 use crate::train::inputs::Inputs;
 
 /// How many rows.

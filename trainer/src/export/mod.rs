@@ -5,19 +5,22 @@
 
 pub mod gguf_adapter;
 mod golden;
+mod merged;
 mod model_card;
 mod whole_model;
+
+pub use merged::Merged;
 
 use std::path::Path;
 
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
+use finetune_numerics::adapter::Lora;
 
 use crate::base::BaseModelFiles;
 use crate::failure::Failure;
 use crate::local_file;
 use crate::manifest_file::Job;
-use crate::method::Lora;
 use crate::peft::{self, AdapterConfig};
 use crate::train::inputs::Inputs;
 use crate::train::plan::Plan;

@@ -6,11 +6,12 @@ use std::fmt::Write;
 
 use finetune_crds::contract::layout::ADAPTER_GGUF;
 use finetune_crds::fine_tune_job::ServingEngine;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::ModelConfig;
 
 use crate::base::BaseModelFiles;
 use crate::manifest_file::Job;
-use crate::method::Lora;
-use crate::model::ModelConfig;
+use crate::numbers;
 use crate::prepare::servable;
 use crate::train::inputs::Inputs;
 use crate::train::plan::Plan;
@@ -173,7 +174,7 @@ fn write_adapter_usage(
     )?;
     let modules = job
         .lora()
-        .and_then(|settings| Lora::adapted(config, &settings).ok())
+        .and_then(|settings| Lora::adapted(config, &numbers::lora(&settings)).ok())
         .unwrap_or_default();
     let rank = modules.iter().map(|module| module.rank).max().unwrap_or(0);
     let is_served = |engine| servable::is_served_by(engine, &job.spec, config);

@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, TensorPlan, TensorView};
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, WeightSource};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::base::BaseModelFiles;
+use crate::base::{BaseModelFiles, StoredWeights};
 use crate::failure::Failure;
 use crate::local_file;
-use crate::method::{Lora, Merged};
-use crate::model::{Base, WeightSource};
+
+use super::merged::Merged;
 
 /// The weights' file, where one is enough.
 const WEIGHTS: &str = "model.safetensors";
@@ -66,7 +68,7 @@ pub(super) fn write_merged(
 /// base's files. All have the names and types that they have there.
 fn write(
     folder: &Path,
-    stored: &dyn WeightSource,
+    stored: &dyn StoredWeights,
     names: Vec<String>,
     make: &dyn Fn(&str) -> Result<Tensor, Failure>,
 ) -> Result<(), Failure> {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use finetune_numerics::adapter::{Pattern, Scheme};
 use serde_json::{Map, Value, json};
 
 use super::Error;
-use crate::method::{Pattern, Scheme};
 
 /// The PEFT release whose layout is written.
 const PEFT_VERSION: &str = "0.21.2";

@@ -10,10 +10,9 @@ mod write;
 use std::path::PathBuf;
 
 pub use config::AdapterConfig;
+use finetune_numerics::ops;
 pub use read::{Adapter, fetch, read};
 pub use write::write;
-
-use crate::ops;
 
 /// What can be wrong with an adapter.
 #[derive(Debug, thiserror::Error)]

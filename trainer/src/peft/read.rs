@@ -8,11 +8,11 @@ use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::safetensors_file::{Dtype, SafetensorsFile, TensorView};
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use finetune_numerics::adapter::{Lora, Scheme};
+use finetune_numerics::model::{ModelConfig, Projection};
 use tch::{Kind, Tensor};
 
 use super::{AdapterConfig, Error};
-use crate::method::{Lora, Scheme};
-use crate::model::{ModelConfig, Projection};
 
 /// What stands before a module's name in the names of its tensors.
 const PREFIX: &str = "base_model.model.";

@@ -5,10 +5,10 @@ use std::path::Path;
 use finetune_artifacts::safetensors_file::{self, Dtype, TensorData};
 use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use finetune_crds::fine_tune_job::Lora as Settings;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{ModelConfig, Wiring};
 
 use super::{AdapterConfig, Error};
-use crate::method::Lora;
-use crate::model::{ModelConfig, Wiring};
 
 /// From this many target modules on, PEFT shortens full module paths to suffixes.
 const SHORTENED_FROM: usize = 20;

@@ -4,8 +4,7 @@ use std::collections::HashSet;
 
 use finetune_artifacts::near_duplicates::Texts;
 use finetune_artifacts::rows::Row;
-
-use crate::data::TokenizedRow;
+use finetune_dataset::TokenizedRow;
 
 /// What stands for a character that an earlier program could not read.
 const LOST: char = '\u{fffd}';

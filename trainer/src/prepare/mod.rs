@@ -25,11 +25,11 @@ use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
-use crate::data::{Encoder, Settings, TokenizedRow};
-use crate::template::ChatTemplate;
 use sources::Sources;
 use tokenized::Tokenized;
 
+use finetune_dataset::template::ChatTemplate;
+use finetune_dataset::{Encoder, Settings, TokenizedRow};
 pub use prepared::load;
 pub use report::{Preview, Report, Segment};
 
@@ -48,7 +48,7 @@ pub enum Error {
         /// The row at which that was found.
         at: String,
         /// The fault.
-        error: crate::template::Error,
+        error: finetune_dataset::template::Error,
     },
     /// A field of the manifest does not fit the data.
     #[error("{0}")]

@@ -5,9 +5,9 @@
 
 use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
 use finetune_crds::contract::layout::PREPARED;
+use finetune_dataset::TokenizedRow;
 
 use super::{Error, Prepared, Report, Request};
-use crate::data::TokenizedRow;
 use crate::workplace::TemporaryFolder;
 
 const TOKENS: &str = "tokens.safetensors";

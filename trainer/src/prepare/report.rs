@@ -4,10 +4,9 @@ use std::fmt::Write;
 
 use finetune_artifacts::rows::{Row, place};
 use finetune_crds::fine_tune_job::{Dataset, DatasetStatus, LossOn};
+use finetune_dataset::TokenizedRow;
+use finetune_dataset::tokenize::{Error, Tokenizer};
 use serde::{Deserialize, Serialize};
-
-use crate::data::TokenizedRow;
-use crate::tokenize::{Error, Tokenizer};
 
 /// Tokens of a row that a preview shows.
 const SHOWN_TOKENS: usize = 400;

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::fine_tune_job::{Lora as Settings, ServingEngine};
+use finetune_numerics::adapter::{AdaptedModule, Lora};
+use finetune_numerics::model::ModelConfig;
+use finetune_numerics::ops;
 
 use crate::export::gguf_adapter;
-use crate::method::{AdaptedModule, Lora};
-use crate::model::ModelConfig;
-use crate::ops;
+use crate::numbers;
 use crate::validate;
 
 /// The values that vLLM's `--max-lora-rank` takes.
@@ -27,7 +28,7 @@ pub(super) fn check(spec: &FineTuneJobSpec, config: &ModelConfig) -> Result<Vec<
         return Ok(Vec::new());
     };
     let method = spec.method.name();
-    let modules = Lora::adapted(config, &settings).map_err(|error| {
+    let modules = Lora::adapted(config, &numbers::lora(&settings)).map_err(|error| {
         let message = match error {
             ops::Error::Adapter(message) => message,
             other => other.to_string(),

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use finetune_artifacts::rows::{Row, RowContent, place};
-
-use crate::data::{EncodedRow, LeftOut, Part};
-use crate::tokenize::Tokenizer;
+use finetune_dataset::tokenize::Tokenizer;
+use finetune_dataset::{EncodedRow, LeftOut, Part};
 
 /// Characters of a prompt that a warning shows.
 const SHOWN: usize = 40;

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row, RowContent, place};
+use finetune_dataset::template;
+use finetune_dataset::{EncodedRow, Encoder, Refusal, TokenizedRow};
 
 use super::Error;
 use super::template_notes::{self, TemplateNotes};
-use crate::data::{EncodedRow, Encoder, Refusal, TokenizedRow};
-use crate::template;
 
 /// How many rows a preview shows.
 const SHOWN_ROWS: usize = 2;

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use finetune_crds::contract::layout;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::ModelConfig;
 
 use super::api::ApiError;
-use crate::method::Lora;
-use crate::model::ModelConfig;
 use crate::peft;
 
 /// Reads the adapter in `folder`. A missing file is a 404, an adapter that does not fit the base or the limits a 400, as no

@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 
 use finetune_artifacts::rows::json::{Json, Object};
 use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
+use finetune_dataset::template::{self, ChatTemplate};
 
 use super::api::{ApiError, ChatMessage, ChatRequest, Content, ToolCall};
 use super::tools::ToolCalls;
-use crate::template::{self, ChatTemplate};
 
 const ASSISTANT: &str = "assistant";
 /// Stands in for what is said, to find whether the template prints it. A noncharacter: no text may contain it.

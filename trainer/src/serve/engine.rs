@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use finetune_dataset::tokenize::Tokenizer;
+use finetune_numerics::model::{Base, ModelConfig};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -16,8 +18,6 @@ use super::metrics::Metrics;
 use super::sampling::Sampling;
 use super::worker::{Command, Loaded, Worker};
 use super::{Error, adapter_files};
-use crate::model::{Base, ModelConfig};
-use crate::tokenize::Tokenizer;
 
 /// Bytes that a number of an adapter takes: its value and its gradient in fp32, and twice two bytes in bf16 to compute with.
 const ADAPTER_NUMBER_BYTES: usize = 12;

@@ -19,7 +19,7 @@ pub enum Error {
         /// The base's URI.
         uri: String,
         /// The cause.
-        source: crate::ops::Error,
+        source: finetune_numerics::ops::Error,
     },
     /// An adapter cannot be fetched.
     #[error("--adapter {name}={uri}: {source}")]
@@ -73,7 +73,7 @@ impl Error {
             Self::Fetch { source, .. } => source.reason(),
             Self::Store(source) => source.reason(),
             Self::Model {
-                source: crate::ops::Error::OutOfMemory(_),
+                source: finetune_numerics::ops::Error::OutOfMemory(_),
                 ..
             } => OutcomeReason::OutOfMemory,
             Self::KeyValueMemory(_) | Self::Model { .. } | Self::Adapter { .. } => {

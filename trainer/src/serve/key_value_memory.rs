@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use finetune_numerics::model::BLOCK;
+
 use super::Error;
-use crate::model::BLOCK;
 
 /// The blocks of tokens that adapters must leave: room for the golden sample by which an adapter is tested, of up to 96 tokens and
 /// one more.

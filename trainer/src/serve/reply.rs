@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use finetune_dataset::tokenize::Tokenizer;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::api::{ApiError, Usage};
@@ -12,7 +13,6 @@ use super::generation::{Event, FinishReason, TokenScore};
 use super::stops::StopStrings;
 use super::text::{IncrementalText, echo};
 use super::token_text::TokenText;
-use crate::tokenize::Tokenizer;
 
 /// A part of an answer.
 #[derive(Clone, Debug, Default)]
@@ -202,6 +202,6 @@ impl Reply {
     }
 }
 
-fn failed(error: crate::tokenize::Error) -> ApiError {
+fn failed(error: finetune_dataset::tokenize::Error) -> ApiError {
     ApiError::internal(error.to_string())
 }

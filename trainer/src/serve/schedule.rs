@@ -1,7 +1,7 @@
 //! Who computes what in a turn of the worker: which answers run, and how many tokens each of them computes. Pure: it knows
 //! neither the model nor a clock.
 
-use crate::model::blocks_of;
+use finetune_numerics::model::blocks_of;
 
 /// Of answers in the order in which they came, of so many tokens each, how many of the first may run at a time: as many as the
 /// memory of `blocks` blocks holds, and at most `most`. Nobody overtakes: an answer that waits for memory is not passed by
@@ -58,7 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::BLOCK;
+    use finetune_numerics::model::BLOCK;
 
     fn pending(left: &[usize]) -> Vec<Pending> {
         let of = |left: &usize| Pending {

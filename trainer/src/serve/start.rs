@@ -11,6 +11,7 @@ use finetune_artifacts::credentials::Credentials;
 use finetune_artifacts::network::{self, bodies::Bodies};
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job;
+use finetune_numerics::model::{Base, LoadOptions, Storage};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -23,7 +24,6 @@ use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
 use super::tools::ToolCalls;
 use crate::base::{BaseModelFiles, Fetch};
-use crate::model::{Base, LoadOptions, Storage};
 use crate::stop::Stop;
 use crate::{clock, device};
 
@@ -46,7 +46,9 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
     let cache = Cache::new(&options.cache.clone().unwrap_or_else(default_cache));
     let threads = options
         .threads
-        .map_or_else(device::threads, |threads| usize::from(threads.get()));
+        .map_or_else(finetune_numerics::device::threads, |threads| {
+            usize::from(threads.get())
+        });
     tch::set_num_threads(threads as i32);
     let (files, base) = load_base(options, &credentials, &cache).await?;
     let made_for = files.config().max_position_embeddings as usize;
@@ -210,7 +212,10 @@ async fn load_base(
         uri: uri.clone(),
         source,
     })?;
-    tracing::info!("loaded {uri} in {}", device::kind_name(compute));
+    tracing::info!(
+        "loaded {uri} in {}",
+        finetune_numerics::device::kind_name(compute)
+    );
     Ok((files, base))
 }
 

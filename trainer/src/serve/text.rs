@@ -3,7 +3,7 @@
 //! The pieces put together are the text that decoding all tokens at once gives, whatever the tokenizer joins; bytes that make no
 //! character become U+FFFD. Each token costs the same, however long the answer is and whatever it is made of.
 
-use crate::tokenize::{Error, Tokenizer};
+use finetune_dataset::tokenize::{Error, Tokenizer};
 
 /// What stands for bytes that are no character.
 const REPLACEMENT: char = '\u{fffd}';

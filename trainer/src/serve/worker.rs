@@ -9,6 +9,9 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, KeyValueCache, LogitRows};
+use finetune_numerics::ops;
 use tch::{Kind, Tensor};
 
 use super::adapters::AdapterId;
@@ -18,9 +21,6 @@ use super::key_value_memory::{AdapterRoom, KeyValueMemory};
 use super::metrics::Metrics;
 use super::sampling::Sampler;
 use super::schedule::{self, Pending};
-use crate::method::Lora;
-use crate::model::{Base, KeyValueCache, LogitRows};
-use crate::ops;
 
 /// Tokens of prompts that are computed in a turn. More would be little faster and would let other answers wait longer.
 const CHUNK: usize = 256;

@@ -7,11 +7,12 @@ use finetune_artifacts::store::{Creation, hub};
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job::BaseModel;
+use finetune_numerics::adapter::Lora;
 
 use crate::base::{BaseModelFiles, BaseQuantization, Fetch};
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::method::Lora;
+use crate::numbers;
 use crate::outcome;
 use crate::peft;
 use crate::prepare::{self, Prepared, Request};
@@ -87,7 +88,7 @@ async fn initial_adapter(
     let lora = peft::read(&folder, base.config())
         .map_err(|error| fault(&error))?
         .lora;
-    lora.refuse_other(base.config(), &settings)
+    lora.refuse_other(base.config(), &numbers::lora(&settings))
         .map_err(|error| fault(&error))?;
     Ok(Some(folder))
 }

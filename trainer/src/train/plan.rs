@@ -2,8 +2,7 @@
 
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::fine_tune_job::{PlanStatus, Schedule};
-
-use crate::data::{Batches, pack};
+use finetune_dataset::{Batches, pack};
 
 /// Rows a forward pass where the manifest does not say.
 const DEFAULT_MICRO_BATCH_SIZE: i64 = 8;

@@ -7,11 +7,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::trainee::{GoesOn, Loss, Trainee};
-use crate::data::TokenizedRow;
+use finetune_dataset::TokenizedRow;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, Batch};
+
+use super::trainee::{GoesOn, Loss, Trainee, batch_row};
 use crate::failure::Failure;
-use crate::method::Lora;
-use crate::model::{Base, Batch};
 
 /// What the preferences are measured against.
 #[derive(Debug)]
@@ -142,7 +143,7 @@ fn answers(data: &[TokenizedRow], pair: usize) -> Result<[&TokenizedRow; 2], Fai
 }
 
 fn batch(row: &TokenizedRow) -> Result<Batch, Failure> {
-    Ok(Batch::new(&[row.as_batch_row()])?)
+    Ok(Batch::new(&[batch_row(row)])?)
 }
 
 fn log_probability(base: &Base, adapter: Option<&Lora>, batch: &Batch) -> Result<f64, Failure> {

@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use finetune_crds::contract::OutcomeReason;
+use finetune_numerics::optimizer::Optimizer;
 
 use crate::attempt::Attempt;
 use crate::checkpoint::{self, Best, Conduct, Identity, RunState};
 use crate::failure::Failure;
-use crate::optimizer::Optimizer;
 
 use super::metrics_log::{MetricsLog, Row};
 use super::trainee::Trainee;

@@ -6,11 +6,12 @@
 use std::time::Instant;
 
 use finetune_crds::contract::{ExitCode, OutcomeReason, RunPhase};
+use finetune_numerics::optimizer::{Optimizer, clip_gradient_norm, learning_rate};
 
 use crate::attempt::Attempt;
 use crate::checkpoint::{self, Best, Conduct, Identity};
 use crate::failure::Failure;
-use crate::optimizer::{Optimizer, clip_gradient_norm, learning_rate};
+use crate::numbers;
 use crate::progress::Step;
 
 use super::Run;
@@ -41,7 +42,7 @@ pub(super) async fn run_steps(
     } = *run;
     let training = &job.spec.training;
     let mut optimizer = Optimizer::new(
-        training.optimizer,
+        numbers::optimizer(training.optimizer),
         trainee.parameters()?,
         training.weight_decay,
     );
@@ -184,7 +185,7 @@ fn make_step(
     let started = Instant::now();
     run.reporter.step_begins((run.now)());
     let rate = learning_rate(
-        plan.schedule,
+        numbers::schedule(plan.schedule),
         plan.learning_rate,
         optimizer.steps(),
         plan.warmup_steps,

@@ -2,18 +2,19 @@
 //!
 //! The one place that knows that `full` keeps its parameters in the base and `lora` and `qlora` in the adapter.
 
+use finetune_dataset::{TokenizedRow, micro_batches};
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, Batch, EmbeddingNoise, LoadOptions, Row, Storage};
+use finetune_numerics::ops::cross_entropy::LossSum;
+use finetune_numerics::ops::random::Draw;
+use finetune_numerics::optimizer::Parameters;
 use tch::Kind;
 
 use crate::base::BaseModelFiles;
-use crate::data::{TokenizedRow, micro_batches};
 use crate::device::compute_kind;
 use crate::failure::Failure;
 use crate::manifest_file::Job;
-use crate::method::Lora;
-use crate::model::{Base, Batch, EmbeddingNoise, LoadOptions, Row, Storage};
-use crate::ops::cross_entropy::LossSum;
-use crate::ops::random::Draw;
-use crate::optimizer::Parameters;
+use crate::numbers;
 
 use super::inputs::Inputs;
 use super::preference::Preference;
@@ -87,7 +88,7 @@ impl Trainee {
         let lora = match (&settings, inputs.read_initial_adapter()?) {
             (Some(_), Some(lora)) => Some(lora),
             (Some(settings), None) => {
-                let mut lora = Lora::new(base.config(), settings, seed)?;
+                let mut lora = Lora::new(base.config(), &numbers::lora(settings), seed)?;
                 base.start_magnitudes(&mut lora)?;
                 Some(lora)
             }
@@ -148,7 +149,7 @@ impl Trainee {
                 return Ok(None);
             }
             tracing::debug!("step {}: pass {} of {count}", step + 1, pass + 1);
-            let batch = batch(data, &rows)?; // (B, T)
+            let batch = batch(data, &rows, self.layout())?;
             self.draw(step, pass as u64);
             loss.add(
                 &self
@@ -214,9 +215,18 @@ impl Trainee {
                 return Ok(None);
             }
             tracing::debug!("validation: pass {} of {count}", pass + 1);
-            loss.add(&self.base.loss(self.lora.as_ref(), &batch(data, &rows)?)?);
+            let batch = batch(data, &rows, Layout::EndToEnd)?;
+            loss.add(&self.base.loss(self.lora.as_ref(), &batch)?);
         }
         Ok(Some(loss))
+    }
+
+    /// NEFTune's noise depends on the length of the rows of a pass, as transformers pads them.
+    const fn layout(&self) -> Layout {
+        match self.chance.noise_alpha {
+            None => Layout::EndToEnd,
+            Some(_) => Layout::Padded,
+        }
     }
 
     /// What is trained.
@@ -254,7 +264,7 @@ fn load_base_in(compute: Kind, job: &Job, base: &BaseModelFiles) -> Result<Base,
     let storage = match (&job.spec.method.full, job.quantization()) {
         (Some(_), _) => Storage::Trained,
         (None, Some(quantization)) => Storage::FourBit {
-            code: quantization.type_.into(),
+            code: numbers::code(quantization.type_),
             double_quantization: quantization.double_quantization,
         },
         (None, None) => Storage::Frozen,
@@ -285,11 +295,31 @@ fn counted<'a>(data: &[TokenizedRow], rows: impl Iterator<Item = &'a usize>) -> 
     })
 }
 
-fn batch(data: &[TokenizedRow], rows: &[Vec<usize>]) -> Result<Batch, Failure> {
-    let row = |documents: &Vec<usize>| -> Vec<Row<'_>> {
-        let rows = documents.iter().map(|row| data[*row].as_batch_row());
+/// A row as a batch takes it.
+pub(super) fn batch_row(row: &TokenizedRow) -> Row<'_> {
+    Row {
+        tokens: &row.tokens,
+        loss: &row.loss,
+    }
+}
+
+/// How the rows of a pass lie in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Layout {
+    /// All in one row, each a document of it: nothing is computed of padding.
+    EndToEnd,
+    /// Each by itself, padded to the longest.
+    Padded,
+}
+
+fn batch(data: &[TokenizedRow], rows: &[Vec<usize>], layout: Layout) -> Result<Batch, Failure> {
+    let row = |documents: &[usize]| -> Vec<Row<'_>> {
+        let rows = documents.iter().map(|row| batch_row(&data[*row]));
         rows.collect()
     };
-    let rows: Vec<_> = rows.iter().map(row).collect();
+    let rows: Vec<_> = match layout {
+        Layout::EndToEnd => vec![row(&rows.concat())],
+        Layout::Padded => rows.iter().map(|documents| row(documents)).collect(),
+    };
     Ok(Batch::packed(&rows)?)
 }

@@ -2,8 +2,7 @@
 
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::fine_tune_job::{Lora, Method};
-
-use crate::method::Pattern;
+use finetune_numerics::adapter::Pattern;
 
 use super::{Fault, check_range};
 

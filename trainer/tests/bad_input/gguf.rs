@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use finetune_artifacts::gguf::GgufFile;
-use trainer::tokenize::Tokenizer;
+use finetune_dataset::tokenize::Tokenizer;
 
 use crate::table::{Case, case, edit, refuse_all};
 

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::panic::catch_unwind;
 use std::path::Path;
 
+use finetune_numerics::model::{Base, LoadOptions, Storage};
 use serde_json::{Map, Value};
 use tch::Kind;
 use trainer::base::BaseModelFiles;
-use trainer::model::{Base, LoadOptions, Storage};
 
 use crate::bench::fixture;
 

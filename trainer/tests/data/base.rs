@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::safetensors_file::{Dtype, SafetensorsFile, TensorView};
+use finetune_numerics::model::{Base, LoadOptions, ModelConfig, Storage};
 use tch::{Kind, Tensor};
 use trainer::base::BaseModelFiles;
-use trainer::model::{Base, LoadOptions, ModelConfig, Storage};
 
 use crate::tolerance::Rounding;
 use crate::{fixtures, smollm2};

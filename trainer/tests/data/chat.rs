@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::gguf::GgufFile;
 use finetune_artifacts::rows::Message;
+use finetune_dataset::template::{ChatTemplate, Time};
+use finetune_dataset::tokenize::Tokenizer;
 use serde_json::Value;
-use trainer::template::{ChatTemplate, Time};
-use trainer::tokenize::Tokenizer;
 
 use crate::{fixtures, smollm2};
 

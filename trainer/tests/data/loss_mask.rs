@@ -3,9 +3,9 @@
 use anyhow::{Context, Result};
 use finetune_artifacts::rows::RowReader;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
+use finetune_dataset::tokenize::Tokenizer;
+use finetune_dataset::{EncodedRow, Encoder, Settings};
 use rstest::rstest;
-use trainer::data::{EncodedRow, Encoder, Settings};
-use trainer::tokenize::Tokenizer;
 
 use crate::fixtures;
 

@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::safetensors_file::{self, SafetensorsFile, TensorData};
 use finetune_crds::fine_tune_job::Lora as Settings;
+use finetune_numerics::adapter::{AdaptedModule, Lora};
 use rstest::rstest;
 use trainer::base::BaseModelFiles;
-use trainer::method::{AdaptedModule, Lora};
 use trainer::peft::{self, AdapterConfig};
 
 use crate::fixtures;
@@ -100,7 +100,7 @@ fn a_fresh_adapter_is_described_as_peft_would(
     peft::write(
         folder.path(),
         &config,
-        &Lora::new(base.config(), &settings, 42)?,
+        &Lora::new(base.config(), &trainer::numbers::lora(&settings), 42)?,
     )?;
     peft::read(folder.path(), base.config())?;
     Ok(())

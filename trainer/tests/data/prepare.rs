@@ -109,7 +109,7 @@ fn what_was_prepared_is_read_back_and_counted() -> Result<()> {
     let trainable: usize = prepared
         .train
         .iter()
-        .map(trainer::data::TokenizedRow::trainable)
+        .map(finetune_dataset::TokenizedRow::trainable)
         .sum();
     ensure!(report.dataset.trainable_tokens == trainable as i64);
     ensure!(report.dataset.duplicate_rows <= 2);
@@ -433,7 +433,7 @@ fn general_data_is_mixed_in_at_its_fraction_and_told() -> Result<()> {
     ensure!(prepared.report.dataset.replay_rows == 10);
     ensure!(prepared.report.dataset.rows == 40 && prepared.train.len() == 40);
     ensure!(prepared.report.dataset.format == "Messages");
-    let whole = |row: &trainer::data::TokenizedRow| row.trainable() == row.tokens.len() - 1;
+    let whole = |row: &finetune_dataset::TokenizedRow| row.trainable() == row.tokens.len() - 1;
     let places: Vec<usize> = (0..40).filter(|at| whole(&prepared.train[*at])).collect();
     ensure!(places.len() == 10, "{places:?}");
     ensure!(

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::gguf::GgufFile;
+use finetune_dataset::tokenize::Tokenizer;
 use rstest::rstest;
 use serde::Deserialize;
 use trainer::base::BaseModelFiles;
-use trainer::tokenize::Tokenizer;
 
 use crate::fixtures;
 

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::rows::{Conversation, Message, Row, RowContent, RowReader};
 use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
+use finetune_dataset::template::ChatTemplate;
+use finetune_dataset::tokenize::Tokenizer;
+use finetune_dataset::{Encoder, Settings};
 use rstest::rstest;
 use serde::Deserialize;
 use serde_json::json;
-use trainer::data::{Encoder, Settings};
-use trainer::template::ChatTemplate;
-use trainer::tokenize::Tokenizer;
 
 use crate::fixtures;
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use finetune_artifacts::rows::RowReader;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
+use finetune_dataset::tokenize::Tokenizer;
+use finetune_dataset::{Encoder, Settings};
 use rstest::rstest;
 use serde_json::{Value, json};
-use trainer::data::{Encoder, Settings};
-use trainer::tokenize::Tokenizer;
 
 use crate::fixtures;
 

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use finetune_numerics::model::{Base, LoadOptions, ModelConfig, Storage};
+use finetune_numerics::ops::four_bit::Code;
 use half::bf16;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 use trainer::base::BaseModelFiles;
-use trainer::method::four_bit::Code;
-use trainer::model::{Base, LoadOptions, ModelConfig, Storage};
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// What may be taken beyond what is accounted for.

@@ -1,9 +1,8 @@
 //! AdamW with 8-bit state against bitsandbytes': the maps of codes, the losses of six steps, and the state after them.
 
-use finetune_crds::fine_tune_job;
+use finetune_numerics::model::{Base, Storage};
+use finetune_numerics::optimizer::{DynamicMap, Optimizer, OptimizerKind, clip_gradient_norm};
 use tch::{IndexOp, Kind};
-use trainer::model::{Base, Storage};
-use trainer::optimizer::{DynamicMap, Optimizer, clip_gradient_norm};
 
 use crate::expected::Expected;
 use crate::fixture::{assert_near, base, batch, trained};
@@ -18,7 +17,7 @@ fn expected() -> Expected {
 /// Trains all of tiny-llama-64; returns it, the optimiser and the losses.
 fn train(
     expected: &Expected,
-    kind: fine_tune_job::Optimizer,
+    kind: OptimizerKind,
     weight_decay: f64,
 ) -> (Base, Optimizer, Vec<f64>) {
     let mut base = base("tiny-llama-64", Kind::Float, Storage::Trained);
@@ -75,7 +74,7 @@ fn the_maps_are_bitsandbytes() {
 #[test]
 fn six_steps_equal_bitsandbytes_with_and_without_weight_decay() {
     let expected = expected();
-    let kind = fine_tune_job::Optimizer::AdamW8bit;
+    let kind = OptimizerKind::AdamW8bit;
     let (base, optimizer, losses) = train(&expected, kind, 0.0);
     assert_losses("nearest.losses", &losses, &expected);
     for (step, loss) in losses.iter().enumerate() {
@@ -107,7 +106,7 @@ fn assert_state(base: &Base, optimizer: &Optimizer, expected: &Expected) {
     let before = list.iter().take_while(|parameter| parameter.name != KEPT);
     let start: usize = before
         .filter(|parameter| coded(&parameter.name, parameter.length()))
-        .map(trainer::optimizer::Parameter::length)
+        .map(finetune_numerics::optimizer::Parameter::length)
         .sum();
     let state: std::collections::BTreeMap<_, _> = optimizer.state().into_iter().collect();
     let maps = [DynamicMap::signed(), DynamicMap::unsigned()];
@@ -160,7 +159,7 @@ fn assert_state(base: &Base, optimizer: &Optimizer, expected: &Expected) {
 #[test]
 fn fp32_state_would_be_told_apart() {
     let expected = expected();
-    let (base, _, _) = train(&expected, fine_tune_job::Optimizer::AdamW, 0.0);
+    let (base, _, _) = train(&expected, OptimizerKind::AdamW, 0.0);
     let far = moved_apart(&base, &expected, KEPT);
     assert!(
         far > 2.0 * expected.tolerance(&format!("moved.{KEPT}")),

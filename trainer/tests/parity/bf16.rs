@@ -9,10 +9,10 @@
 //! States, logits and losses are within 2e-2. Gradients are not, in any bfloat16: with weights as large as these, rounding the
 //! inputs and outputs of the linear layers alone moves them by up to 2.5e-2, so they are held to the reference's distance.
 
+use finetune_numerics::model::{Base, Batch, Storage};
+use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
-use trainer::model::{Base, Batch, Storage};
-use trainer::optimizer::{AdamW, clip_gradient_norm};
 
 use crate::families::{Family, for_every_family};
 use crate::fixture::{batch, json, tensors, trained};

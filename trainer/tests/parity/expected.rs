@@ -2,9 +2,9 @@
 
 use std::ops::Deref;
 
+use finetune_numerics::optimizer::Parameters;
 use serde_json::Value;
 use tch::{Kind, Tensor};
-use trainer::optimizer::Parameters;
 
 use crate::fixture::{Tensors, assert_close, assert_near, json, tensors};
 use crate::tolerance::Rounding;

@@ -3,17 +3,17 @@
 
 use std::path::Path;
 
-use finetune_crds::fine_tune_job::Lora as Settings;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::adapter::LoraSettings as Settings;
+use finetune_numerics::model::{Base, Batch, LoadOptions, LogitRows, Storage};
+use finetune_numerics::ops::four_bit::Code;
+use finetune_numerics::ops::rope::{Rope, Scaling};
+use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
 use tempfile::TempDir;
 use trainer::base::BaseModelFiles;
-use trainer::method::Lora;
-use trainer::method::four_bit::Code;
-use trainer::model::{Base, Batch, LoadOptions, LogitRows, Storage};
-use trainer::ops::rope::{Rope, Scaling};
-use trainer::optimizer::{AdamW, clip_gradient_norm};
 
 use crate::expected::{self, Expected, MISTAKE, wrong_losses};
 use crate::fixture::{assert_close, assert_near, batch, distance, json, path, scalar, trained};

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, Batch, Biases, LoadOptions, ModelConfig, Storage, Wiring};
+use finetune_numerics::ops::rope::{Rope, Scaling};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tch::{Kind, Tensor};
-use trainer::method::Lora;
-use trainer::model::{Base, Batch, Biases, LoadOptions, ModelConfig, Storage, Wiring};
-use trainer::ops::rope::{Rope, Scaling};
 
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 

@@ -1,9 +1,9 @@
 //! NF4 and FP4 against bitsandbytes: codes, scales, codes of scales and values to the bit; a whole model on it.
 
+use finetune_numerics::model::{LoadOptions, Storage};
+use finetune_numerics::ops::four_bit::{Code, FourBitMatrix, Scales, dynamic_map};
 use rstest::rstest;
 use tch::{Device, Kind, Tensor};
-use trainer::method::four_bit::{Code, FourBitMatrix, Scales, dynamic_map};
-use trainer::model::{LoadOptions, Storage};
 
 use crate::expected::{MISTAKE, expected};
 use crate::fixture::{
@@ -174,7 +174,7 @@ fn adapter_on_a_4_bit_base_equals_the_reference(
         }
     }
     // Without 4 bits the loss is another one, or this would show nothing.
-    let dense = trainer::model::Base::load(
+    let dense = finetune_numerics::model::Base::load(
         base.config(),
         &weights(name),
         &LoadOptions {

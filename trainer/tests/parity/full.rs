@@ -1,8 +1,8 @@
 //! Full fine-tuning in fp32: the gradient of every weight, a tied embedding's from both its uses.
 
+use finetune_numerics::model::Storage;
 use rstest::rstest;
 use tch::Kind;
-use trainer::model::Storage;
 
 use crate::expected::expected;
 use crate::fixture::{base, batch, trained};

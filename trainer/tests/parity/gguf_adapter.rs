@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use finetune_artifacts::gguf::GgufFile;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::WeightSource;
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use trainer::base::BaseModelFiles;
+use trainer::export::Merged;
 use trainer::export::gguf_adapter::{About, write};
-use trainer::method::{Lora, Merged};
-use trainer::model::WeightSource;
 
 use crate::fixture::{assert_close, path};
 use crate::tolerance::SINGLE;

@@ -1,8 +1,8 @@
 //! Serving's passes against the one that training uses: with a cache, token by token, and over a given text.
 
+use finetune_numerics::model::{LogitRows, Storage, score_layer_by_layer};
 use rstest::rstest;
 use tch::{Kind, Tensor};
-use trainer::model::{LogitRows, Storage, score_layer_by_layer};
 
 use crate::families::{Family, expected, for_every_family};
 use crate::fixture::{adapter, assert_close, base};

@@ -1,8 +1,8 @@
 //! Base + adapter in fp32: loss, logits, the residual stream after each layer, gradients of every adapter tensor.
 
+use finetune_numerics::model::Storage;
 use rstest::rstest;
 use tch::Kind;
-use trainer::model::Storage;
 
 use crate::expected::expected;
 use crate::fixture::{adapter, adapter_tensors, assert_near, base, batch, config, trained};
@@ -124,13 +124,13 @@ fn bf16_follows_the_reference() {
 
 #[test]
 fn a_fresh_adapter_changes_nothing_and_has_peft_names_and_bounds() {
-    let settings = finetune_crds::fine_tune_job::Lora {
+    let settings = finetune_numerics::adapter::LoraSettings {
         rank: 4,
         alpha: 8,
-        ..finetune_crds::fine_tune_job::Lora::default()
+        ..finetune_numerics::adapter::LoraSettings::default()
     };
     let config = config("tiny-llama");
-    let lora = trainer::method::Lora::new(&config, &settings, 7).unwrap();
+    let lora = finetune_numerics::adapter::Lora::new(&config, &settings, 7).unwrap();
     let names: std::collections::BTreeSet<_> = lora
         .parameters()
         .list()
@@ -170,13 +170,13 @@ fn the_seed_and_the_name_alone_decide_a_fresh_tensor() {
     let config = config("tiny-llama");
     let fresh = |targets: &[&str], seed| {
         let target_modules = targets.iter().map(ToString::to_string).collect();
-        let settings = finetune_crds::fine_tune_job::Lora {
+        let settings = finetune_numerics::adapter::LoraSettings {
             rank: 4,
             alpha: 8,
             target_modules,
-            ..finetune_crds::fine_tune_job::Lora::default()
+            ..finetune_numerics::adapter::LoraSettings::default()
         };
-        let lora = trainer::method::Lora::new(&config, &settings, seed).unwrap();
+        let lora = finetune_numerics::adapter::Lora::new(&config, &settings, seed).unwrap();
         let parameters = lora.parameters();
         let name = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight";
         Vec::<Vec<f32>>::try_from(parameters.value(parameters.find(name).unwrap()).unwrap())
@@ -196,13 +196,13 @@ fn target_modules_are_matched_at_the_end_of_the_name(
     #[case] modules: usize,
 ) {
     let target_modules = targets.iter().map(ToString::to_string).collect();
-    let settings = finetune_crds::fine_tune_job::Lora {
+    let settings = finetune_numerics::adapter::LoraSettings {
         rank: 4,
         alpha: 8,
         target_modules,
-        ..finetune_crds::fine_tune_job::Lora::default()
+        ..finetune_numerics::adapter::LoraSettings::default()
     };
-    let lora = trainer::method::Lora::new(&config("tiny-llama"), &settings, 0).unwrap();
+    let lora = finetune_numerics::adapter::Lora::new(&config("tiny-llama"), &settings, 0).unwrap();
     assert_eq!(lora.parameters().list().len(), 2 * modules);
 }
 
@@ -211,13 +211,13 @@ fn target_modules_are_matched_at_the_end_of_the_name(
 #[case("lm_head")]
 #[case("q_porj")]
 fn a_target_that_names_no_layer_is_refused(#[case] target: &str) {
-    let settings = finetune_crds::fine_tune_job::Lora {
+    let settings = finetune_numerics::adapter::LoraSettings {
         rank: 4,
         alpha: 8,
         target_modules: vec!["q_proj".to_owned(), target.to_owned()],
-        ..finetune_crds::fine_tune_job::Lora::default()
+        ..finetune_numerics::adapter::LoraSettings::default()
     };
-    let error = trainer::method::Lora::new(&config("tiny-llama"), &settings, 0)
+    let error = finetune_numerics::adapter::Lora::new(&config("tiny-llama"), &settings, 0)
         .unwrap_err()
         .to_string();
     assert!(
@@ -236,7 +236,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
             .collect();
         change(&mut tensors);
-        trainer::method::Lora::from_tensors(&config, &|_| 2.0, &tensors)
+        finetune_numerics::adapter::Lora::from_tensors(&config, &|_| 2.0, &tensors)
             .unwrap_err()
             .to_string()
     };

@@ -1,10 +1,10 @@
 //! A base with an adapter merged into it says what base and adapter say, for every family.
 
+use finetune_numerics::model::{Base, LoadOptions, Storage, WeightSource};
 use rstest::rstest;
 use tch::{Kind, Tensor};
 use trainer::base::BaseModelFiles;
-use trainer::method::Merged;
-use trainer::model::{Base, LoadOptions, Storage, WeightSource};
+use trainer::export::Merged;
 
 use crate::expected::{MISTAKE, expected};
 use crate::fixture::{assert_close, distance, path};
@@ -22,7 +22,7 @@ impl WeightSource for As<'_> {
         self.0.names()
     }
 
-    fn tensor(&self, name: &str) -> trainer::ops::Result<Tensor> {
+    fn tensor(&self, name: &str) -> finetune_numerics::ops::Result<Tensor> {
         Ok(self.0.tensor(name)?.to_kind(self.1))
     }
 }

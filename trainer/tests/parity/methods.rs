@@ -2,14 +2,14 @@
 //!
 //! Masks and noise are functions of a key on both sides, so that what is random is compared too.
 
-use finetune_crds::fine_tune_job::Lora as Settings;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::adapter::LoraSettings as Settings;
+use finetune_numerics::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
+use finetune_numerics::ops::four_bit::Code;
+use finetune_numerics::ops::random::Draw;
+use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use rstest::rstest;
 use tch::{IndexOp, Kind};
-use trainer::method::Lora;
-use trainer::method::four_bit::Code;
-use trainer::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
-use trainer::ops::random::Draw;
-use trainer::optimizer::{AdamW, clip_gradient_norm};
 
 use crate::expected::{Expected, wrong_losses};
 use crate::fixture::{

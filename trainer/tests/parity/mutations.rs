@@ -1,10 +1,10 @@
 //! The proof that the parity tests can fail: models that are wrong in one way, made by changing what goes in, must leave the tolerance,
 //! and by as much as the reference does when it is wrong in that way.
 
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Windows};
+use finetune_numerics::ops::rope::Scaling;
 use tch::Kind;
-use trainer::method::Lora;
-use trainer::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Windows};
-use trainer::ops::rope::Scaling;
 
 use crate::expected::{MISTAKE, wrong_losses};
 use crate::fixture::{

@@ -1,10 +1,10 @@
 //! Packed rows against the same rows unpacked, for every family: loss, gradients, and that no document sees another.
 
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, Batch, LoadOptions, Row, Storage};
 use rstest::rstest;
 use tch::Kind;
 use trainer::base::BaseModelFiles;
-use trainer::method::Lora;
-use trainer::model::{Base, Batch, LoadOptions, Row, Storage};
 
 use crate::expected::{Expected, expected};
 use crate::fixture::{assert_close, assert_near, path, tensors, trained};

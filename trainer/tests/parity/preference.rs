@@ -1,11 +1,11 @@
 //! Direct preference optimisation: loss, gradients and steps against TRL's trainer with peft.
 
+use finetune_dataset::TokenizedRow;
+use finetune_numerics::adapter::Lora;
+use finetune_numerics::model::{Base, Storage};
+use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
-use trainer::data::TokenizedRow;
-use trainer::method::Lora;
-use trainer::model::{Base, Storage};
-use trainer::optimizer::{AdamW, clip_gradient_norm};
 use trainer::train::preference::Preference;
 use trainer::train::trainee::{Chance, Trainee};
 

@@ -1,7 +1,6 @@
 //! Learning rates, as transformers' `get_scheduler` gives them.
 
-use finetune_crds::fine_tune_job::Schedule;
-use trainer::optimizer::learning_rate;
+use finetune_numerics::optimizer::{Schedule, learning_rate};
 
 use crate::fixture::json;
 

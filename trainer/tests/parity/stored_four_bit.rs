@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use finetune_numerics::model::{Base, LoadOptions, Storage};
+use finetune_numerics::ops::four_bit::Code;
 use rstest::rstest;
 use tch::Kind;
 use trainer::base::BaseModelFiles;
-use trainer::method::four_bit::Code;
-use trainer::model::{Base, LoadOptions, Storage};
 
 use crate::expected::expected;
 use crate::fixture::{adapter, assert_equal, batch, tensors, trained};
@@ -16,7 +16,11 @@ fn open(name: &str) -> BaseModelFiles {
     BaseModelFiles::open(&fixtures.join(name)).unwrap()
 }
 
-fn load(files: &BaseModelFiles, compute: Kind, storage: Storage) -> trainer::ops::Result<Base> {
+fn load(
+    files: &BaseModelFiles,
+    compute: Kind,
+    storage: Storage,
+) -> finetune_numerics::ops::Result<Base> {
     let weights = files.weights().unwrap();
     Base::load(
         files.config(),

@@ -1,8 +1,8 @@
 //! Six optimiser steps: the losses and gradient norms of each, and where the parameters end.
 
+use finetune_numerics::model::{Batch, Storage};
+use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use tch::{IndexOp, Kind};
-use trainer::model::{Batch, Storage};
-use trainer::optimizer::{AdamW, clip_gradient_norm};
 
 use crate::expected::{Expected, wrong_losses};
 use crate::fixture::{adapter, base, batch, trained};
@@ -23,7 +23,7 @@ fn train(
     compute: Kind,
     weight_decay: f64,
     max_norm: f64,
-) -> (trainer::method::Lora, Vec<f64>, Vec<f64>) {
+) -> (finetune_numerics::adapter::Lora, Vec<f64>, Vec<f64>) {
     let mut base = base("tiny-llama", compute, Storage::Frozen);
     let mut lora = adapter("tiny-llama", "tiny-llama");
     let mut optimizer = AdamW::new(lora.parameters().count(), weight_decay);

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use finetune_artifacts::rows::Message;
+use finetune_dataset::tokenize::Tokenizer;
 use futures::StreamExt;
 use reqwest::{Response, StatusCode};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use trainer::serve::{Options, Running, start};
-use trainer::tokenize::Tokenizer;
 
 pub(crate) fn fixture(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

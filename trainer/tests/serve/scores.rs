@@ -1,11 +1,11 @@
 //! Log-probabilities over HTTP against the reference stack's logits, and cached generation against uncached.
 
+use finetune_numerics::model::{Base, LoadOptions, Storage};
 use rstest::rstest;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 use trainer::base::BaseModelFiles;
-use trainer::model::{Base, LoadOptions, Storage};
 
 use crate::client::{adapter_path, fixture, serve, server};
 use crate::tolerance::Rounding;

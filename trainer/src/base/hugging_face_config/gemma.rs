@@ -1,15 +1,15 @@
 //! Gemma (norms × (1 + weight), scaled embeddings, GELU), Gemma 2 (norms on both sides, capped scores and logits, every second
 //! layer with a window), Gemma 3 (norms of queries and keys instead of caps, layers with a window turn by other frequencies).
 
+use finetune_numerics::model::{ModelConfig, NormPlaces, QueryKeyNorms};
+use finetune_numerics::ops::gated::Activation;
+use finetune_numerics::ops::rope::{Rope, Scaling};
 use serde_json::Value;
 
 use super::super::Error;
 use super::keys::Keys;
 use super::rope::{self, Turned};
 use super::shape::{self, Defaults};
-use crate::model::{ModelConfig, NormPlaces, QueryKeyNorms};
-use crate::ops::gated::Activation;
-use crate::ops::rope::{Rope, Scaling};
 
 const DEFAULTS: Defaults = Defaults {
     key_value_heads: Some(4),

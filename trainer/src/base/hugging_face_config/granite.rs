@@ -1,9 +1,10 @@
 //! Granite: Llama with multipliers on embeddings, scores, branches and logits.
 
+use finetune_numerics::model::ModelConfig;
+
 use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
-use crate::model::ModelConfig;
 
 pub(super) fn granite(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &Defaults::LLAMA)?;

@@ -1,9 +1,10 @@
 //! Llama, and Mistral: the same with a window in all layers, if in any.
 
+use finetune_numerics::model::ModelConfig;
+
 use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
-use crate::model::ModelConfig;
 
 pub(super) fn llama(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &Defaults::LLAMA)?;

@@ -15,11 +15,11 @@ mod shape;
 
 use std::path::Path;
 
+use finetune_numerics::model::ModelConfig;
 use serde_json::{Map, Value};
 
 use self::keys::Keys;
 use super::Error;
-use crate::model::ModelConfig;
 
 const CONFIG: &str = "config.json";
 

@@ -1,9 +1,10 @@
 //! OLMo 2: norms behind the branches instead of before them, and of queries and keys over all heads together.
 
+use finetune_numerics::model::{ModelConfig, NormPlaces, QueryKeyNorms};
+
 use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
-use crate::model::{ModelConfig, NormPlaces, QueryKeyNorms};
 
 pub(super) fn olmo2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {

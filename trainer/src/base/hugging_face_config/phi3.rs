@@ -1,11 +1,12 @@
 //! Phi-3 and Phi-4: queries, keys and values in one linear layer, gate and up in another; a part of a head may be turned, by
 //! frequencies that differ for short and long sequences.
 
+use finetune_numerics::model::ModelConfig;
+
 use super::super::Error;
 use super::keys::Keys;
 use super::rope::{self, Turned};
 use super::shape::{self, Defaults};
-use crate::model::ModelConfig;
 
 pub(super) fn phi3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {

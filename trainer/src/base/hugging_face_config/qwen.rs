@@ -1,10 +1,11 @@
 //! Qwen2 (biases on queries, keys and values) and Qwen3 (norms of queries and keys instead); both with windows in the upper
 //! layers, if at all.
 
+use finetune_numerics::model::{ModelConfig, QueryKeyNorms};
+
 use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
-use crate::model::{ModelConfig, QueryKeyNorms};
 
 pub(super) fn qwen2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {

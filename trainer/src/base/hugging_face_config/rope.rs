@@ -1,9 +1,10 @@
 //! The rotation: in keys of its own (`rope_theta`, `rope_scaling`, `partial_rotary_factor`) or, since transformers 5, together
 //! in `rope_parameters`. Formulas of defaults as in transformers' `modeling_rope_utils.py`.
 
+use finetune_numerics::ops::rope::{Rope, Scaling};
+
 use super::super::Error;
 use super::keys::Keys;
-use crate::ops::rope::{Rope, Scaling};
 
 /// The base of the frequencies where no key says one.
 pub(super) const THETA: f64 = 10_000.0;

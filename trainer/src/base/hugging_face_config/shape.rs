@@ -1,12 +1,12 @@
 //! What the configurations of all families share: sizes, the norm's epsilon, windows by layer.
 
+use finetune_numerics::model::{Biases, ModelConfig, Windows, Wiring};
+use finetune_numerics::ops::rope::{Rope, Scaling};
 use serde_json::Value;
 
 use super::super::Error;
 use super::keys::Keys;
 use super::rope::{self, Turned};
-use crate::model::{Biases, ModelConfig, Windows, Wiring};
-use crate::ops::rope::{Rope, Scaling};
 
 /// What an absent key means: the defaults of a family's configuration class in transformers.
 #[derive(Clone, Copy, Debug)]

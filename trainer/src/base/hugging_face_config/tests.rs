@@ -1,12 +1,12 @@
 //! Configurations as published checkpoints have them, and what is refused in them.
 
+use finetune_numerics::model::{NormPlaces, QueryKeyNorms};
+use finetune_numerics::ops::gated::Activation;
+use finetune_numerics::ops::rope::Scaling;
 use rstest::rstest;
 use serde_json::json;
 
 use super::*;
-use crate::model::{NormPlaces, QueryKeyNorms};
-use crate::ops::gated::Activation;
-use crate::ops::rope::Scaling;
 
 fn smollm2() -> Value {
     json!({

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use finetune_numerics::model::{BLOCK, LoadOptions, Storage};
 use tch::Kind;
 
 use super::*;
 use crate::base::BaseModelFiles;
-use crate::model::{BLOCK, LoadOptions, Storage};
 use crate::serve::key_value_memory::Budget;
 
 fn fixture(name: &str) -> PathBuf {

@@ -3,10 +3,10 @@
 
 use finetune_artifacts::rows::json::{Json, Object};
 use finetune_artifacts::rows::{Message, TOOL_CALLS};
+use finetune_dataset::template::ChatTemplate;
+use finetune_dataset::tokenize::Tokenizer;
 
 use super::{Format, ToolCallParser};
-use crate::template::ChatTemplate;
-use crate::tokenize::Tokenizer;
 
 /// What stands in the call that the template is asked to print.
 const FUNCTION: &str = "probe_function";

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use finetune_numerics::model::{BLOCK, LoadOptions, Storage};
+use finetune_numerics::ops::rope::Scaling;
 use rstest::rstest;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::base::BaseModelFiles;
-use crate::model::{BLOCK, LoadOptions, Storage};
-use crate::ops::rope::Scaling;
 use crate::serve::key_value_memory::Budget;
 use crate::serve::sampling::Sampling;
 

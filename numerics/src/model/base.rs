@@ -1,0 +1,383 @@
+//! The model: loading, the forward pass through all layers, the loss and its gradient.
+
+use std::cell::RefCell;
+
+use tch::{Kind, Tensor};
+
+use super::batch::Positions;
+use super::config::HEAD;
+use super::layer::{Layer, Pass, Saved};
+use super::linears::{Adapters, NO_ADAPTERS};
+use super::loader::Loader;
+use super::{Batch, KeyValueCache, ModelConfig, WeightSource, full};
+use crate::adapter::Lora;
+use crate::ops::cross_entropy::{self, LossSum};
+use crate::ops::four_bit::Code;
+use crate::ops::linear::{Dense, Scratch};
+use crate::ops::profile::{Operation, timed};
+use crate::ops::random::{self, Draw};
+use crate::ops::{Error, Result, embedding, logits, rms_norm};
+use crate::optimizer::Parameters;
+
+/// How the weights are held.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Storage {
+    /// Fixed, in the type of the activations.
+    Frozen,
+    /// Fixed, the linear layers but the output head in 4 bits, embedding and head in the type of the activations.
+    FourBit {
+        /// The code.
+        code: Code,
+        /// Whether the scales are quantised too.
+        double_quantization: bool,
+    },
+    /// Trained, in fp32.
+    Trained,
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LoadOptions {
+    /// The type of the activations: `Kind::Float` or `Kind::BFloat16`.
+    pub compute: Kind,
+    /// How the weights are held.
+    pub storage: Storage,
+}
+
+/// A model on the CPU. `Send`, not `Sync` (its scratch buffer is shared by its passes): servers put it behind a mutex.
+#[derive(Debug)]
+pub struct Base {
+    config: ModelConfig,
+    compute: Kind,
+    /// (V, H).
+    embedding: Dense,
+    layers: Vec<Layer>,
+    /// (H), fp32.
+    final_norm: Dense,
+    /// (V, H); absent where tied to the embedding.
+    head: Option<Dense>,
+    /// What is trained, under `Storage::Trained`.
+    parameters: Option<Parameters>,
+    scratch: RefCell<Scratch>,
+    noise: Option<EmbeddingNoise>,
+    /// What the attention's dropout is drawn from.
+    draw: Option<Draw>,
+}
+
+/// NEFTune (Jain et al., 2023): uniform noise within ±alpha / sqrt(T·H) on tokens (B, T) embedded in H dimensions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingNoise {
+    /// alpha.
+    pub alpha: f64,
+    /// What the noise is drawn from.
+    pub draw: Draw,
+}
+
+impl EmbeddingNoise {
+    /// The name that the noise is drawn by.
+    const NAME: &'static str = "embedding";
+
+    fn add(&self, x: &mut Tensor, length: i64) -> Result<()> {
+        let (_, width) = x.size2()?;
+        let magnitude = self.alpha / ((length * width) as f64).sqrt();
+        random::add_noise(x, magnitude, self.draw.key(Self::NAME))
+    }
+}
+
+impl Base {
+    /// Loads weight by weight: at no time is more than one held in another form than the final one.
+    pub fn load(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        config.check()?;
+        if !matches!(options.compute, Kind::Float | Kind::BFloat16) {
+            return Err(Error::Configuration(format!(
+                "activations in {:?} are not supported, expected Float or BFloat16",
+                options.compute
+            )));
+        }
+        let parameters = match options.storage {
+            Storage::Trained => Some(full::parameters(config)?),
+            Storage::Frozen | Storage::FourBit { .. } => None,
+        };
+        let loader = Loader::new(source, options, parameters.as_ref());
+        let layers = (0..config.layers)
+            .map(|layer| loader.layer(config, layer))
+            .collect::<Result<_>>()?;
+        let rest = Self::without_layers(config, &loader)?;
+        Ok(Self {
+            layers,
+            parameters,
+            ..rest
+        })
+    }
+
+    /// What stands before and behind the layers, without these and without anything to train.
+    pub(super) fn without_layers(config: &ModelConfig, loader: &Loader<'_>) -> Result<Self> {
+        let compute = loader.compute();
+        let (vocabulary, hidden) = (config.vocabulary_size, config.hidden_size);
+        let head = match config.tied_embeddings {
+            true => None,
+            false => Some(loader.dense(HEAD, &[vocabulary, hidden], compute)?),
+        };
+        let name = config.embedding_name();
+        Ok(Self {
+            config: config.clone(),
+            compute,
+            embedding: loader.dense(&name, &[vocabulary, hidden], compute)?,
+            layers: Vec::new(),
+            final_norm: loader.dense(&config.final_norm_name(), &[hidden], Kind::Float)?,
+            head,
+            parameters: None,
+            scratch: RefCell::new(Scratch::new(compute)),
+            noise: None,
+            draw: None,
+        })
+    }
+
+    /// The model's shape.
+    pub const fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The type of the activations.
+    pub const fn compute(&self) -> Kind {
+        self.compute
+    }
+
+    /// All weights, named as in `model.safetensors`, under `Storage::Trained`; else nothing.
+    pub const fn parameters(&self) -> Option<&Parameters> {
+        self.parameters.as_ref()
+    }
+
+    /// The same, for the optimiser.
+    pub const fn parameters_mut(&mut self) -> Option<&mut Parameters> {
+        self.parameters.as_mut()
+    }
+
+    /// Sets the magnitudes of a fresh DoRA adapter to the norms of the rows of its weights, as this base holds them, so that
+    /// it changes nothing yet. Does nothing to an adapter without magnitudes.
+    pub fn start_magnitudes(&self, adapter: &mut Lora) -> Result<()> {
+        let mut scratch = self.scratch.borrow_mut();
+        for (index, layer) in self.layers.iter().enumerate() {
+            for (linear, adapter) in layer.linears.iter().zip(adapter.layer(index)) {
+                let (Some(linear), Some(adapter)) = (linear, adapter) else {
+                    continue;
+                };
+                let Some(magnitude) = &adapter.magnitude else {
+                    continue;
+                };
+                let norms = linear.norms(adapter, &mut scratch)?;
+                magnitude.value.shallow_clone().f_copy_(&norms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on passes add noise to the embedded tokens; `None`, as in evaluation and serving, for none.
+    pub const fn set_noise(&mut self, noise: Option<EmbeddingNoise>) {
+        self.noise = noise;
+    }
+
+    /// From now on the attention of passes leaves out what the dropout of the base's configuration says, by the masks of
+    /// `draw`; `None`, as in evaluation and serving, for nothing. A base without dropout draws nothing.
+    pub fn set_dropout(&mut self, draw: Option<Draw>) {
+        self.draw = draw.filter(|_| self.config.attention_dropout > 0.0);
+    }
+
+    /// The sum of token losses of a batch, without gradients.
+    pub fn loss(&self, adapter: Option<&Lora>, batch: &Batch) -> Result<LossSum> {
+        let hidden = self.hidden(adapter, &batch.tokens, batch.positions(), &mut |_| {})?;
+        let scratch = &mut self.scratch.borrow_mut();
+        cross_entropy::loss(
+            &hidden,
+            &self.head().in_kind(scratch)?,
+            &batch.targets.f_reshape([-1])?,
+            self.config.wiring.logits,
+        )
+    }
+
+    /// The sum of token losses of a batch. The gradient of `scale` x that sum is added to the gradients of the adapter and of
+    /// trained weights. For the mean over a step, `scale` is 1 / all tokens of the step that carry loss.
+    pub fn loss_and_gradient(
+        &mut self,
+        adapter: Option<&mut Lora>,
+        batch: &Batch,
+        scale: f64,
+    ) -> Result<LossSum> {
+        let adapter = adapter.map(|adapter| &*adapter);
+        let mut scratch = self.scratch.borrow_mut();
+        let mut pass = self.pass(&batch.tokens, batch.positions(), &mut scratch)?;
+
+        let mut x = self.embed(&batch.tokens)?; // (M, H)
+        let mut tape: Vec<Saved> = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (y, saved) = layer.forward(&x, adapters(adapter, index), None, &mut pass)?;
+            tape.push(saved);
+            x = y;
+        }
+        let (hidden, norm) = rms_norm::forward(&x, &self.final_norm.value, self.config.norm())?;
+        let head = self.head();
+        let head_matrix = head.in_kind(pass.scratch)?;
+        let targets = batch.targets.f_reshape([-1])?;
+        let (sum, d_hidden) = timed(Operation::Loss, || {
+            cross_entropy::loss_and_gradient(
+                &hidden,
+                &head_matrix,
+                head.gradient.as_ref(),
+                &targets,
+                self.config.wiring.logits,
+                scale,
+            )
+        })?;
+        let mut dx = rms_norm::backward(&norm, &d_hidden, self.final_norm.gradient.as_ref())?;
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            if let Some(saved) = tape.pop() {
+                dx = layer.backward(saved, &dx, adapters(adapter, index), &mut pass)?;
+            }
+        }
+        if let Some(gradient) = &self.embedding.gradient {
+            let multiplier = self.config.wiring.embedding_multiplier;
+            embedding::backward(&dx, &batch.tokens, gradient, multiplier)?;
+        }
+        Ok(sum)
+    }
+
+    /// The last hidden rows (M, H), after the final norm. `observe` sees the residual stream (M, H): the embedding, then each layer's output.
+    pub(super) fn hidden(
+        &self,
+        adapter: Option<&Lora>,
+        tokens: &Tensor,
+        positions: Positions<'_>,
+        observe: &mut dyn FnMut(&Tensor),
+    ) -> Result<Tensor> {
+        let mut scratch = self.scratch.borrow_mut();
+        let mut pass = self.pass(tokens, positions, &mut scratch)?;
+        let mut x = self.embed(tokens)?;
+        observe(&x);
+        for (index, layer) in self.layers.iter().enumerate() {
+            (x, _) = layer.forward(&x, adapters(adapter, index), None, &mut pass)?;
+            observe(&x);
+        }
+        self.last_norm(&x)
+    }
+
+    /// The same for the next tokens (1, T) of a sequence whose earlier ones lie in the cache.
+    pub(super) fn hidden_cached(
+        &self,
+        adapter: Option<&Lora>,
+        tokens: &Tensor,
+        cache: &mut KeyValueCache,
+    ) -> Result<Tensor> {
+        let length = tokens.size()[1];
+        cache.reserve(length)?;
+        let mut scratch = self.scratch.borrow_mut();
+        let positions = Positions::Cached {
+            start: cache.length(),
+            known: cache.known(),
+        };
+        let mut pass = self.pass(tokens, positions, &mut scratch)?;
+        let mut x = self.embed(tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            (x, _) = layer.forward(
+                &x,
+                adapters(adapter, index),
+                Some(cache.layer(index)),
+                &mut pass,
+            )?;
+        }
+        cache.advance(length);
+        self.last_norm(&x)
+    }
+
+    /// log p of every token after each of these hidden rows (M, V), fp32.
+    pub(super) fn log_probabilities_of(&self, hidden: &Tensor) -> Result<Tensor> {
+        let scratch = &mut self.scratch.borrow_mut();
+        let head = self.head().in_kind(scratch)?;
+        cross_entropy::log_probabilities(hidden, &head, self.config.wiring.logits)
+    }
+
+    /// The logits after each of these hidden rows (M, V), fp32.
+    pub(super) fn logits_of(&self, hidden: &Tensor) -> Result<Tensor> {
+        let scratch = &mut self.scratch.borrow_mut();
+        let head = self.head().in_kind(scratch)?;
+        logits::forward(hidden, &head, self.config.wiring.logits)
+    }
+
+    /// One layer, which need not be among those held, on rows x (M, H) of tokens (1, T).
+    pub(super) fn forward_layer(
+        &self,
+        layer: &Layer,
+        adapters: &Adapters,
+        tokens: &Tensor,
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let mut scratch = self.scratch.borrow_mut();
+        let mut pass = self.pass(tokens, Positions::Rows { lengths: None }, &mut scratch)?;
+        Ok(layer.forward(x, adapters, None, &mut pass)?.0)
+    }
+
+    fn head(&self) -> &Dense {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Tokens (B, T) to the first layer's input (M, H).
+    pub(super) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        let multiplier = self.config.wiring.embedding_multiplier;
+        let mut x = embedding::forward(&self.embedding.value, tokens, self.compute, multiplier)?;
+        if let Some(noise) = &self.noise {
+            noise.add(&mut x, tokens.size2()?.1)?;
+        }
+        Ok(x)
+    }
+
+    pub(super) fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(rms_norm::forward(x, &self.final_norm.value, self.config.norm())?.0)
+    }
+
+    /// A pass over tokens (B, T). Where frequencies depend on the length of the sequence, that of each token's own document
+    /// counts: what transformers computes of the document alone. With a cache it is the number of tokens so far.
+    fn pass<'a>(
+        &'a self,
+        tokens: &Tensor,
+        positions: Positions<'a>,
+        scratch: &'a mut Scratch,
+    ) -> Result<Pass<'a>> {
+        let config = &self.config;
+        let (batch, length) = tokens.size2()?;
+        let (least, most) = (
+            i64::try_from(tokens.f_min()?)?,
+            i64::try_from(tokens.f_max()?)?,
+        );
+        if least < 0 || most >= config.vocabulary_size {
+            return Err(Error::Input(format!(
+                "token ids from {least} to {most}, expected 0 to {}: the tokenizer belongs to another model",
+                config.vocabulary_size - 1
+            )));
+        }
+        let numbers = positions.numbers(length)?; // (T) or (B, T)
+        let rotation = |rope| positions.rotation(rope, &numbers, (batch, length));
+        Ok(Pass {
+            config,
+            rotations: config
+                .ropes()
+                .into_iter()
+                .map(rotation)
+                .collect::<Result<_>>()?,
+            documents: match positions {
+                Positions::Documents(documents) => Some(documents),
+                Positions::Rows { .. } | Positions::Cached { .. } => None,
+            },
+            draw: self.draw,
+            scratch,
+            shape: (batch, length),
+        })
+    }
+}
+
+/// The adapters of a layer.
+pub(super) fn adapters(adapter: Option<&Lora>, layer: usize) -> &Adapters {
+    adapter.map_or(NO_ADAPTERS, |adapter| adapter.layer(layer))
+}

@@ -1,0 +1,11 @@
+//! Full fine-tuning: every weight of the model is a parameter, held in fp32 whatever the type of the activations.
+
+use crate::model::ModelConfig;
+use crate::ops::Result;
+use crate::optimizer::Parameters;
+
+/// A place for every weight of the model, by its Hugging Face name, in the model's order; all zero. A tied output matrix has
+/// no place of its own.
+pub(super) fn parameters(config: &ModelConfig) -> Result<Parameters> {
+    Parameters::zeros(config.tensors())
+}

@@ -1,0 +1,90 @@
+//! What serving and comparing need: logits with a cache, log-probabilities of a given text, the residual stream.
+
+use tch::Tensor;
+
+use super::batch::Positions;
+use super::{Base, KeyValueCache};
+use crate::adapter::Lora;
+use crate::ops::{Error, Result};
+
+/// The rows of which logits are wanted: each costs a product with the whole vocabulary.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogitRows {
+    /// Of every token.
+    All,
+    /// Of the last only.
+    Last,
+}
+
+const ROWS: Positions<'_> = Positions::Rows { lengths: None };
+
+impl Base {
+    /// An empty cache for one sequence, of which `length` tokens are known so far: [`KeyValueCache::prepare`] tells of more.
+    pub fn new_cache(&self, length: i64) -> KeyValueCache {
+        let mut cache = KeyValueCache::new(self.config(), self.compute());
+        cache.prepare(length);
+        cache
+    }
+
+    /// The logits (T or 1, V) in fp32 after the next tokens of the sequence in the cache, which then holds these too. They are
+    /// among those that the cache was told of.
+    pub fn forward_cached(
+        &self,
+        adapter: Option<&Lora>,
+        tokens: &[i64],
+        cache: &mut KeyValueCache,
+        rows: LogitRows,
+    ) -> Result<Tensor> {
+        let hidden = self.hidden_cached(adapter, &as_batch(tokens)?, cache)?; // (T, H)
+        match rows {
+            LogitRows::All => self.logits_of(&hidden),
+            LogitRows::Last => self.logits_of(&hidden.f_narrow(0, tokens.len() as i64 - 1, 1)?),
+        }
+    }
+
+    /// The log-probability, in nats, of each token but the first given those before it.
+    pub fn log_probabilities(&self, adapter: Option<&Lora>, tokens: &[i64]) -> Result<Vec<f64>> {
+        let hidden = self.hidden(adapter, &as_batch(tokens)?, ROWS, &mut |_| {})?; // (T, H)
+        self.picked(&hidden, tokens)
+    }
+
+    /// The log-probability of each token but the first from the last hidden rows (T, H).
+    pub(super) fn picked(&self, hidden: &Tensor, tokens: &[i64]) -> Result<Vec<f64>> {
+        let mut picked = Vec::with_capacity(tokens.len().saturating_sub(1));
+        for (position, &token) in tokens.iter().enumerate().skip(1) {
+            // Row by row, so that long texts do not hold (T, V) numbers.
+            let row = self.log_probabilities_of(&hidden.f_narrow(0, position as i64 - 1, 1)?)?;
+            picked.push(row.f_double_value(&[0, token])?);
+        }
+        Ok(picked)
+    }
+
+    /// The logits (B, T, V) in fp32 of tokens (B, T).
+    pub fn logits(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Tensor> {
+        let (batch, length) = tokens.size2()?;
+        let hidden = self.hidden(adapter, tokens, ROWS, &mut |_| {})?;
+        Ok(self.logits_of(&hidden)?.f_view([batch, length, -1])?)
+    }
+
+    /// The residual stream of tokens (B, T), (B, T, H) each: the embedding, every layer's output, and last that of the final norm. For
+    /// comparison with other implementations.
+    pub fn hidden_states(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Vec<Tensor>> {
+        let (batch, length) = tokens.size2()?;
+        let mut states = Vec::new();
+        let mut observe = |x: &Tensor| states.push(x.shallow_clone());
+        let last = self.hidden(adapter, tokens, ROWS, &mut observe)?;
+        states.push(last);
+        states
+            .iter()
+            .map(|state| Ok(state.f_view([batch, length, -1])?))
+            .collect()
+    }
+}
+
+/// Tokens (1, T).
+pub(super) fn as_batch(tokens: &[i64]) -> Result<Tensor> {
+    if tokens.is_empty() {
+        return Err(Error::Input("no tokens, expected at least one".to_owned()));
+    }
+    Ok(Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?)
+}

@@ -1,0 +1,129 @@
+//! The forward of one head's queries of one document.
+
+use super::super::lanes::{Lanes, LanesKernel, exp};
+use super::super::memory::{Element, Planes};
+use super::super::small_product::{Left, columns_step, product};
+use super::block::{Block, KEYS, QUERIES, Wide, blocks, transpose};
+use super::{AttentionSettings, Part, few};
+
+/// The task.
+pub(super) struct Forward<'a, T> {
+    pub(super) part: Part,
+    pub(super) settings: AttentionSettings,
+    /// (B, heads, T, D).
+    pub(super) queries: Planes<'a, T>,
+    /// (B, key heads, S, D).
+    pub(super) keys: Planes<'a, T>,
+    pub(super) values: Planes<'a, T>,
+    /// The part's rows (queries, D).
+    pub(super) output: &'a mut [T],
+    /// One of each query.
+    pub(super) log_sums: &'a mut [f32],
+}
+
+impl<T: Element> LanesKernel for Forward<'_, T> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        if self.part.queries < few::FEW {
+            few::forward(self);
+            return;
+        }
+        let part = self.part;
+        let (step, width) = (columns_step::<L>(), self.output.len() / part.queries);
+        let of_keys = (part.batch, part.key_head);
+        let keys = Wide::of(&self.keys, of_keys, part.first, part.keys, step);
+        let values = Wide::of(&self.values, of_keys, part.first, part.keys, step);
+        let mut columns = vec![0.0; width * QUERIES];
+        let mut scores = vec![0.0; KEYS * QUERIES];
+        let outputs = self.output.chunks_mut(QUERIES * width);
+        let outputs = outputs.zip(self.log_sums.chunks_mut(QUERIES));
+        for ((output, log_sums), first) in outputs.zip((0..).step_by(QUERIES)) {
+            let count = log_sums.len();
+            let of_queries = (part.batch, part.head);
+            let queries = Wide::of(&self.queries, of_queries, part.first + first, count, step);
+            transpose(&queries.numbers, queries.stride, width, &mut columns);
+            let mut sums = Sums {
+                most: [f32::MIN; QUERIES],
+                sum: [0.0; QUERIES],
+                output: Wide::zeros(count, width, step),
+                filled: count.next_multiple_of(step),
+            };
+            let last_seen = first + part.keys - part.queries;
+            for block in blocks(last_seen, count, self.settings.window) {
+                let filled = sums.filled;
+                block.scores::<L>(&keys, &columns, width, filled, &self.settings, &mut scores);
+                sums.add_block::<L>(&block, &mut scores);
+                block.drop_out(&part, part.dropout, &mut scores);
+                let probabilities = Left {
+                    numbers: &scores,
+                    row: 1,
+                    column: QUERIES,
+                };
+                let sizes = (count, block.keys, sums.output.stride);
+                let of_block = values.right(block.key);
+                product::<L>(probabilities, of_block, &mut sums.output.sum(0), sizes);
+            }
+            sums.write(output, log_sums, width);
+        }
+    }
+}
+
+/// What is known of a block of queries after some of their keys.
+struct Sums {
+    /// The greatest score of each query.
+    most: [f32; QUERIES],
+    /// The sum of e^(score - most).
+    sum: [f32; QUERIES],
+    /// The sums of e^(score - most) · v (queries, D).
+    output: Wide,
+    /// The columns that are computed.
+    filled: usize,
+}
+
+impl Sums {
+    /// Takes in the scores of a block, which become e^(score - most); what was summed before is brought to the new greatest score.
+    #[inline(always)]
+    fn add_block<L: Lanes>(&mut self, block: &Block, scores: &mut [f32]) {
+        let mut shrink = [1.0; QUERIES];
+        for start in (0..self.filled).step_by(L::COUNT) {
+            let before = L::of(&self.most, start);
+            let mut most = before;
+            for key in 0..block.keys {
+                most = most.max(L::of(scores, key * QUERIES + start));
+            }
+            let shrunk = exp(before.minus(most));
+            let mut sum = L::of(&self.sum, start).times(shrunk);
+            for key in 0..block.keys {
+                let probability = exp(L::of(scores, key * QUERIES + start).minus(most));
+                probability.write(scores, key * QUERIES + start);
+                sum = sum.plus(probability);
+            }
+            most.write(&mut self.most, start);
+            sum.write(&mut self.sum, start);
+            shrunk.write(&mut shrink, start);
+        }
+        let rows = self.output.numbers.chunks_exact_mut(self.output.stride);
+        for (row, shrink) in rows.zip(shrink) {
+            if shrink.to_bits() == 1.0_f32.to_bits() {
+                continue;
+            }
+            for start in (0..row.len()).step_by(L::COUNT) {
+                L::of(row, start).times(L::splat(shrink)).write(row, start);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write<T: Element>(&self, output: &mut [T], log_sums: &mut [f32], width: usize) {
+        let rows = self.output.numbers.chunks_exact(self.output.stride);
+        let outputs = output.chunks_exact_mut(width).zip(log_sums).zip(rows);
+        for (((output, log_sum), row), (sum, most)) in outputs.zip(self.sum.iter().zip(&self.most))
+        {
+            let inverse = 1.0 / sum;
+            for (output, number) in output.iter_mut().zip(row) {
+                *output = T::round(number * inverse);
+            }
+            *log_sum = most + sum.ln();
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The gated activation f(gate) · up (Shazeer, 2020), f being SiLU or GELU, in fp32 whatever the type of the activations.
+
+use half::bf16;
+use tch::{Kind, Tensor};
+
+use super::kernel::{self, Kernel, exp};
+use super::memory::{self, Element, slice, slice_mut};
+use super::profile::{Operation, timed};
+use super::{Error, Result};
+
+/// What is applied to the gate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Activation {
+    /// x · sigmoid(x).
+    Silu,
+    /// x · Phi(x), with the tanh approximation of Phi (Hendrycks and Gimpel, 2016).
+    GeluTanh,
+}
+
+/// What the backward needs, each (M, intermediate).
+#[derive(Debug)]
+pub struct Saved {
+    activation: Activation,
+    gate: Tensor,
+    up: Tensor,
+}
+
+/// f(gate) · up, all (M, intermediate) and contiguous.
+pub fn forward(activation: Activation, gate: Tensor, up: Tensor) -> Result<(Tensor, Saved)> {
+    let kind = gate.f_kind()?;
+    let y = timed(Operation::Gate, || match (kind, activation) {
+        (Kind::BFloat16, Activation::Silu) => forward_in::<bf16, _>(Silu, &gate, &up),
+        (Kind::BFloat16, Activation::GeluTanh) => forward_in::<bf16, _>(GeluTanh, &gate, &up),
+        (Kind::Float, Activation::Silu) => forward_in::<f32, _>(Silu, &gate, &up),
+        (Kind::Float, Activation::GeluTanh) => forward_in::<f32, _>(GeluTanh, &gate, &up),
+        (other, _) => Err(unsupported(other)),
+    })?;
+    Ok((
+        y,
+        Saved {
+            activation,
+            gate,
+            up,
+        },
+    ))
+}
+
+/// The gradients for gate and up from that of the product.
+pub fn backward(saved: &Saved, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    let kind = dy.f_kind()?;
+    timed(Operation::Gate, || match (kind, saved.activation) {
+        (Kind::BFloat16, Activation::Silu) => backward_in::<bf16, _>(Silu, saved, dy),
+        (Kind::BFloat16, Activation::GeluTanh) => backward_in::<bf16, _>(GeluTanh, saved, dy),
+        (Kind::Float, Activation::Silu) => backward_in::<f32, _>(Silu, saved, dy),
+        (Kind::Float, Activation::GeluTanh) => backward_in::<f32, _>(GeluTanh, saved, dy),
+        (other, _) => Err(unsupported(other)),
+    })
+}
+
+fn unsupported(kind: Kind) -> Error {
+    Error::Libtorch(format!(
+        "an activation of {kind:?}, expected Float or BFloat16"
+    ))
+}
+
+fn forward_in<T: Element, F: Function>(function: F, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let mut y = memory::empty::<T>(&gate.size())?;
+    let length = kernel::rows_per_part(1);
+    let parts = slice::<T>(gate)?
+        .chunks(length)
+        .zip(slice(up)?.chunks(length))
+        .zip(slice_mut(&mut y)?.chunks_mut(length));
+    kernel::run_all(
+        parts
+            .map(|((gate, up), y)| Forward {
+                function,
+                gate,
+                up,
+                y,
+            })
+            .collect(),
+    );
+    Ok(y)
+}
+
+fn backward_in<T: Element, F: Function>(
+    function: F,
+    saved: &Saved,
+    dy: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let (mut d_gate, mut d_up) = (
+        memory::empty::<T>(&dy.size())?,
+        memory::empty::<T>(&dy.size())?,
+    );
+    let length = kernel::rows_per_part(1);
+    let inputs = slice::<T>(&saved.gate)?
+        .chunks(length)
+        .zip(slice(&saved.up)?.chunks(length));
+    let outputs = slice_mut(&mut d_gate)?
+        .chunks_mut(length)
+        .zip(slice_mut(&mut d_up)?.chunks_mut(length));
+    let parts = inputs.zip(slice(dy)?.chunks(length)).zip(outputs);
+    let parts = parts.map(|(((gate, up), dy), (d_gate, d_up))| Backward {
+        function,
+        gate,
+        up,
+        dy,
+        d_gate,
+        d_up,
+    });
+    kernel::run_all(parts.collect());
+    Ok((d_gate, d_up))
+}
+
+/// A smooth gate of the form x · share(x). Implementations are inlined into the loops.
+trait Function: Copy + Send {
+    /// share(x), and its derivative.
+    fn share(self, x: f32) -> (f32, f32);
+}
+
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn share(self, x: f32) -> (f32, f32) {
+        let sigmoid = sigmoid(x);
+        (sigmoid, sigmoid * (1.0 - sigmoid))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct GeluTanh;
+
+impl Function for GeluTanh {
+    /// (1 + tanh(u)) / 2 = sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³).
+    #[inline(always)]
+    fn share(self, x: f32) -> (f32, f32) {
+        /// 2 · sqrt(2/pi)
+        const TWICE_ROOT: f32 = 1.595_769_1;
+        const CUBIC: f32 = 0.044_715;
+        let square = x * x;
+        let sigmoid = sigmoid(TWICE_ROOT * x * (1.0 + CUBIC * square));
+        let slope = TWICE_ROOT * (1.0 + 3.0 * CUBIC * square);
+        (sigmoid, sigmoid * (1.0 - sigmoid) * slope)
+    }
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+struct Forward<'a, T, F> {
+    function: F,
+    gate: &'a [T],
+    up: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<T: Element, F: Function> Kernel for Forward<'_, T, F> {
+    #[inline(always)]
+    fn run(self) {
+        for ((y, gate), up) in self.y.iter_mut().zip(self.gate).zip(self.up) {
+            let gate = gate.widen();
+            *y = T::round(gate * self.function.share(gate).0 * up.widen());
+        }
+    }
+}
+
+struct Backward<'a, T, F> {
+    function: F,
+    gate: &'a [T],
+    up: &'a [T],
+    dy: &'a [T],
+    d_gate: &'a mut [T],
+    d_up: &'a mut [T],
+}
+
+impl<T: Element, F: Function> Kernel for Backward<'_, T, F> {
+    #[inline(always)]
+    fn run(self) {
+        let inputs = self.gate.iter().zip(self.up).zip(self.dy);
+        let outputs = self.d_gate.iter_mut().zip(self.d_up);
+        for (((gate, up), dy), (d_gate, d_up)) in inputs.zip(outputs) {
+            let (gate, dy) = (gate.widen(), dy.widen());
+            let (share, slope) = self.function.share(gate);
+            *d_up = T::round(dy * gate * share);
+            // (x · share)' = share + x · share'
+            *d_gate = T::round(dy * up.widen() * (share + gate * slope));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::test_support::{assert_close, random};
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(Activation::Silu)]
+    #[case(Activation::GeluTanh)]
+    fn equals_automatic_differentiation(#[case] activation: Activation) {
+        let [gate, up, dy] = [1, 2, 3].map(|seed| random(&[7, 40], seed) * 3.0);
+        let [gate, up] = [gate, up].map(|x| x.set_requires_grad(true));
+        let expected = match activation {
+            Activation::Silu => gate.silu() * &up,
+            Activation::GeluTanh => gate.gelu("tanh") * &up,
+        };
+        (&expected * &dy).sum(Kind::Float).backward();
+        let (y, saved) = forward(activation, gate.detach(), up.detach()).unwrap();
+        let (d_gate, d_up) = backward(&saved, &dy).unwrap();
+        for (ours, expected) in [
+            (y, expected.detach()),
+            (d_gate, gate.grad()),
+            (d_up, up.grad()),
+        ] {
+            assert_close(&ours, &expected);
+        }
+    }
+}
