@@ -93,10 +93,12 @@ impl Wide {
 /// computed from them is used.
 #[inline(always)]
 pub(super) fn transpose(rows: &[f32], stride: usize, width: usize, columns: &mut [f32]) {
-    for (row, at) in rows.chunks_exact(stride).zip(0..QUERIES) {
-        let to = columns.chunks_exact_mut(QUERIES);
-        for (to, from) in to.zip(&row[..width]) {
-            to[at] = *from;
+    let columns = &mut columns[..width * QUERIES];
+    for (at, row) in rows.chunks_exact(stride).take(QUERIES).enumerate() {
+        let row = &row[..width];
+        // By index: the compiler leaves the calls of two zipped iterators in so large a loop.
+        for index in 0..width {
+            columns[index * QUERIES + at] = row[index];
         }
     }
 }
@@ -192,14 +194,16 @@ impl Block {
         if all_see_last && all_see_first {
             return;
         }
-        for (row, key) in scores
-            .chunks_exact_mut(QUERIES)
-            .zip(self.key..self.key + self.keys)
-        {
-            for (score, query) in row[..filled].iter_mut().zip(self.query..) {
-                let is_seen = key <= query && query - key < window;
-                *score = if is_seen { *score } else { UNSEEN };
-            }
+        for (index, row) in scores.chunks_exact_mut(QUERIES).take(self.keys).enumerate() {
+            let key = self.key + index;
+            // The queries that see it: itself and those after it, as far as the window goes.
+            let from = key.saturating_sub(self.query).min(filled);
+            let end = key
+                .saturating_add(window)
+                .saturating_sub(self.query)
+                .clamp(from, filled);
+            row[..from].fill(UNSEEN);
+            row[end..filled].fill(UNSEEN);
         }
     }
 
