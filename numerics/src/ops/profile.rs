@@ -1,9 +1,8 @@
-//! How long each kind of operation takes, for benchmarks. Off, it costs the reading of one flag an operation.
+//! How long each kind of operation takes, for benchmarks. Off, it costs the look at one variable of the thread an operation.
 //!
 //! Times are of the thread that computes a pass, each operation without those that it calls. Nothing is computed otherwise by it.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 /// A kind of operation.
@@ -44,53 +43,70 @@ impl Operation {
     ];
 }
 
-static IS_ON: AtomicBool = AtomicBool::new(false);
-
-/// Nanoseconds, by [`Operation`].
-static SPENT: [AtomicU64; Operation::ALL.len()] =
-    [const { AtomicU64::new(0) }; Operation::ALL.len()];
-
 thread_local! {
-    /// What runs on this thread, and since when it has run without a call.
-    static RUNNING: Cell<Option<(Operation, Instant)>> = const { Cell::new(None) };
+    /// What this thread adds up, while it does.
+    static PROFILE: RefCell<Option<Profile>> = const { RefCell::new(None) };
 }
 
-/// What `run` returns; while it runs, what every operation takes, in the order of [`Operation::ALL`], is added up.
+/// What `run` returns, and what every operation took on this thread meanwhile, in the order of [`Operation::ALL`].
 pub fn profiled<R>(run: impl FnOnce() -> R) -> (R, Vec<(Operation, Duration)>) {
-    for spent in &SPENT {
-        spent.store(0, Ordering::Relaxed);
-    }
-    IS_ON.store(true, Ordering::Relaxed);
+    PROFILE.set(Some(Profile::new(Instant::now())));
     let result = run();
-    IS_ON.store(false, Ordering::Relaxed);
-    let spent = Operation::ALL.into_iter().map(|operation| {
-        let nanoseconds = SPENT[operation as usize].load(Ordering::Relaxed);
-        (operation, Duration::from_nanos(nanoseconds))
+    let spent = PROFILE.take().map_or_else(Vec::new, |profile| {
+        Operation::ALL.into_iter().zip(profile.spent).collect()
     });
-    (result, spent.collect())
+    (result, spent)
 }
 
 /// What `run` returns, its time counted as that of the operation.
 pub(crate) fn timed<R>(operation: Operation, run: impl FnOnce() -> R) -> R {
-    if !IS_ON.load(Ordering::Relaxed) {
+    if PROFILE.with_borrow(Option::is_none) {
         return run();
     }
-    let caller = RUNNING.take();
-    if let Some((operation, since)) = caller {
-        add(operation, since);
-    }
-    RUNNING.set(Some((operation, Instant::now())));
+    charged(|profile| profile.enter(operation, Instant::now()));
     let result = run();
-    if let Some((operation, since)) = RUNNING.take() {
-        add(operation, since);
-    }
-    RUNNING.set(caller.map(|(operation, _)| (operation, Instant::now())));
+    charged(|profile| profile.leave(Instant::now()));
     result
 }
 
-fn add(operation: Operation, since: Instant) {
-    let spent = since.elapsed().as_nanos() as u64;
-    SPENT[operation as usize].fetch_add(spent, Ordering::Relaxed);
+fn charged(change: impl FnOnce(&mut Profile)) {
+    PROFILE.with_borrow_mut(|profile| profile.as_mut().map(change));
+}
+
+/// Times by operation. It reads no clock.
+struct Profile {
+    spent: [Duration; Operation::ALL.len()],
+    /// What runs, each called by the one before.
+    running: Vec<Operation>,
+    /// Up to when the last of them is charged.
+    since: Instant,
+}
+
+impl Profile {
+    const fn new(now: Instant) -> Self {
+        Self {
+            spent: [Duration::ZERO; Operation::ALL.len()],
+            running: Vec::new(),
+            since: now,
+        }
+    }
+
+    fn enter(&mut self, operation: Operation, now: Instant) {
+        self.charge(now);
+        self.running.push(operation);
+    }
+
+    fn leave(&mut self, now: Instant) {
+        self.charge(now);
+        self.running.pop();
+    }
+
+    fn charge(&mut self, now: Instant) {
+        if let Some(operation) = self.running.last() {
+            self.spent[*operation as usize] += now - self.since;
+        }
+        self.since = now;
+    }
 }
 
 #[cfg(test)]
@@ -99,16 +115,31 @@ mod tests {
 
     #[test]
     fn an_operation_is_charged_for_what_it_does_itself() {
-        let wait = || std::thread::sleep(Duration::from_millis(20));
-        let ((), spent) = profiled(|| {
-            timed(Operation::LowRank, || {
-                timed(Operation::Product, wait);
-                timed(Operation::Product, wait);
-            });
-        });
-        let of = |operation: Operation| spent[operation as usize].1;
-        assert!(of(Operation::Product) >= Duration::from_millis(40));
-        assert!(of(Operation::LowRank) < of(Operation::Product));
-        assert_eq!(spent[Operation::Gate as usize].0, Operation::Gate);
+        let start = Instant::now();
+        let at = |second: u64| start + Duration::from_secs(second);
+        let mut profile = Profile::new(start);
+        profile.enter(Operation::LowRank, at(1));
+        profile.enter(Operation::Product, at(3));
+        profile.leave(at(10));
+        profile.enter(Operation::Product, at(11));
+        profile.leave(at(15));
+        profile.leave(at(20));
+        profile.enter(Operation::Gate, at(100));
+        profile.leave(at(101));
+        let of = |operation: Operation| profile.spent[operation as usize].as_secs();
+        assert_eq!(of(Operation::Product), 7 + 4);
+        assert_eq!(of(Operation::LowRank), 2 + 1 + 5);
+        assert_eq!(of(Operation::Gate), 1);
+        assert_eq!(of(Operation::Norm), 0);
+    }
+
+    #[test]
+    fn what_runs_inside_is_listed_by_operation_and_what_runs_after_it_is_not_kept() {
+        let (found, spent) = profiled(|| timed(Operation::Loss, || 7));
+        assert_eq!(found, 7);
+        let operations: Vec<_> = spent.iter().map(|(operation, _)| *operation).collect();
+        assert_eq!(operations, Operation::ALL);
+        assert_eq!(timed(Operation::Loss, || 8), 8);
+        assert!(PROFILE.with_borrow(Option::is_none));
     }
 }

@@ -212,7 +212,7 @@ impl Scratch {
             &mut out,
             (block.keys, width, filled),
         );
-        block.drop_out(&part, part.dropout, &mut self.d_scores);
+        block.drop_out(&part, &mut self.d_scores);
         let (scale, one) = (L::splat(settings.scale as f32), L::splat(1.0));
         let inverse_cap = settings.soft_cap.map(|cap| L::splat(1.0 / cap as f32));
         for start in (0..filled).step_by(L::COUNT) {
@@ -232,7 +232,7 @@ impl Scratch {
                 probability.times(slope).write(&mut self.d_scores, at);
             }
         }
-        block.drop_out(&part, part.dropout, &mut self.probabilities);
+        block.drop_out(&part, &mut self.probabilities);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::super::lanes::{Lanes, tanh};
 use super::super::memory::{Element, Planes};
-use super::super::random::Dropout;
 use super::super::small_product::{Left, Out, Right, product};
 use super::{AttentionSettings, Part};
 
@@ -209,13 +208,8 @@ impl Block {
 
     /// Multiplies probabilities or their gradients (keys, [`QUERIES`]) by the mask of the dropout.
     #[inline(always)]
-    pub(super) fn drop_out(
-        &self,
-        part: &Part,
-        dropout: Option<(Dropout, usize)>,
-        numbers: &mut [f32],
-    ) {
-        let Some((dropout, first_row)) = dropout else {
+    pub(super) fn drop_out(&self, part: &Part, numbers: &mut [f32]) {
+        let Some((dropout, first_row)) = part.dropout else {
             return;
         };
         let first_query = self.query + part.queries - part.keys;

@@ -1,4 +1,4 @@
-//! The forward of a few queries over many keys, as an answer's next token asks for: each key and value is read once, where it lies, and
+//! The forward of a few queries over many keys, as an answer's next token asks for: keys and values are read where they lie, and
 //! nothing is laid out anew.
 
 use super::super::kernel::exp;

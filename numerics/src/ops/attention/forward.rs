@@ -53,7 +53,7 @@ impl<T: Element> LanesKernel for Forward<'_, T> {
                 let filled = sums.filled;
                 block.scores::<L>(&keys, &columns, width, filled, &self.settings, &mut scores);
                 sums.add_block::<L>(&block, &mut scores);
-                block.drop_out(&part, part.dropout, &mut scores);
+                block.drop_out(&part, &mut scores);
                 let probabilities = Left {
                     numbers: &scores,
                     row: 1,
