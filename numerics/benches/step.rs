@@ -179,7 +179,7 @@ fn step(
         reason = "the bench is one thread, and its weights come from libtorch"
     )]
     tch::manual_seed(0);
-    let mut base = Base::load(
+    let base = Base::load(
         config,
         &RandomWeights(config),
         &LoadOptions { compute, storage },
@@ -209,7 +209,7 @@ fn step(
         let start = Instant::now();
         let ((), operations) = profiled(|| {
             lora.parameters_mut().zero_gradients().unwrap();
-            base.loss_and_gradient(Some(&mut lora), &batch, 1e-3)
+            base.loss_and_gradient(Some(&lora), &batch, 1e-3, None)
                 .unwrap();
             clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
             optimizer.step(lora.parameters_mut(), 1e-3).unwrap();

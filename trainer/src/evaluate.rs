@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::manifest_file::Job;
+use crate::objective::Chance;
 use crate::peft;
 use crate::train::inputs::Inputs;
-use crate::train::trainee::{Chance, Trainee, load_base, preference};
+use crate::train::trainee::{Trainee, load_base, objective};
 use crate::workplace::Workplace;
 
 /// The file in the job's folder.
@@ -70,11 +71,11 @@ pub async fn evaluate(
         .training
         .micro_batch_size
         .map_or(MICRO_BATCH_SIZE, |size| size as usize);
-    let trainee = Trainee {
+    let mut trainee = Trainee {
         base,
         lora,
         chance: Chance::default(),
-        preference: preference(job, &inputs)?,
+        objective: objective(job, &inputs)?,
     };
     let loss = trainee.loss(data, micro_batch_size)?;
     let evaluation = Evaluation {

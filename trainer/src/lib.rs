@@ -17,6 +17,7 @@ mod local_file;
 pub mod manifest_file;
 pub mod merge;
 pub mod numbers;
+pub mod objective;
 pub mod outcome;
 pub mod peft;
 pub mod prepare;

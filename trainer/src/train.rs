@@ -7,7 +7,6 @@ pub mod early_stopping;
 pub(crate) mod inputs;
 pub(crate) mod metrics_log;
 pub mod plan;
-pub mod preference;
 mod saver;
 pub mod spikes;
 mod steps;

@@ -15,7 +15,6 @@ use super::LoraSettings;
 use super::scheme::{self, AdaptedModule, Scheme};
 use crate::model::{ModelConfig, Projection};
 use crate::ops::low_rank::{LowRank, Magnitude};
-use crate::ops::random::{Draw, Dropout};
 use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
 use crate::optimizer::Parameters;
@@ -185,15 +184,14 @@ impl Lora {
                 false => None,
             };
             layers[target.layer as usize][target.projection as usize] = Some(LowRank {
+                module: target.module.name.clone(),
                 a,
                 b,
                 gradient_a: Gradient::new(gradient_a),
                 gradient_b: Gradient::new(gradient_b),
                 scaling: target.module.scaling,
                 revision: parameters.revision().clone(),
-                factors: RefCell::default(),
                 magnitude,
-                dropout: None,
             });
         }
         Ok(Self {
@@ -217,24 +215,6 @@ impl Lora {
     /// Refuses an adapter that is not one of these settings: training on would change what it is.
     pub fn refuse_other(&self, config: &ModelConfig, settings: &LoraSettings) -> Result<()> {
         scheme::refuse_other(&self.modules, &Self::adapted(config, settings)?)
-    }
-
-    /// From now on passes leave out inputs at this rate, by the masks of `draw`; at rate 0 they leave out none.
-    pub fn set_dropout(&mut self, rate: f64, draw: Draw) {
-        let adapters = self.layers.iter_mut().flatten().flatten();
-        for (adapter, module) in adapters.zip(&self.modules) {
-            adapter.dropout = (rate > 0.0).then(|| Dropout {
-                rate,
-                key: draw.key(&module.name),
-            });
-        }
-    }
-
-    /// From now on passes leave out no input, as in evaluation and serving.
-    pub fn stop_dropout(&mut self) {
-        for adapter in self.layers.iter_mut().flatten().flatten() {
-            adapter.dropout = None;
-        }
     }
 
     /// What is trained, named as in `adapter_model.safetensors`.

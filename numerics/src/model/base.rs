@@ -6,43 +6,17 @@ use tch::{Kind, Tensor};
 
 use super::batch::Positions;
 use super::config::HEAD;
-use super::layer::{Layer, Pass, Saved};
-use super::linears::{Adapters, NO_ADAPTERS};
-use super::loader::Loader;
+use super::layer::{Layer, Pass, SavedLayer};
+use super::linears::Rider;
+use super::loader::{LoadOptions, Loader, Storage};
+use super::randomness::Randomness;
 use super::{Batch, KeyValueCache, ModelConfig, WeightSource, full};
 use crate::adapter::Lora;
 use crate::ops::cross_entropy::{self, LossSum};
-use crate::ops::four_bit::Code;
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::profile::{Operation, timed};
-use crate::ops::random::{self, Draw};
 use crate::ops::{Error, Result, embedding, logits, rms_norm};
 use crate::optimizer::Parameters;
-
-/// How the weights are held.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Storage {
-    /// Fixed, in the type of the activations.
-    Frozen,
-    /// Fixed, the linear layers but the output head in 4 bits, embedding and head in the type of the activations.
-    FourBit {
-        /// The code.
-        code: Code,
-        /// Whether the scales are quantised too.
-        double_quantization: bool,
-    },
-    /// Trained, in fp32.
-    Trained,
-}
-
-/// How to load a model.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct LoadOptions {
-    /// The type of the activations: `Kind::Float` or `Kind::BFloat16`.
-    pub compute: Kind,
-    /// How the weights are held.
-    pub storage: Storage,
-}
 
 /// A model on the CPU. `Send`, not `Sync` (its scratch buffer is shared by its passes): servers put it behind a mutex.
 #[derive(Debug)]
@@ -59,29 +33,6 @@ pub struct Base {
     /// What is trained, under `Storage::Trained`.
     parameters: Option<Parameters>,
     scratch: RefCell<Scratch>,
-    noise: Option<EmbeddingNoise>,
-    /// What the attention's dropout is drawn from.
-    draw: Option<Draw>,
-}
-
-/// NEFTune (Jain et al., 2023): uniform noise within ±alpha / sqrt(T·H) on tokens (B, T) embedded in H dimensions.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EmbeddingNoise {
-    /// alpha.
-    pub alpha: f64,
-    /// What the noise is drawn from.
-    pub draw: Draw,
-}
-
-impl EmbeddingNoise {
-    /// The name that the noise is drawn by.
-    const NAME: &'static str = "embedding";
-
-    fn add(&self, x: &mut Tensor, length: i64) -> Result<()> {
-        let (_, width) = x.size2()?;
-        let magnitude = self.alpha / ((length * width) as f64).sqrt();
-        random::add_noise(x, magnitude, self.draw.key(Self::NAME))
-    }
 }
 
 impl Base {
@@ -132,8 +83,6 @@ impl Base {
             head,
             parameters: None,
             scratch: RefCell::new(Scratch::new(compute)),
-            noise: None,
-            draw: None,
         })
     }
 
@@ -162,7 +111,8 @@ impl Base {
     pub fn start_magnitudes(&self, adapter: &mut Lora) -> Result<()> {
         let mut scratch = self.scratch.borrow_mut();
         for (index, layer) in self.layers.iter().enumerate() {
-            for (linear, adapter) in layer.linears.iter().zip(adapter.layer(index)) {
+            let linears = layer.linears.by_projection.iter();
+            for (linear, adapter) in linears.zip(adapter.layer(index)) {
                 let (Some(linear), Some(adapter)) = (linear, adapter) else {
                     continue;
                 };
@@ -176,20 +126,15 @@ impl Base {
         Ok(())
     }
 
-    /// From now on passes add noise to the embedded tokens; `None`, as in evaluation and serving, for none.
-    pub const fn set_noise(&mut self, noise: Option<EmbeddingNoise>) {
-        self.noise = noise;
-    }
-
-    /// From now on the attention of passes leaves out what the dropout of the base's configuration says, by the masks of
-    /// `draw`; `None`, as in evaluation and serving, for nothing. A base without dropout draws nothing.
-    pub fn set_dropout(&mut self, draw: Option<Draw>) {
-        self.draw = draw.filter(|_| self.config.attention_dropout > 0.0);
-    }
-
     /// The sum of token losses of a batch, without gradients.
-    pub fn loss(&self, adapter: Option<&Lora>, batch: &Batch) -> Result<LossSum> {
-        let hidden = self.hidden(adapter, &batch.tokens, batch.positions(), &mut |_| {})?;
+    pub fn loss(
+        &self,
+        adapter: Option<&Lora>,
+        batch: &Batch,
+        random: Option<Randomness>,
+    ) -> Result<LossSum> {
+        let (tokens, positions) = (&batch.tokens, batch.positions());
+        let hidden = self.hidden(adapter, tokens, positions, random, &mut |_| {})?;
         let scratch = &mut self.scratch.borrow_mut();
         cross_entropy::loss(
             &hidden,
@@ -202,19 +147,21 @@ impl Base {
     /// The sum of token losses of a batch. The gradient of `scale` x that sum is added to the gradients of the adapter and of
     /// trained weights. For the mean over a step, `scale` is 1 / all tokens of the step that carry loss.
     pub fn loss_and_gradient(
-        &mut self,
-        adapter: Option<&mut Lora>,
+        &self,
+        adapter: Option<&Lora>,
         batch: &Batch,
         scale: f64,
+        random: Option<Randomness>,
     ) -> Result<LossSum> {
-        let adapter = adapter.map(|adapter| &*adapter);
+        let riders = alone(adapter, &batch.tokens);
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(&batch.tokens, batch.positions(), &mut scratch)?;
+        let positions = batch.positions();
+        let mut pass = self.pass(&batch.tokens, positions, &riders, random, &mut scratch)?;
 
-        let mut x = self.embed(&batch.tokens)?; // (M, H)
-        let mut tape: Vec<Saved> = Vec::with_capacity(self.layers.len());
-        for (index, layer) in self.layers.iter().enumerate() {
-            let (y, saved) = layer.forward(&x, adapters(adapter, index), None, &mut pass)?;
+        let mut x = self.embed(&batch.tokens, random)?; // (M, H)
+        let mut tape: Vec<SavedLayer> = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let (y, saved) = layer.forward(&x, None, &mut pass)?;
             tape.push(saved);
             x = y;
         }
@@ -233,9 +180,9 @@ impl Base {
             )
         })?;
         let mut dx = rms_norm::backward(&norm, &d_hidden, self.final_norm.gradient.as_ref())?;
-        for (index, layer) in self.layers.iter().enumerate().rev() {
+        for layer in self.layers.iter().rev() {
             if let Some(saved) = tape.pop() {
-                dx = layer.backward(saved, &dx, adapters(adapter, index), &mut pass)?;
+                dx = layer.backward(saved, &dx, &mut pass)?;
             }
         }
         if let Some(gradient) = &self.embedding.gradient {
@@ -251,14 +198,16 @@ impl Base {
         adapter: Option<&Lora>,
         tokens: &Tensor,
         positions: Positions<'_>,
+        random: Option<Randomness>,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor> {
+        let riders = alone(adapter, tokens);
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, positions, &mut scratch)?;
-        let mut x = self.embed(tokens)?;
+        let mut pass = self.pass(tokens, positions, &riders, random, &mut scratch)?;
+        let mut x = self.embed(tokens, random)?;
         observe(&x);
-        for (index, layer) in self.layers.iter().enumerate() {
-            (x, _) = layer.forward(&x, adapters(adapter, index), None, &mut pass)?;
+        for layer in &self.layers {
+            (x, _) = layer.forward(&x, None, &mut pass)?;
             observe(&x);
         }
         self.last_norm(&x)
@@ -278,15 +227,11 @@ impl Base {
             start: cache.length(),
             known: cache.known(),
         };
-        let mut pass = self.pass(tokens, positions, &mut scratch)?;
-        let mut x = self.embed(tokens)?;
+        let riders = alone(adapter, tokens);
+        let mut pass = self.pass(tokens, positions, &riders, None, &mut scratch)?;
+        let mut x = self.embed(tokens, None)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            (x, _) = layer.forward(
-                &x,
-                adapters(adapter, index),
-                Some(cache.layer(index)),
-                &mut pass,
-            )?;
+            (x, _) = layer.forward(&x, Some(cache.layer(index)), &mut pass)?;
         }
         cache.advance(length);
         self.last_norm(&x)
@@ -310,13 +255,15 @@ impl Base {
     pub(super) fn forward_layer(
         &self,
         layer: &Layer,
-        adapters: &Adapters,
+        adapter: Option<&Lora>,
         tokens: &Tensor,
         x: &Tensor,
     ) -> Result<Tensor> {
+        let riders = alone(adapter, tokens);
         let mut scratch = self.scratch.borrow_mut();
-        let mut pass = self.pass(tokens, Positions::Rows { lengths: None }, &mut scratch)?;
-        Ok(layer.forward(x, adapters, None, &mut pass)?.0)
+        let positions = Positions::Rows { lengths: None };
+        let mut pass = self.pass(tokens, positions, &riders, None, &mut scratch)?;
+        Ok(layer.forward(x, None, &mut pass)?.0)
     }
 
     fn head(&self) -> &Dense {
@@ -324,11 +271,11 @@ impl Base {
     }
 
     /// Tokens (B, T) to the first layer's input (M, H).
-    pub(super) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+    pub(super) fn embed(&self, tokens: &Tensor, random: Option<Randomness>) -> Result<Tensor> {
         let multiplier = self.config.wiring.embedding_multiplier;
         let mut x = embedding::forward(&self.embedding.value, tokens, self.compute, multiplier)?;
-        if let Some(noise) = &self.noise {
-            noise.add(&mut x, tokens.size2()?.1)?;
+        if let Some(random) = random {
+            random.add_noise(&mut x, tokens.size2()?.1)?;
         }
         Ok(x)
     }
@@ -343,6 +290,8 @@ impl Base {
         &'a self,
         tokens: &Tensor,
         positions: Positions<'a>,
+        riders: &'a [Rider<'a>],
+        random: Option<Randomness>,
         scratch: &'a mut Scratch,
     ) -> Result<Pass<'a>> {
         let config = &self.config;
@@ -370,14 +319,16 @@ impl Base {
                 Positions::Documents(documents) => Some(documents),
                 Positions::Rows { .. } | Positions::Cached { .. } => None,
             },
-            draw: self.draw,
+            riders,
+            random,
             scratch,
             shape: (batch, length),
         })
     }
 }
 
-/// The adapters of a layer.
-pub(super) fn adapters(adapter: Option<&Lora>, layer: usize) -> &Adapters {
-    adapter.map_or(NO_ADAPTERS, |adapter| adapter.layer(layer))
+/// One adapter or none for all of tokens (B, T).
+fn alone<'a>(adapter: Option<&'a Lora>, tokens: &Tensor) -> [Rider<'a>; 1] {
+    let rows = tokens.numel() as i64;
+    [Rider { rows, adapter }]
 }

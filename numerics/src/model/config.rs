@@ -5,8 +5,9 @@ use tch::Kind;
 use super::Projection;
 use super::wiring::{QueryKeyNorms, Windows, Wiring};
 use crate::ops::attention::AttentionSettings;
+use crate::ops::rms_norm::NormSettings;
 use crate::ops::rope::{Rope, Scaling};
-use crate::ops::{Error, Result, rms_norm};
+use crate::ops::{Error, Result};
 
 /// The shape of a model. Filled from `config.json` or from a GGUF file's metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -254,8 +255,8 @@ impl ModelConfig {
     }
 
     /// What all norms have in common.
-    pub(super) const fn norm(&self) -> rms_norm::Settings {
-        rms_norm::Settings {
+    pub(super) const fn norm(&self) -> NormSettings {
+        NormSettings {
             epsilon: self.rms_norm_epsilon,
             offset: self.wiring.norm_offset,
         }

@@ -4,63 +4,73 @@ use tch::Tensor;
 
 use super::Projection;
 use super::layer::Pass;
-use super::linears::{Adapted, Inner};
-use crate::ops::{Result, gated};
+use super::linears::Linears;
+use crate::ops::gated::{self, SavedGate};
+use crate::ops::linear::SavedLinears;
+use crate::ops::{Error, Result};
 
 /// What the backward needs.
 #[derive(Debug)]
-pub(super) struct Saved {
-    activation: gated::Saved,
+pub(super) struct SavedFeedForward {
+    gate_and_up: SavedLinears,
+    activation: SavedGate,
     /// The input of down (M, intermediate).
     activated: Tensor,
+    down: SavedLinears,
 }
+
+/// Those that share the part's input.
+const SEPARATE: [Projection; 2] = [Projection::Gate, Projection::Up];
 
 /// x (M, H) to (M, H).
 pub(super) fn forward(
     x: &Tensor,
-    linears: Adapted<'_>,
-    inner: &mut Inner,
+    linears: &Linears,
     pass: &mut Pass<'_>,
-) -> Result<(Tensor, Saved)> {
+) -> Result<(Tensor, SavedFeedForward)> {
     let wiring = &pass.config.wiring;
-    let (gate, up) = if wiring.fused {
-        let both = linears.forward(Projection::GateUp, x, inner, pass.scratch)?;
+    let (activation, fused) = (wiring.activation, wiring.fused);
+    let ([gate, up], gate_and_up) = if fused {
+        let (both, saved) = linears.forward_one(Projection::GateUp, x, pass)?;
         let width = pass.config.intermediate_size;
         let half = |start| both.f_narrow(1, start, width)?.f_contiguous();
-        (half(0)?, half(width)?)
+        ([half(0)?, half(width)?], saved)
     } else {
-        (
-            linears.forward(Projection::Gate, x, inner, pass.scratch)?,
-            linears.forward(Projection::Up, x, inner, pass.scratch)?,
-        )
+        let (ys, saved) = linears.forward(&SEPARATE, x, pass)?;
+        let two = <[Tensor; 2]>::try_from(ys);
+        (two.map_err(|ys| wrong_number(ys.len()))?, saved)
     };
-    let (activated, activation) = gated::forward(wiring.activation, gate, up)?; // (M, intermediate)
-    let y = linears.forward(Projection::Down, &activated, inner, pass.scratch)?;
-    let saved = Saved {
+    let (activated, activation) = gated::forward(activation, gate, up)?; // (M, intermediate)
+    let (y, down) = linears.forward_one(Projection::Down, &activated, pass)?;
+    let saved = SavedFeedForward {
+        gate_and_up,
         activation,
         activated,
+        down,
     };
     Ok((y, saved))
 }
 
 /// The gradient for x (M, H) from that of the result (M, H).
 pub(super) fn backward(
-    saved: &Saved,
+    saved: &SavedFeedForward,
     x: &Tensor,
     dy: &Tensor,
-    linears: Adapted<'_>,
-    inner: &Inner,
+    linears: &Linears,
     pass: &mut Pass<'_>,
 ) -> Result<Tensor> {
-    let mut linear = |projection, x: &Tensor, dy: &Tensor, dx| {
-        linears.backward(projection, x, dy, dx, inner, pass.scratch)
-    };
-    let d_activated = linear(Projection::Down, &saved.activated, dy, None)?;
+    let down = [Projection::Down];
+    let dys = [dy.shallow_clone()];
+    let d_activated = linears.backward(&down, &saved.activated, &dys, &saved.down, pass)?;
     let (d_gate, d_up) = gated::backward(&saved.activation, &d_activated)?;
     if pass.config.wiring.fused {
-        let d_both = Tensor::f_cat(&[d_gate, d_up], 1)?;
-        return linear(Projection::GateUp, x, &d_both, None);
+        let both = [Tensor::f_cat(&[d_gate, d_up], 1)?];
+        let projection = [Projection::GateUp];
+        return linears.backward(&projection, x, &both, &saved.gate_and_up, pass);
     }
-    let dx = linear(Projection::Gate, x, &d_gate, None)?;
-    linear(Projection::Up, x, &d_up, Some(dx))
+    linears.backward(&SEPARATE, x, &[d_gate, d_up], &saved.gate_and_up, pass)
+}
+
+fn wrong_number(found: usize) -> Error {
+    Error::Input(format!("{found} results of gate and up, expected 2"))
 }

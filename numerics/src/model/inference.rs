@@ -44,7 +44,7 @@ impl Base {
 
     /// The log-probability, in nats, of each token but the first given those before it.
     pub fn log_probabilities(&self, adapter: Option<&Lora>, tokens: &[i64]) -> Result<Vec<f64>> {
-        let hidden = self.hidden(adapter, &as_batch(tokens)?, ROWS, &mut |_| {})?; // (T, H)
+        let hidden = self.hidden(adapter, &as_batch(tokens)?, ROWS, None, &mut |_| {})?; // (T, H)
         self.picked(&hidden, tokens)
     }
 
@@ -62,7 +62,7 @@ impl Base {
     /// The logits (B, T, V) in fp32 of tokens (B, T).
     pub fn logits(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Tensor> {
         let (batch, length) = tokens.size2()?;
-        let hidden = self.hidden(adapter, tokens, ROWS, &mut |_| {})?;
+        let hidden = self.hidden(adapter, tokens, ROWS, None, &mut |_| {})?;
         Ok(self.logits_of(&hidden)?.f_view([batch, length, -1])?)
     }
 
@@ -72,7 +72,7 @@ impl Base {
         let (batch, length) = tokens.size2()?;
         let mut states = Vec::new();
         let mut observe = |x: &Tensor| states.push(x.shallow_clone());
-        let last = self.hidden(adapter, tokens, ROWS, &mut observe)?;
+        let last = self.hidden(adapter, tokens, ROWS, None, &mut observe)?;
         states.push(last);
         states
             .iter()

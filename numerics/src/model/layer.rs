@@ -5,13 +5,15 @@ use tch::Tensor;
 
 use super::ModelConfig;
 use super::cache::LayerCache;
-use super::linears::{Adapted, Adapters, COUNT, Inner, Linears};
-use super::self_attention::SelfAttention;
-use super::{feed_forward, self_attention};
+use super::feed_forward::{self, SavedFeedForward};
+use super::linears::{Linears, Rider};
+use super::randomness::Randomness;
+use super::self_attention::{SavedSelfAttention, SelfAttention};
+use crate::ops::Result;
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::random::Draw;
+use crate::ops::rms_norm::{self, SavedNorm};
 use crate::ops::rotation::Rotation;
-use crate::ops::{Result, rms_norm};
 
 /// The weights of one layer.
 #[derive(Debug)]
@@ -36,31 +38,39 @@ pub(super) struct Pass<'a> {
     pub(super) rotations: Vec<Rotation>,
     /// Where rows are packed: the lengths of the documents of each row.
     pub(super) documents: Option<&'a [Vec<i64>]>,
-    /// What the attention's dropout is drawn from, in training a base that has one.
-    pub(super) draw: Option<Draw>,
+    /// The adapters, of all rows.
+    pub(super) riders: &'a [Rider<'a>],
+    /// What is random, in training.
+    pub(super) random: Option<Randomness>,
     pub(super) scratch: &'a mut Scratch,
     /// B and T.
     pub(super) shape: (i64, i64),
 }
 
+impl Pass<'_> {
+    /// What the attention's dropout is drawn from, in training a base that has one.
+    pub(super) fn attention_draw(&self) -> Option<Draw> {
+        let random = self.random.filter(|_| self.config.attention_dropout > 0.0);
+        random.map(|random| random.draw)
+    }
+}
+
 /// What the backward of a layer needs. M = B·T.
 #[derive(Debug)]
-pub(super) struct Saved {
+pub(super) struct SavedLayer {
     norms: [SavedNorms; 2],
     /// The input of the attention's linear layers (M, H).
     attention_input: Tensor,
-    attention: self_attention::Saved,
+    attention: SavedSelfAttention,
     /// The input of gate and up (M, H).
     feed_forward_input: Tensor,
-    feed_forward: feed_forward::Saved,
-    /// What each adapter saved.
-    inner: Inner,
+    feed_forward: SavedFeedForward,
 }
 
 #[derive(Debug)]
 struct SavedNorms {
-    before: Option<rms_norm::Saved>,
-    after: Option<rms_norm::Saved>,
+    before: Option<SavedNorm>,
+    after: Option<SavedNorm>,
 }
 
 impl Layer {
@@ -68,34 +78,30 @@ impl Layer {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        adapters: &Adapters,
         cache: Option<(&mut LayerCache, i64)>,
         pass: &mut Pass<'_>,
-    ) -> Result<(Tensor, Saved)> {
-        let mut inner = [const { None }; COUNT];
-        let linears = self.adapted(adapters);
+    ) -> Result<(Tensor, SavedLayer)> {
+        let linears = &self.linears;
         let [around_attention, around_feed_forward] = &self.norms;
 
         let (attention_input, before) = around_attention.before(x, pass)?;
-        let (y, attention) =
-            self.attention
-                .forward(&attention_input, linears, &mut inner, cache, pass)?;
+        let (y, attention) = self
+            .attention
+            .forward(&attention_input, linears, cache, pass)?;
         let (x, after) = around_attention.join(x, y, pass)?;
         let of_attention = SavedNorms { before, after };
 
         let (feed_forward_input, before) = around_feed_forward.before(&x, pass)?;
-        let (y, feed_forward) =
-            feed_forward::forward(&feed_forward_input, linears, &mut inner, pass)?;
+        let (y, feed_forward) = feed_forward::forward(&feed_forward_input, linears, pass)?;
         let (x, after) = around_feed_forward.join(&x, y, pass)?;
         let of_feed_forward = SavedNorms { before, after };
 
-        let saved = Saved {
+        let saved = SavedLayer {
             norms: [of_attention, of_feed_forward],
             attention_input,
             attention,
             feed_forward_input,
             feed_forward,
-            inner,
         };
         Ok((x, saved))
     }
@@ -104,56 +110,36 @@ impl Layer {
     /// own. Takes what was saved, so that its memory is free for the layer before.
     pub(super) fn backward(
         &self,
-        saved: Saved,
+        saved: SavedLayer,
         dy: &Tensor,
-        adapters: &Adapters,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
-        let Saved {
+        let SavedLayer {
             norms: [of_attention, of_feed_forward],
             attention_input,
             attention,
             feed_forward_input,
             feed_forward,
-            inner,
         } = saved;
-        let linears = self.adapted(adapters);
+        let linears = &self.linears;
         let [around_attention, around_feed_forward] = &self.norms;
 
         let d_branch = around_feed_forward.d_branch(&of_feed_forward, dy, pass)?;
-        let dx = feed_forward::backward(
-            &feed_forward,
-            &feed_forward_input,
-            &d_branch,
-            linears,
-            &inner,
-            pass,
-        )?;
+        let dx =
+            feed_forward::backward(&feed_forward, &feed_forward_input, &d_branch, linears, pass)?;
         let dy = around_feed_forward.d_before(&of_feed_forward, dx, dy)?;
 
         let d_branch = around_attention.d_branch(&of_attention, &dy, pass)?;
-        let dx = self.attention.backward(
-            &attention,
-            &attention_input,
-            &d_branch,
-            linears,
-            &inner,
-            pass,
-        )?;
+        let dx = self
+            .attention
+            .backward(&attention, &attention_input, &d_branch, linears, pass)?;
         around_attention.d_before(&of_attention, dx, &dy)
-    }
-
-    const fn adapted<'a>(&'a self, adapters: &'a Adapters) -> Adapted<'a> {
-        Adapted {
-            linears: &self.linears,
-            adapters,
-        }
     }
 }
 
 impl Norms {
     /// What the branch takes from the residual stream x (M, H).
-    fn before(&self, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Option<rms_norm::Saved>)> {
+    fn before(&self, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Option<SavedNorm>)> {
         let Some(norm) = &self.before else {
             return Ok((x.shallow_clone(), None));
         };
@@ -167,7 +153,7 @@ impl Norms {
         x: &Tensor,
         branch: Tensor,
         pass: &Pass<'_>,
-    ) -> Result<(Tensor, Option<rms_norm::Saved>)> {
+    ) -> Result<(Tensor, Option<SavedNorm>)> {
         let (mut branch, saved) = match &self.after {
             None => (branch, None),
             Some(norm) => {

@@ -3,10 +3,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::base::{Base, LoadOptions, Storage, adapters};
 use super::inference::as_batch;
-use super::loader::Loader;
-use super::{ModelConfig, WeightSource};
+use super::loader::{LoadOptions, Loader, Storage};
+use super::{Base, ModelConfig, WeightSource};
 use crate::adapter::Lora;
 use crate::ops::Result;
 
@@ -47,7 +46,7 @@ pub fn score_layer_by_layer(
     let mut streams = Vec::with_capacity(texts.len());
     for tokens in texts {
         let batch = as_batch(tokens)?;
-        let x = base.embed(&batch)?;
+        let x = base.embed(&batch, None)?;
         streams.push(Stream {
             tokens,
             batch,
@@ -58,8 +57,7 @@ pub fn score_layer_by_layer(
         let layer = loader.layer(config, index)?;
         for stream in &mut streams {
             for (state, lora) in stream.states.iter_mut().zip([None, Some(adapter)]) {
-                let adapters = adapters(lora, index as usize);
-                *state = base.forward_layer(&layer, adapters, &stream.batch, state)?;
+                *state = base.forward_layer(&layer, lora, &stream.batch, state)?;
             }
         }
     }

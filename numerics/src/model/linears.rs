@@ -3,71 +3,92 @@
 use tch::Tensor;
 
 use super::Projection;
-use crate::ops::linear::{Linear, Scratch};
-use crate::ops::low_rank::{LowRank, Saved};
+use super::layer::Pass;
+use crate::adapter::Lora;
+use crate::ops::linear::{self, AdapterDropout, Linear, RowBlock, SavedLinears};
 use crate::ops::{Error, Result};
 
-/// The number of kinds of linear layers.
-pub(super) const COUNT: usize = Projection::ALL.len();
-
-/// The adapters of a layer, by `Projection`.
-pub(super) type Adapters = [Option<LowRank>; COUNT];
-
-/// A layer without adapters.
-pub(super) const NO_ADAPTERS: &Adapters = &[const { None }; COUNT];
-
 /// The linear layers of a layer, by `Projection`; absent those that the family does not have.
-pub(super) type Linears = [Option<Linear>; COUNT];
-
-/// What each adapter saved for the backward, by `Projection`.
-pub(super) type Inner = [Option<Saved>; COUNT];
-
-/// The linear layers of a layer in one pass.
-#[derive(Clone, Copy)]
-pub(super) struct Adapted<'a> {
-    pub(super) linears: &'a Linears,
-    pub(super) adapters: &'a Adapters,
+#[derive(Debug)]
+pub(super) struct Linears {
+    /// The layer's number, from 0.
+    pub(super) layer: usize,
+    pub(super) by_projection: [Option<Linear>; Projection::ALL.len()],
 }
 
-impl Adapted<'_> {
-    /// x (M, in) to y (M, out).
+/// Consecutive rows of a pass, and the adapter that rides on the base for them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rider<'a> {
+    /// Rows (of M), behind those of the riders before.
+    pub(super) rows: i64,
+    pub(super) adapter: Option<&'a Lora>,
+}
+
+impl Linears {
+    /// x (M, in) to y (M, out) of these projections, which share it, and what the backward needs.
     pub(super) fn forward(
         &self,
-        projection: Projection,
+        projections: &[Projection],
         x: &Tensor,
-        inner: &mut Inner,
-        scratch: &mut Scratch,
-    ) -> Result<Tensor> {
-        let index = projection as usize;
-        let (y, saved) =
-            self.linear(projection)?
-                .forward(x, self.adapters[index].as_ref(), scratch)?;
-        inner[index] = saved;
-        Ok(y)
+        pass: &mut Pass<'_>,
+    ) -> Result<(Vec<Tensor>, SavedLinears)> {
+        let layers = self.of(projections)?;
+        let blocks = self.blocks(projections, pass);
+        linear::forward(&layers, x, &blocks, pass.scratch)
     }
 
-    /// The gradient for x (M, in) from that for y (M, out), added to `dx` if there is one.
-    pub(super) fn backward(
+    /// x (M, in) to y (M, out) of one projection.
+    pub(super) fn forward_one(
         &self,
         projection: Projection,
         x: &Tensor,
-        dy: &Tensor,
-        dx: Option<Tensor>,
-        inner: &Inner,
-        scratch: &mut Scratch,
-    ) -> Result<Tensor> {
-        let index = projection as usize;
-        let adapter = self.adapters[index].as_ref().zip(inner[index].as_ref());
-        self.linear(projection)?
-            .backward(x, adapter, dy, dx, scratch)
+        pass: &mut Pass<'_>,
+    ) -> Result<(Tensor, SavedLinears)> {
+        let (mut ys, saved) = self.forward(&[projection], x, pass)?;
+        Ok((ys.remove(0), saved))
     }
 
-    fn linear(&self, projection: Projection) -> Result<&Linear> {
-        self.linears[projection as usize].as_ref().ok_or_else(|| {
-            Error::Configuration(format!(
-                "the model has no {}, expected it in its layers",
-                projection.name()
-            ))
-        })
+    /// The gradient for x (M, in) from those for y (M, out) of projections that share it.
+    pub(super) fn backward(
+        &self,
+        projections: &[Projection],
+        x: &Tensor,
+        dys: &[Tensor],
+        saved: &SavedLinears,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let layers = self.of(projections)?;
+        let blocks = self.blocks(projections, pass);
+        linear::backward(&layers, x, dys, &blocks, saved, pass.scratch)
+    }
+
+    fn of(&self, projections: &[Projection]) -> Result<Vec<&Linear>> {
+        let one = |projection: &Projection| {
+            let linear = self.by_projection[*projection as usize].as_ref();
+            linear.ok_or_else(|| {
+                Error::Configuration(format!(
+                    "the model has no {}, expected it in its layers",
+                    projection.name()
+                ))
+            })
+        };
+        projections.iter().map(one).collect()
+    }
+
+    fn blocks<'a>(&self, projections: &[Projection], pass: &Pass<'a>) -> Vec<RowBlock<'a>> {
+        let block = |rider: &Rider<'a>| RowBlock {
+            rows: rider.rows,
+            adapters: projections
+                .iter()
+                .map(|projection| rider.adapter?.layer(self.layer)[*projection as usize].as_ref())
+                .collect(),
+            dropout: pass.random.and_then(|random| {
+                (random.adapter_dropout > 0.0).then_some(AdapterDropout {
+                    rate: random.adapter_dropout,
+                    draw: random.draw,
+                })
+            }),
+        };
+        pass.riders.iter().map(block).collect()
     }
 }

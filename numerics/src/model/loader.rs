@@ -2,17 +2,41 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::base::{LoadOptions, Storage};
 use super::layer::{Layer, Norms};
-use super::linears::COUNT;
+use super::linears::Linears;
 use super::self_attention::SelfAttention;
 use super::wiring::BranchNorms;
 use super::{ModelConfig, Projection, WeightSource};
-use crate::ops::four_bit::FourBitMatrix;
+use crate::ops::four_bit::{Code, FourBitMatrix};
 use crate::ops::linear::{Dense, Linear, Weight};
 use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
 use crate::optimizer::Parameters;
+
+/// How the weights are held.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Storage {
+    /// Fixed, in the type of the activations.
+    Frozen,
+    /// Fixed, the linear layers but the output head in 4 bits, embedding and head in the type of the activations.
+    FourBit {
+        /// The code.
+        code: Code,
+        /// Whether the scales are quantised too.
+        double_quantization: bool,
+    },
+    /// Trained, in fp32.
+    Trained,
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LoadOptions {
+    /// The type of the activations: `Kind::Float` or `Kind::BFloat16`.
+    pub compute: Kind,
+    /// How the weights are held.
+    pub storage: Storage,
+}
 
 /// A source, and the form that its weights take.
 pub(super) struct Loader<'a> {
@@ -45,9 +69,9 @@ impl<'a> Loader<'a> {
     /// The layer of this number, from 0.
     pub(super) fn layer(&self, config: &ModelConfig, layer: i64) -> Result<Layer> {
         let [attention, feed_forward] = config.wiring.norms.names();
-        let mut linears = [const { None }; COUNT];
+        let mut by_projection = [const { None }; Projection::ALL.len()];
         for &projection in config.projections() {
-            linears[projection as usize] = Some(self.linear(config, layer, projection)?);
+            by_projection[projection as usize] = Some(self.linear(config, layer, projection)?);
         }
         let norms = config.query_key_norms(layer);
         Ok(Layer {
@@ -67,7 +91,10 @@ impl<'a> Loader<'a> {
                 settings: config.attention(layer),
                 rotation: config.rope_of(layer),
             },
-            linears,
+            linears: Linears {
+                layer: layer as usize,
+                by_projection,
+            },
         })
     }
 

@@ -4,12 +4,13 @@ use tch::Tensor;
 
 use super::cache::LayerCache;
 use super::layer::Pass;
-use super::linears::{Adapted, Inner};
+use super::linears::Linears;
 use super::{ModelConfig, Projection};
 use crate::ops::attention::{self, AttentionSettings, SavedAttention};
-use crate::ops::linear::Dense;
+use crate::ops::linear::{Dense, SavedLinears};
 use crate::ops::random::Dropout;
-use crate::ops::{Result, rms_norm};
+use crate::ops::rms_norm::{self, NormSettings, SavedNorm};
+use crate::ops::{Error, Result};
 
 /// What a layer's attention has beside its linear layers.
 #[derive(Debug)]
@@ -25,23 +26,27 @@ pub(super) struct SelfAttention {
 
 /// What the backward needs.
 #[derive(Debug)]
-pub(super) struct Saved {
-    norms: Option<[rms_norm::Saved; 2]>,
+pub(super) struct SavedSelfAttention {
+    projections: SavedLinears,
+    norms: Option<[SavedNorm; 2]>,
     attention: SavedAttention,
     /// The heads' outputs, the input of o (M, heads·D).
     attended: Tensor,
+    output: SavedLinears,
 }
+
+/// Those that share the attention's input.
+const SEPARATE: [Projection; 3] = [Projection::Query, Projection::Key, Projection::Value];
 
 impl SelfAttention {
     /// x (M, H) to (M, H). With a cache (B = 1), its earlier tokens are attended to and these are added.
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        linears: Adapted<'_>,
-        inner: &mut Inner,
+        linears: &Linears,
         cache: Option<(&mut LayerCache, i64)>,
         pass: &mut Pass<'_>,
-    ) -> Result<(Tensor, Saved)> {
+    ) -> Result<(Tensor, SavedSelfAttention)> {
         let ModelConfig {
             heads,
             key_value_heads,
@@ -49,7 +54,7 @@ impl SelfAttention {
             ..
         } = *pass.config;
         let (batch, length) = pass.shape;
-        let [queries, keys, values] = project(x, linears, inner, pass)?;
+        let ([queries, keys, values], projections) = project(x, linears, pass)?;
         let (queries, keys, norms) = match &self.norms {
             None => (queries, keys, None),
             Some([query_norm, key_norm]) => {
@@ -78,7 +83,7 @@ impl SelfAttention {
             None => (keys, values),
         };
         let settings = AttentionSettings {
-            dropout: pass.draw.map(|draw| Dropout {
+            dropout: pass.attention_draw().map(|draw| Dropout {
                 rate: pass.config.attention_dropout,
                 key: draw.key(&self.module),
             }),
@@ -86,11 +91,13 @@ impl SelfAttention {
         };
         let (attended, attention) =
             attention::forward(queries, keys, values, settings, pass.documents)?; // (M, heads·D)
-        let y = linears.forward(Projection::Output, &attended, inner, pass.scratch)?;
-        let saved = Saved {
+        let (y, output) = linears.forward_one(Projection::Output, &attended, pass)?;
+        let saved = SavedSelfAttention {
+            projections,
             norms,
             attention,
             attended,
+            output,
         };
         Ok((y, saved))
     }
@@ -98,22 +105,15 @@ impl SelfAttention {
     /// The gradient for x (M, H) from that of the result (M, H).
     pub(super) fn backward(
         &self,
-        saved: &Saved,
+        saved: &SavedSelfAttention,
         x: &Tensor,
         dy: &Tensor,
-        linears: Adapted<'_>,
-        inner: &Inner,
+        linears: &Linears,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
         let (batch, length) = pass.shape;
-        let d_attended = linears.backward(
-            Projection::Output,
-            &saved.attended,
-            dy,
-            None,
-            inner,
-            pass.scratch,
-        )?;
+        let (output, dys) = ([Projection::Output], [dy.shallow_clone()]);
+        let d_attended = linears.backward(&output, &saved.attended, &dys, &saved.output, pass)?;
         let gradients = attention::backward(&saved.attention, &d_attended)?;
         let rotation = &pass.rotations[self.rotation];
         let ModelConfig {
@@ -133,60 +133,48 @@ impl SelfAttention {
             d_keys = d_normed(&d_keys, of_keys, key_norm)?;
         }
         if pass.config.wiring.fused {
-            let together = Tensor::f_cat(&[d_queries, d_keys, d_values], 1)?;
-            let projection = Projection::QueryKeyValue;
-            return linears.backward(projection, x, &together, None, inner, pass.scratch);
+            let together = [Tensor::f_cat(&[d_queries, d_keys, d_values], 1)?];
+            let projection = [Projection::QueryKeyValue];
+            return linears.backward(&projection, x, &together, &saved.projections, pass);
         }
-        let dx = linears.backward(Projection::Query, x, &d_queries, None, inner, pass.scratch)?;
-        let dx = linears.backward(Projection::Key, x, &d_keys, Some(dx), inner, pass.scratch)?;
-        linears.backward(
-            Projection::Value,
-            x,
-            &d_values,
-            Some(dx),
-            inner,
-            pass.scratch,
-        )
+        let dys = [d_queries, d_keys, d_values];
+        linears.backward(&SEPARATE, x, &dys, &saved.projections, pass)
     }
 }
 
 /// Queries (M, heads·D), keys and values (M, key heads·D).
 fn project(
     x: &Tensor,
-    linears: Adapted<'_>,
-    inner: &mut Inner,
+    linears: &Linears,
     pass: &mut Pass<'_>,
-) -> Result<[Tensor; 3]> {
+) -> Result<([Tensor; 3], SavedLinears)> {
     if !pass.config.wiring.fused {
-        let mut linear = |projection| linears.forward(projection, x, inner, pass.scratch);
-        return Ok([
-            linear(Projection::Query)?,
-            linear(Projection::Key)?,
-            linear(Projection::Value)?,
-        ]);
+        let (ys, saved) = linears.forward(&SEPARATE, x, pass)?;
+        let three = <[Tensor; 3]>::try_from(ys);
+        let three = three.map_err(|ys| {
+            Error::Input(format!("{} results of q, k and v, expected 3", ys.len()))
+        })?;
+        return Ok((three, saved));
     }
-    let together = linears.forward(Projection::QueryKeyValue, x, inner, pass.scratch)?;
+    let (together, saved) = linears.forward_one(Projection::QueryKeyValue, x, pass)?;
     let queries = pass.config.heads * pass.config.head_dim;
     let keys = pass.config.key_value_heads * pass.config.head_dim;
-    Ok([
+    let parts = [
         together.f_narrow(1, 0, queries)?,
         together.f_narrow(1, queries, keys)?,
         together.f_narrow(1, queries + keys, keys)?,
-    ])
+    ];
+    Ok((parts, saved))
 }
 
 /// x (M, n·width) normed in parts of the norm's width.
-fn normed(
-    x: &Tensor,
-    norm: &Dense,
-    settings: rms_norm::Settings,
-) -> Result<(Tensor, rms_norm::Saved)> {
+fn normed(x: &Tensor, norm: &Dense, settings: NormSettings) -> Result<(Tensor, SavedNorm)> {
     let parts = x.f_contiguous()?.f_view([-1, norm.value.numel() as i64])?;
     let (y, saved) = rms_norm::forward(&parts, &norm.value, settings)?;
     Ok((y.f_view_as(x)?, saved))
 }
 
-fn d_normed(dy: &Tensor, saved: &rms_norm::Saved, norm: &Dense) -> Result<Tensor> {
+fn d_normed(dy: &Tensor, saved: &SavedNorm, norm: &Dense) -> Result<Tensor> {
     let parts = dy.f_contiguous()?.f_view([-1, norm.value.numel() as i64])?;
     let dx = rms_norm::backward(saved, &parts, norm.gradient.as_ref())?;
     Ok(dx.f_view_as(dy)?)

@@ -1,7 +1,7 @@
 //! How a family of models wires the shared operations: where its norms stand, what is fused, capped and multiplied.
 
 use crate::ops::gated::Activation;
-use crate::ops::logits;
+use crate::ops::logits::LogitSettings;
 use crate::ops::rope::Rope;
 
 /// What tells one family from another, beside the sizes.
@@ -28,7 +28,7 @@ pub struct Wiring {
     /// What attention and feed-forward part are multiplied by before they are added to the residual stream.
     pub residual_multiplier: Option<f64>,
     /// What is done to logits.
-    pub logits: logits::Settings,
+    pub logits: LogitSettings,
 }
 
 impl Wiring {
@@ -44,7 +44,7 @@ impl Wiring {
         attention_soft_cap: None,
         embedding_multiplier: None,
         residual_multiplier: None,
-        logits: logits::Settings::PLAIN,
+        logits: LogitSettings::PLAIN,
     };
 }
 

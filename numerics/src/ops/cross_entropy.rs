@@ -7,11 +7,12 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel, exp};
-use super::memory::{self, Element, slice_mut};
+use super::logits::{self, LogitSettings};
 use super::trained::Gradient;
 use super::widening_product::times_transposed;
-use super::{Error, Result, logits};
+use super::{Error, Result};
+use crate::ops::cpu::kernel::{self, Kernel, exp};
+use crate::ops::cpu::memory::{self, Element, slice_mut};
 
 /// The target of a row that carries no loss.
 pub const IGNORED: i64 = -100;
@@ -35,7 +36,7 @@ pub fn loss(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
-    settings: logits::Settings,
+    settings: LogitSettings,
 ) -> Result<LossSum> {
     let rows = Rows::with_targets(hidden, targets, settings)?;
     let mut sum = LossSum::of(rows.count);
@@ -53,7 +54,7 @@ pub fn loss_and_gradient(
     head: &Tensor,
     head_gradient: Option<&Gradient>,
     targets: &Tensor,
-    settings: logits::Settings,
+    settings: LogitSettings,
     scale: f64,
 ) -> Result<(LossSum, Tensor)> {
     let kind = hidden.f_kind()?;
@@ -88,13 +89,13 @@ pub fn loss_and_gradient(
 pub fn log_probabilities(
     hidden: &Tensor,
     head: &Tensor,
-    settings: logits::Settings,
+    settings: LogitSettings,
 ) -> Result<Tensor> {
     Ok(logits::forward(hidden, head, settings)?.f_log_softmax(-1, Kind::Float)?)
 }
 
 /// Logits as they enter the softmax and, where they are capped, the tanh that its backward needs.
-fn capped(mut logits: Tensor, settings: logits::Settings) -> Result<(Tensor, Option<Tensor>)> {
+fn capped(mut logits: Tensor, settings: LogitSettings) -> Result<(Tensor, Option<Tensor>)> {
     let Some(cap) = settings.soft_cap else {
         return Ok((logits, None));
     };
@@ -306,7 +307,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn with_targets(hidden: &Tensor, targets: &Tensor, settings: logits::Settings) -> Result<Self> {
+    fn with_targets(hidden: &Tensor, targets: &Tensor, settings: LogitSettings) -> Result<Self> {
         let index = targets.f_ne(IGNORED)?.f_nonzero()?.f_reshape([-1])?;
         Ok(Self {
             hidden: times(hidden.f_index_select(0, &index)?, settings.multiplier)?,
@@ -342,9 +343,9 @@ mod tests {
     use crate::ops::test_support::{FLOAT, assert_close, random};
 
     #[rstest]
-    #[case(logits::Settings::PLAIN)]
-    #[case(logits::Settings { multiplier: Some(0.6), soft_cap: Some(1.5) })]
-    fn equals_automatic_differentiation(#[case] settings: logits::Settings) {
+    #[case(LogitSettings::PLAIN)]
+    #[case(LogitSettings { multiplier: Some(0.6), soft_cap: Some(1.5) })]
+    fn equals_automatic_differentiation(#[case] settings: LogitSettings) {
         let hidden = random(&[6, 8], 1).set_requires_grad(true);
         let head = random(&[20, 8], 2).set_requires_grad(true);
         let targets = Tensor::from_slice(&[3_i64, IGNORED, 0, 19, IGNORED, 7]);
@@ -387,7 +388,7 @@ mod tests {
             [5.0, 0.0, 0.0],
         ];
         let targets = Tensor::from_slice(&[1_i64, 0, 1, IGNORED]);
-        let plain = logits::Settings::PLAIN;
+        let plain = LogitSettings::PLAIN;
         for kind in [Kind::Float, Kind::BFloat16] {
             let hidden = Tensor::from_slice2(&hidden).to_kind(kind);
             let head = Tensor::eye(3, (kind, tch::Device::Cpu));
@@ -414,7 +415,7 @@ mod tests {
         let head = Tensor::from_slice2(&[[4.0_f32, 0.0], [4.0, 0.25]]).to_kind(Kind::BFloat16);
         for (target, correct) in [(0_i64, 0), (1, 1)] {
             let targets = Tensor::from_slice(&[target]);
-            let plain = logits::Settings::PLAIN;
+            let plain = LogitSettings::PLAIN;
             let sum = loss(&hidden, &head, &targets, plain).unwrap();
             assert_eq!(sum.correct, correct, "target {target}");
             let (same, _) = loss_and_gradient(&hidden, &head, None, &targets, plain, 1.0).unwrap();
@@ -438,15 +439,15 @@ mod tests {
         let exact = of(&double(&hidden).mm(&double(&head).tr()));
         let rounded = of(&hidden.mm(&head.tr()));
         assert!((rounded - exact).abs() > 0.01, "rounding would not be seen");
-        let found = loss(&hidden, &head, &targets, logits::Settings::PLAIN).unwrap();
+        let found = loss(&hidden, &head, &targets, LogitSettings::PLAIN).unwrap();
         assert!((found.loss - exact).abs() < 1e-3, "{} {exact}", found.loss);
     }
 
     #[rstest]
-    #[case(logits::Settings::PLAIN)]
-    #[case(logits::Settings { multiplier: None, soft_cap: Some(9.0) })]
+    #[case(LogitSettings::PLAIN)]
+    #[case(LogitSettings { multiplier: None, soft_cap: Some(9.0) })]
     fn a_gradient_in_bfloat16_is_that_of_fp32_but_for_its_rounding(
-        #[case] settings: logits::Settings,
+        #[case] settings: LogitSettings,
     ) {
         let (hidden, head, targets) = of_a_real_size(40);
         let of = |kind: Kind| {

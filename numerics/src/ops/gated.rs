@@ -3,10 +3,10 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel, exp};
-use super::memory::{self, Element, slice, slice_mut};
 use super::profile::{Operation, timed};
 use super::{Error, Result};
+use crate::ops::cpu::kernel::{self, Kernel, exp};
+use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
 
 /// What is applied to the gate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,14 +19,14 @@ pub enum Activation {
 
 /// What the backward needs, each (M, intermediate).
 #[derive(Debug)]
-pub struct Saved {
+pub struct SavedGate {
     activation: Activation,
     gate: Tensor,
     up: Tensor,
 }
 
 /// f(gate) · up, all (M, intermediate) and contiguous.
-pub fn forward(activation: Activation, gate: Tensor, up: Tensor) -> Result<(Tensor, Saved)> {
+pub fn forward(activation: Activation, gate: Tensor, up: Tensor) -> Result<(Tensor, SavedGate)> {
     let kind = gate.f_kind()?;
     let y = timed(Operation::Gate, || match (kind, activation) {
         (Kind::BFloat16, Activation::Silu) => forward_in::<bf16, _>(Silu, &gate, &up),
@@ -37,7 +37,7 @@ pub fn forward(activation: Activation, gate: Tensor, up: Tensor) -> Result<(Tens
     })?;
     Ok((
         y,
-        Saved {
+        SavedGate {
             activation,
             gate,
             up,
@@ -46,7 +46,7 @@ pub fn forward(activation: Activation, gate: Tensor, up: Tensor) -> Result<(Tens
 }
 
 /// The gradients for gate and up from that of the product.
-pub fn backward(saved: &Saved, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn backward(saved: &SavedGate, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     let kind = dy.f_kind()?;
     timed(Operation::Gate, || match (kind, saved.activation) {
         (Kind::BFloat16, Activation::Silu) => backward_in::<bf16, _>(Silu, saved, dy),
@@ -85,7 +85,7 @@ fn forward_in<T: Element, F: Function>(function: F, gate: &Tensor, up: &Tensor) 
 
 fn backward_in<T: Element, F: Function>(
     function: F,
-    saved: &Saved,
+    saved: &SavedGate,
     dy: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let (mut d_gate, mut d_up) = (

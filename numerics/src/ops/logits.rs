@@ -7,23 +7,23 @@ use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::Result;
-use super::kernel::{self, Kernel};
-use super::memory::{self, Element, slice, slice_mut};
 use super::widening_product::times_transposed;
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
 
 /// Up to so many hidden rows, reading the weights once is faster than a product that rearranges them first.
 const FEW: i64 = 4;
 
 /// What a family does to logits before the softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub struct LogitSettings {
     /// What they are multiplied by.
     pub multiplier: Option<f64>,
     /// c of c·tanh(logit / c), after the multiplication.
     pub soft_cap: Option<f64>,
 }
 
-impl Settings {
+impl LogitSettings {
     /// Nothing.
     pub const PLAIN: Self = Self {
         multiplier: None,
@@ -32,7 +32,7 @@ impl Settings {
 }
 
 /// hidden (M, H) and head (V, H) of one type to logits (M, V) in fp32.
-pub fn forward(hidden: &Tensor, head: &Tensor, settings: Settings) -> Result<Tensor> {
+pub fn forward(hidden: &Tensor, head: &Tensor, settings: LogitSettings) -> Result<Tensor> {
     let mut logits = product(hidden, head)?;
     if let Some(multiplier) = settings.multiplier {
         logits = logits.f_mul_scalar_(multiplier)?;
@@ -126,7 +126,7 @@ mod tests {
                     .max()
                     .double_value(&[])
             };
-            let found = forward(&hidden, &head, Settings::PLAIN).unwrap();
+            let found = forward(&hidden, &head, LogitSettings::PLAIN).unwrap();
             assert_eq!(found.size(), [rows, 5000]);
             assert!(error(&found) < 1e-4, "{}", error(&found));
             assert!(

@@ -5,31 +5,26 @@
 //! `H` hidden, `D` head size, `V` vocabulary, `r` rank.
 
 pub mod attention;
+pub(crate) mod cpu;
 pub mod cross_entropy;
 pub mod embedding;
 mod error;
 pub mod four_bit;
 pub mod gated;
-pub(crate) mod kernel;
-mod lanes;
 pub mod linear;
 pub mod logits;
 pub mod low_rank;
-mod memory;
 pub mod profile;
 pub mod random;
 pub mod rms_norm;
 pub mod rope;
 pub mod rotation;
-mod small_product;
 #[cfg(test)]
 mod test_support;
-mod threads;
 pub mod trained;
 mod widening_product;
 
 pub use error::Error;
-pub(crate) use memory::{Element, slice, slice_mut};
 
 /// What every operation returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -7,9 +7,9 @@ use half::bf16;
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel};
-use super::memory::{self, Element, slice, slice_mut};
 use super::{Error, Result};
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
 
 /// Bits of a uniform number: as many as an fp32 has.
 const BITS: u32 = 24;

@@ -5,15 +5,15 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel};
-use super::memory::{self, Element, slice, slice_mut};
 use super::profile::{Operation, timed};
 use super::trained::Gradient;
 use super::{Error, Result};
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
 
 /// What kind of norm it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub struct NormSettings {
     /// Added to the mean square.
     pub epsilon: f64,
     /// Added to the weight.
@@ -22,7 +22,7 @@ pub struct Settings {
 
 /// What the backward needs.
 #[derive(Debug)]
-pub struct Saved {
+pub struct SavedNorm {
     /// The input (M, H).
     input: Tensor,
     /// Weight + offset (H).
@@ -32,7 +32,7 @@ pub struct Saved {
 }
 
 /// x (M, H), weight (H) in fp32; returns y (M, H) in the type of x.
-pub fn forward(x: &Tensor, weight: &Tensor, settings: Settings) -> Result<(Tensor, Saved)> {
+pub fn forward(x: &Tensor, weight: &Tensor, settings: NormSettings) -> Result<(Tensor, SavedNorm)> {
     let weight = if settings.offset == 0.0 {
         weight.shallow_clone()
     } else {
@@ -47,7 +47,11 @@ pub fn forward(x: &Tensor, weight: &Tensor, settings: Settings) -> Result<(Tenso
 }
 
 /// The gradient for x (M, H) from that for y; that for the weight, `weight_gradient` (H), is added to.
-pub fn backward(saved: &Saved, dy: &Tensor, weight_gradient: Option<&Gradient>) -> Result<Tensor> {
+pub fn backward(
+    saved: &SavedNorm,
+    dy: &Tensor,
+    weight_gradient: Option<&Gradient>,
+) -> Result<Tensor> {
     let kind = dy.f_kind()?;
     timed(Operation::Norm, || match kind {
         Kind::BFloat16 => backward_in::<bf16>(saved, dy, weight_gradient),
@@ -60,7 +64,7 @@ fn unsupported(kind: Kind) -> Error {
     Error::Libtorch(format!("a norm of {kind:?}, expected Float or BFloat16"))
 }
 
-fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(Tensor, Saved)> {
+fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(Tensor, SavedNorm)> {
     let mut y = memory::empty::<T>(&x.size())?;
     let mut inverse = vec![0.0; x.size()[0] as usize];
     let weights = slice::<f32>(&weight)?;
@@ -81,7 +85,7 @@ fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(T
     let input = x.shallow_clone();
     Ok((
         y,
-        Saved {
+        SavedNorm {
             input,
             weight,
             inverse,
@@ -90,7 +94,7 @@ fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(T
 }
 
 fn backward_in<T: Element>(
-    saved: &Saved,
+    saved: &SavedNorm,
     dy: &Tensor,
     weight_gradient: Option<&Gradient>,
 ) -> Result<Tensor> {
@@ -230,7 +234,7 @@ mod tests {
         let x = random(&[5, 24], 1).set_requires_grad(true);
         let weight = random(&[24], 2).set_requires_grad(true);
         let dy = random(&[5, 24], 3);
-        let settings = Settings {
+        let settings = NormSettings {
             epsilon: 1e-3,
             offset,
         };

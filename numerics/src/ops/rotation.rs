@@ -7,11 +7,11 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel};
-use super::memory::{self, Element, slice, slice_mut};
 use super::profile::{Operation, timed};
 use super::rope::Rope;
 use super::{Error, Result};
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
 
 /// cos and sin of every position of a pass, each (T, R/2), or (B, T, R/2) where rows have positions of their own.
 #[derive(Debug)]

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::{Kind, Tensor};
 
-use super::Result;
+use super::cpu::product::Shared;
+use super::{Error, Result};
 
 /// The gradient of something that is trained, in fp32. It can be added to and not be read here.
 #[derive(Debug)]
@@ -33,6 +34,27 @@ impl Gradient {
             return Ok(());
         }
         self.add(&left.f_mm(right)?)
+    }
+
+    /// Its place (rows, columns), contiguous, for loops that add to it. They write through it while nobody else does.
+    pub(super) fn place(&self) -> Result<Shared<'_, f32>> {
+        if self.0.f_kind()? != Kind::Float || !self.0.is_contiguous() {
+            return Err(Error::Libtorch(format!(
+                "expected a contiguous gradient in Float, got {:?}",
+                self.0
+            )));
+        }
+        // SAFETY: the tensor is alive for as long as it is borrowed and has so many numbers. They are no Rust slice meanwhile: slices
+        // of all gradients are lent by `&mut Parameters` only, and no pass runs then.
+        #[expect(unsafe_code, reason = "libtorch hands out a raw pointer")]
+        let place = unsafe { Shared::from_raw(self.0.data_ptr().cast(), self.0.numel()) };
+        Ok(place)
+    }
+
+    /// For tests: adds it to a tensor.
+    #[cfg(test)]
+    pub(super) fn add_to(&self, sum: &Tensor) {
+        let _ = sum.shallow_clone().f_add_(&self.0).unwrap();
     }
 
     pub(super) fn size(&self) -> Vec<i64> {

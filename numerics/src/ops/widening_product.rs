@@ -8,7 +8,7 @@ use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::Result;
-use super::memory::{self, slice, slice_mut};
+use crate::ops::cpu::memory::{self, slice, slice_mut};
 
 /// x (M, H) times the transposed of W (V, H), of one type: (M, V) in fp32.
 pub(super) fn times_transposed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov and Hutter, 2019) over the flat buffers, in the order of operations of torch.optim.AdamW.
 
 use super::{Parameters, State, StateMut};
-use crate::ops::kernel::{self, Kernel};
+use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::{Error, Result};
 
 /// AdamW's constants.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::adamw::{Constants, Update};
 use super::dynamic_map::DynamicMap;
 use super::{Parameters, State, StateMut};
-use crate::ops::kernel::{self, Kernel};
+use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::{Error, Result};
 
 /// Numbers that share a scale.

@@ -2,7 +2,7 @@
 
 use super::Parameters;
 use crate::ops::Result;
-use crate::ops::kernel::{self, Kernel};
+use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::profile::{Operation, timed};
 
 /// Scales the gradients down to a Euclidean norm of at most `max_norm` (0 clips nothing) and returns the norm that they had.

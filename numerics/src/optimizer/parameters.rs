@@ -5,8 +5,9 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::ops::cpu::memory::{slice, slice_mut};
 use crate::ops::trained::Revision;
-use crate::ops::{Error, Result, slice, slice_mut};
+use crate::ops::{Error, Result};
 
 /// One tensor within the buffers.
 #[derive(Clone, Debug, PartialEq)]

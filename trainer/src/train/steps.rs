@@ -12,6 +12,7 @@ use crate::attempt::Attempt;
 use crate::checkpoint::{self, Best, Conduct, Identity};
 use crate::failure::Failure;
 use crate::numbers;
+use crate::objective::StepRows;
 use crate::progress::Step;
 
 use super::Run;
@@ -193,13 +194,13 @@ fn make_step(
     );
     let rows = plan.rows_of_step(optimizer.steps());
     trainee.parameters_mut()?.zero_gradients()?;
-    let loss = trainee.accumulate_gradient_while(
-        &inputs.data.train,
-        &rows,
-        plan.micro_batch_size,
-        optimizer.steps(),
-        &|| !run.stop.is_told(),
-    )?; // mean over the step's unmasked tokens
+    let of_step = StepRows {
+        data: &inputs.data.train,
+        rows: &rows,
+        micro_batch_size: plan.micro_batch_size,
+        step: optimizer.steps(),
+    };
+    let loss = trainee.accumulate_gradient_while(of_step, &|| !run.stop.is_told())?; // mean over the step's unmasked tokens
     let Some(loss) = loss else {
         return Ok(None);
     };

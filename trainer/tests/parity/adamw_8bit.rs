@@ -27,7 +27,9 @@ fn train(
         let batch = batch(&expected["tokens"].i(step), &expected["labels"].i(step));
         let tokens = trained(&batch);
         base.parameters_mut().unwrap().zero_gradients().unwrap();
-        let loss = base.loss_and_gradient(None, &batch, 1.0 / tokens).unwrap();
+        let loss = base
+            .loss_and_gradient(None, &batch, 1.0 / tokens, None)
+            .unwrap();
         losses.push(loss.loss / tokens);
         clip_gradient_norm(base.parameters_mut().unwrap(), 1.0).unwrap();
         optimizer

@@ -63,7 +63,7 @@ fn pass(base: &mut Base, family: &mut Family, batch: &Batch) -> Vec<(String, Ten
     results.push(("logits".to_owned(), logits));
     let tokens = trained(batch);
     lora.parameters_mut().zero_gradients().unwrap();
-    base.loss_and_gradient(Some(lora), batch, 1.0 / tokens)
+    base.loss_and_gradient(Some(lora), batch, 1.0 / tokens, None)
         .unwrap();
     for parameter in lora.parameters().list() {
         let gradient = lora.parameters().gradient(parameter).unwrap().copy();
@@ -75,14 +75,14 @@ fn pass(base: &mut Base, family: &mut Family, batch: &Batch) -> Vec<(String, Ten
 /// The loss of each of four optimiser steps.
 fn steps(name: &str, compute: Kind, batches: &[Batch]) -> Vec<f64> {
     let mut family = Family::open(name);
-    let mut base = family.base(compute, Storage::Frozen);
+    let base = family.base(compute, Storage::Frozen);
     let lora = &mut family.lora;
     let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
     let step = |batch: &Batch| {
         let tokens = trained(batch);
         lora.parameters_mut().zero_gradients().unwrap();
         let sum = base
-            .loss_and_gradient(Some(lora), batch, 1.0 / tokens)
+            .loss_and_gradient(Some(lora), batch, 1.0 / tokens, None)
             .unwrap();
         clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
         optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
@@ -153,7 +153,7 @@ fn bf16_losses_and_those_of_steps_are_nearer_to_fp32_than_the_references_are() {
     for name in names.clone() {
         let family = Family::open(name);
         let bases = KINDS.map(|kind| family.base(kind, Storage::Frozen));
-        let loss = |base: &Base, batch| base.loss(Some(&family.lora), batch).unwrap().loss;
+        let loss = |base: &Base, batch| base.loss(Some(&family.lora), batch, None).unwrap().loss;
         losses.extend(
             rows.iter()
                 .map(|row| far(bases.each_ref().map(|base| loss(base, row)))),

@@ -112,20 +112,20 @@ fn short(expected: &Expected) -> Batch {
 }
 
 fn mean_loss(base: &Base, lora: &Lora, batch: &Batch) -> f64 {
-    base.loss(Some(lora), batch).unwrap().loss / trained(batch)
+    base.loss(Some(lora), batch, None).unwrap().loss / trained(batch)
 }
 
 /// Loss, logits and gradients under a prefix, and the loss of rows no longer than any window or original length.
 #[track_caller]
 fn assert_equals_reference(family: &mut Family, name: &str, numbers: &Expected, prefix: &str) {
     let (expected, batch) = expected(name);
-    let mut base = family.frozen();
+    let base = family.frozen();
     let of = |key: &str| format!("{prefix}{key}");
     let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
     numbers.assert_close(&of("logits"), &logits);
     let tokens = trained(&batch);
     let sum = base
-        .loss_and_gradient(Some(&mut family.lora), &batch, 1.0 / tokens)
+        .loss_and_gradient(Some(&family.lora), &batch, 1.0 / tokens, None)
         .unwrap();
     let loss = sum.loss / tokens;
     numbers.assert_near(&of("loss"), loss);
@@ -163,7 +163,7 @@ for_every_family! {
         let (expected, _) = expected(name);
         for (prefix, storage) in [("steps", Storage::Frozen), ("nf4.steps", NF4)] {
             let mut family = Family::open(name);
-            let mut base = family.base(Kind::Float, storage);
+            let base = family.base(Kind::Float, storage);
             let lora = &mut family.lora;
             let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
             for step in 0..4_i64 {
@@ -171,7 +171,7 @@ for_every_family! {
                 let batch = batch(&of("tokens"), &of("labels"));
                 let tokens = trained(&batch);
                 lora.parameters_mut().zero_gradients().unwrap();
-                let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens).unwrap();
+                let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens, None).unwrap();
                 expected.assert_number(&format!("{prefix}.losses"), step, sum.loss / tokens);
                 clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
                 optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
@@ -269,9 +269,9 @@ for_every_family! {
     fn gradients_of_all_weights_say_how_the_loss_changes(name) {
         let family = Family::open(name);
         let (_, batch) = expected(name);
-        let mut base = family.base(Kind::Float, Storage::Trained);
+        let base = family.base(Kind::Float, Storage::Trained);
         let tokens = trained(&batch);
-        base.loss_and_gradient(None, &batch, 1.0 / tokens).unwrap();
+        base.loss_and_gradient(None, &batch, 1.0 / tokens, None).unwrap();
         let parameters = base.parameters().unwrap();
         for parameter in parameters.list().to_vec() {
             let parameters = base.parameters().unwrap();
@@ -283,7 +283,7 @@ for_every_family! {
             let step = 0.01;
             let mut loss = |length: f64| {
                 value.copy_(&(&right + &gradient * (length / norm)));
-                base.loss(None, &batch).unwrap().loss / tokens
+                base.loss(None, &batch, None).unwrap().loss / tokens
             };
             let slope = (loss(step) - loss(-step)) / (2.0 * step);
             loss(0.0);

@@ -12,11 +12,13 @@ use crate::fixture::{base, batch, trained};
 #[case("tiny-llama-bias")]
 fn gradients_of_all_weights_equal_transformers(#[case] name: &str) {
     let expected = expected(&format!("expected/full-{name}.safetensors"));
-    let mut base = base(name, Kind::Float, Storage::Trained);
+    let base = base(name, Kind::Float, Storage::Trained);
     let batch = batch(&expected["tokens"], &expected["labels"]);
     expected.assert_close("logits", &base.logits(None, &batch.tokens).unwrap());
     let tokens = trained(&batch);
-    let sum = base.loss_and_gradient(None, &batch, 1.0 / tokens).unwrap();
+    let sum = base
+        .loss_and_gradient(None, &batch, 1.0 / tokens, None)
+        .unwrap();
     expected.assert_near("loss", sum.loss / tokens);
     expected.assert_gradients(base.parameters().unwrap(), "grad.");
 }
@@ -24,10 +26,12 @@ fn gradients_of_all_weights_equal_transformers(#[case] name: &str) {
 #[test]
 fn bf16_trains_fp32_parameters() {
     let expected = expected("expected/full-tiny-llama-bias.safetensors");
-    let mut base = base("tiny-llama-bias", Kind::BFloat16, Storage::Trained);
+    let base = base("tiny-llama-bias", Kind::BFloat16, Storage::Trained);
     let batch = batch(&expected["tokens"], &expected["labels"]);
     let tokens = trained(&batch);
-    let sum = base.loss_and_gradient(None, &batch, 1.0 / tokens).unwrap();
+    let sum = base
+        .loss_and_gradient(None, &batch, 1.0 / tokens, None)
+        .unwrap();
     expected.assert_number_in_bf16("loss", 0, sum.loss / tokens);
     expected.assert_gradients_in_bf16(base.parameters().unwrap(), "grad.");
 }

@@ -14,8 +14,8 @@ use crate::fixture::{adapter, adapter_tensors, assert_near, base, batch, config,
 #[case("tiny-llama-64", "tiny-llama-64")]
 fn adapter_on_a_frozen_base_equals_peft(#[case] name: &str, #[case] model: &str) {
     let expected = expected(&format!("expected/lora-{name}.safetensors"));
-    let mut base = base(model, Kind::Float, Storage::Frozen);
-    let mut lora = adapter(name, model);
+    let base = base(model, Kind::Float, Storage::Frozen);
+    let lora = adapter(name, model);
     let batch = batch(&expected["tokens"], &expected["labels"]);
 
     let logits = base.logits(Some(&lora), &batch.tokens).unwrap();
@@ -34,12 +34,12 @@ fn adapter_on_a_frozen_base_equals_peft(#[case] name: &str, #[case] model: &str)
 
     let tokens = trained(&batch);
     let sum = base
-        .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+        .loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
         .unwrap();
     assert_eq!(sum.tokens as f64, tokens);
     expected.assert_near("loss", sum.loss / tokens);
     expected.assert_gradients(lora.parameters(), "grad.");
-    let without_gradient = base.loss(Some(&lora), &batch).unwrap();
+    let without_gradient = base.loss(Some(&lora), &batch, None).unwrap();
     assert_near(
         "loss without gradient",
         without_gradient.loss,
@@ -54,12 +54,12 @@ fn adapter_on_a_frozen_base_equals_peft(#[case] name: &str, #[case] model: &str)
 #[case("tiny-llama-64")]
 fn padded_rows_equal_the_reference_whatever_lies_in_the_padding(#[case] name: &str) {
     let expected = expected(&format!("expected/lora-{name}.safetensors"));
-    let mut base = base(name, Kind::Float, Storage::Frozen);
-    let mut lora = adapter(name, name);
+    let base = base(name, Kind::Float, Storage::Frozen);
+    let lora = adapter(name, name);
     let batch = batch(&expected["ragged.tokens"], &expected["ragged.labels"]);
     let tokens = trained(&batch);
     let sum = base
-        .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+        .loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
         .unwrap();
     expected.assert_near("ragged.loss", sum.loss / tokens);
     expected.assert_gradients(lora.parameters(), "ragged.grad.");
@@ -68,8 +68,8 @@ fn padded_rows_equal_the_reference_whatever_lies_in_the_padding(#[case] name: &s
 #[test]
 fn gradients_of_micro_batches_add_up_to_those_of_the_batch() {
     let expected = expected("expected/lora-tiny-llama.safetensors");
-    let mut base = base("tiny-llama", Kind::Float, Storage::Frozen);
-    let mut lora = adapter("tiny-llama", "tiny-llama");
+    let base = base("tiny-llama", Kind::Float, Storage::Frozen);
+    let lora = adapter("tiny-llama", "tiny-llama");
     let whole = batch(&expected["ragged.tokens"], &expected["ragged.labels"]);
     let tokens = trained(&whole);
     for row in 0..3 {
@@ -79,7 +79,7 @@ fn gradients_of_micro_batches_add_up_to_those_of_the_batch() {
             &cut(&expected["ragged.tokens"]),
             &cut(&expected["ragged.labels"]),
         );
-        base.loss_and_gradient(Some(&mut lora), &row, 1.0 / tokens)
+        base.loss_and_gradient(Some(&lora), &row, 1.0 / tokens, None)
             .unwrap();
     }
     expected.assert_gradients(lora.parameters(), "ragged.grad.");
@@ -90,10 +90,10 @@ fn the_same_pass_gives_the_same_bits() {
     let expected = expected("expected/lora-tiny-llama.safetensors");
     let batch = batch(&expected["tokens"], &expected["labels"]);
     let run = || {
-        let mut lora = adapter("tiny-llama", "tiny-llama");
-        let mut base = base("tiny-llama", Kind::Float, Storage::Frozen);
+        let lora = adapter("tiny-llama", "tiny-llama");
+        let base = base("tiny-llama", Kind::Float, Storage::Frozen);
         let sum = base
-            .loss_and_gradient(Some(&mut lora), &batch, 0.05)
+            .loss_and_gradient(Some(&lora), &batch, 0.05, None)
             .unwrap();
         let gradients: Vec<u32> = lora
             .parameters()
@@ -111,12 +111,12 @@ fn the_same_pass_gives_the_same_bits() {
 #[test]
 fn bf16_follows_the_reference() {
     let expected = expected("expected/lora-tiny-llama.safetensors");
-    let mut base = base("tiny-llama", Kind::BFloat16, Storage::Frozen);
-    let mut lora = adapter("tiny-llama", "tiny-llama");
+    let base = base("tiny-llama", Kind::BFloat16, Storage::Frozen);
+    let lora = adapter("tiny-llama", "tiny-llama");
     let batch = batch(&expected["tokens"], &expected["labels"]);
     let tokens = trained(&batch);
     let sum = base
-        .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+        .loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
         .unwrap();
     expected.assert_number_in_bf16("loss", 0, sum.loss / tokens);
     expected.assert_gradients_in_bf16(lora.parameters(), "grad.");

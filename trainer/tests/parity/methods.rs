@@ -4,7 +4,7 @@
 
 use finetune_numerics::adapter::Lora;
 use finetune_numerics::adapter::LoraSettings as Settings;
-use finetune_numerics::model::{Base, Batch, EmbeddingNoise, LoadOptions, Storage};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Randomness, Storage};
 use finetune_numerics::ops::four_bit::Code;
 use finetune_numerics::ops::random::Draw;
 use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
@@ -42,12 +42,29 @@ fn expected(setting: &str) -> Expected {
     crate::expected::expected(&format!("expected/methods-{setting}.safetensors"))
 }
 
+/// What is random in a setting.
+fn random(setting: &str) -> Option<Randomness> {
+    let nothing_else = Randomness::of_base(DRAW);
+    match setting {
+        "dropout" | "dora-dropout" => Some(Randomness {
+            adapter_dropout: DROPOUT,
+            ..nothing_else
+        }),
+        "attention-dropout" => Some(nothing_else),
+        "noise" => Some(Randomness {
+            neftune_noise_alpha: Some(NOISE_ALPHA),
+            ..nothing_else
+        }),
+        _ => None,
+    }
+}
+
 /// The mean loss of the fixture's batch; gradients are the adapter's.
-fn loss(base: &mut Base, lora: &mut Lora, expected: &Expected) -> f64 {
+fn loss(base: &Base, lora: &mut Lora, random: Option<Randomness>, expected: &Expected) -> f64 {
     let batch = batch(&expected["tokens"], &expected["labels"]);
     let tokens = trained(&batch);
     lora.parameters_mut().zero_gradients().unwrap();
-    let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens);
+    let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens, random);
     sum.unwrap().loss / tokens
 }
 
@@ -84,18 +101,9 @@ fn loss_and_gradients_equal_peft(
     #[case] storage: Storage,
 ) {
     let expected = expected(setting);
-    let mut base = base_of(setting, model, storage);
+    let base = base_of(setting, model, storage);
     let mut lora = read(adapter, model);
-    match setting {
-        "dropout" | "dora-dropout" => lora.set_dropout(DROPOUT, DRAW),
-        "attention-dropout" => base.set_dropout(Some(DRAW)),
-        "noise" => base.set_noise(Some(EmbeddingNoise {
-            alpha: NOISE_ALPHA,
-            draw: DRAW,
-        })),
-        _ => {}
-    }
-    let loss = loss(&mut base, &mut lora, &expected);
+    let loss = loss(&base, &mut lora, random(setting), &expected);
     expected.assert_near("loss", loss);
     expected.assert_gradients(lora.parameters(), "grad.");
 }
@@ -140,14 +148,14 @@ fn four_steps_in_bf16_stay_near_those_of_the_reference(
 }
 
 /// The loss and the norm of the gradient of each of four steps.
-fn steps(mut base: Base, mut lora: Lora, expected: &Expected) -> Vec<(f64, f64)> {
+fn steps(base: Base, mut lora: Lora, expected: &Expected) -> Vec<(f64, f64)> {
     let mut optimizer = AdamW::new(lora.parameters().count(), 0.0);
     let step = |step| {
         let at = |name: &str| expected[&format!("trajectory.{name}")].i(step);
         let batch: Batch = batch(&at("tokens"), &at("labels"));
         let tokens = trained(&batch);
         lora.parameters_mut().zero_gradients().unwrap();
-        let sum = base.loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens);
+        let sum = base.loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None);
         let norm = clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
         optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
         (sum.unwrap().loss / tokens, norm)
@@ -158,9 +166,9 @@ fn steps(mut base: Base, mut lora: Lora, expected: &Expected) -> Vec<(f64, f64)>
 #[test]
 fn bf16_dora_follows_the_reference() {
     let expected = expected("dora");
-    let mut base = base("tiny-llama-bias", Kind::BFloat16, Storage::Frozen);
+    let base = base("tiny-llama-bias", Kind::BFloat16, Storage::Frozen);
     let mut lora = read("tiny-llama-bias-dora", "tiny-llama-bias");
-    let loss = loss(&mut base, &mut lora, &expected);
+    let loss = loss(&base, &mut lora, None, &expected);
     expected.assert_number_in_bf16("loss", 0, loss);
     expected.assert_gradients_in_bf16(lora.parameters(), "grad.");
 }
@@ -198,9 +206,9 @@ fn wrong_scales_give_the_wrong_losses_of_the_reference() {
         ("scale_of_the_common_rank", &|module| alpha(module) / 2.0),
     ];
     for (name, scaling) in wrong {
-        let mut base = base("tiny-llama", Kind::Float, Storage::Frozen);
+        let base = base("tiny-llama", Kind::Float, Storage::Frozen);
         let mut lora = Lora::from_tensors(&config("tiny-llama"), scaling, &tensors).unwrap();
-        let loss = loss(&mut base, &mut lora, &expected);
+        let loss = loss(&base, &mut lora, None, &expected);
         assert_wrong("patterns", name, loss);
     }
 }
@@ -210,24 +218,15 @@ fn wrong_scales_give_the_wrong_losses_of_the_reference() {
 #[case("dora-dropout", "tiny-llama-bias-dora", "tiny-llama-bias")]
 #[case("noise", "tiny-llama-bias", "tiny-llama-bias")]
 #[case("attention-dropout", "tiny-llama", "tiny-llama")]
-fn what_is_random_can_be_stopped(
+fn what_is_random_is_an_argument_of_a_pass_alone(
     #[case] setting: &str,
     #[case] adapter: &str,
     #[case] model: &str,
 ) {
     let expected = expected(setting);
-    let mut base = base_of(setting, model, Storage::Frozen);
+    let base = base_of(setting, model, Storage::Frozen);
     let mut lora = read(adapter, model);
-    lora.set_dropout(DROPOUT, DRAW);
-    base.set_dropout(Some(DRAW));
-    base.set_noise(Some(EmbeddingNoise {
-        alpha: NOISE_ALPHA,
-        draw: DRAW,
-    }));
-    lora.stop_dropout();
-    base.set_noise(None);
-    base.set_dropout(None);
-    let loss = loss(&mut base, &mut lora, &expected);
+    let loss = loss(&base, &mut lora, None, &expected);
     assert_wrong(setting, "none", loss);
 }
 
@@ -308,7 +307,7 @@ fn merged_weights_give_the_loss_of_base_and_adapter(
     };
     let base = Base::load(&config(model), &weights, &options).unwrap();
     let batch = batch(&expected["tokens"], &expected["labels"]);
-    let loss = base.loss(None, &batch).unwrap().loss / trained(&batch);
+    let loss = base.loss(None, &batch, None).unwrap().loss / trained(&batch);
     expected.assert_near("loss", loss);
 }
 

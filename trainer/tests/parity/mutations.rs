@@ -62,7 +62,7 @@ impl Setting {
             distance > MISTAKE,
             "the logits moved by {distance:.1e} only"
         );
-        base.loss(Some(&lora), &self.batch).unwrap().loss / trained(&self.batch)
+        base.loss(Some(&lora), &self.batch, None).unwrap().loss / trained(&self.batch)
     }
 }
 
@@ -105,7 +105,12 @@ fn a_wrong_scale_gives_the_wrong_loss_of_the_reference() {
 #[test]
 fn without_the_adapter_the_loss_is_the_wrong_one_of_the_reference() {
     let setting = Setting::right();
-    let loss = setting.base().loss(None, &setting.batch).unwrap().loss / trained(&setting.batch);
+    let loss = setting
+        .base()
+        .loss(None, &setting.batch, None)
+        .unwrap()
+        .loss
+        / trained(&setting.batch);
     assert_wrong("no_lora", loss);
 }
 
@@ -138,7 +143,7 @@ fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
         &adapter_tensors("tiny-llama"),
     )
     .unwrap();
-    let loss = |batch: &Batch| base.loss(Some(&lora), batch).unwrap();
+    let loss = |batch: &Batch| base.loss(Some(&lora), batch, None).unwrap();
     let (tokens, labels) = (&setting.expected["tokens"], &setting.expected["labels"]);
 
     let unmasked = loss(&batch(tokens, tokens));

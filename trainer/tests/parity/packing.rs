@@ -100,9 +100,9 @@ impl Model {
         let tokens = trained(batch);
         let sum = self
             .base
-            .loss_and_gradient(Some(&mut self.lora), batch, 1.0 / tokens)
+            .loss_and_gradient(Some(&self.lora), batch, 1.0 / tokens, None)
             .unwrap();
-        let alone = self.base.loss(Some(&self.lora), batch).unwrap();
+        let alone = self.base.loss(Some(&self.lora), batch, None).unwrap();
         assert!((alone.loss / sum.loss - 1.0).abs() < 1e-12);
         sum.loss / tokens
     }
@@ -160,8 +160,8 @@ fn no_document_sees_another(#[values("llama", "mistral", "gemma2", "gemma3", "ph
 fn all_weights_have_the_gradients_of_unpacked_rows_too() {
     let packs = packs("llama");
     let gradients = |batch: &Batch| {
-        let mut base = model("llama", Storage::Trained).base;
-        base.loss_and_gradient(None, batch, 1.0 / trained(batch))
+        let base = model("llama", Storage::Trained).base;
+        base.loss_and_gradient(None, batch, 1.0 / trained(batch), None)
             .unwrap();
         base
     };
@@ -185,12 +185,12 @@ fn one_packed_row_has_the_references_loss_and_gradients_of_ragged_rows() {
         .zip(lengths)
         .map(|(row, length)| row.part(0..length as usize))
         .collect();
-    let mut base = crate::fixture::base("tiny-llama", Kind::Float, Storage::Frozen);
-    let mut lora = crate::fixture::adapter("tiny-llama", "tiny-llama");
+    let base = crate::fixture::base("tiny-llama", Kind::Float, Storage::Frozen);
+    let lora = crate::fixture::adapter("tiny-llama", "tiny-llama");
     let batch = packed(&[documents]);
     let tokens = trained(&batch);
     let sum = base
-        .loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+        .loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
         .unwrap();
     expected.assert_near("ragged.loss", sum.loss / tokens);
     expected.assert_gradients(lora.parameters(), "ragged.grad.");
@@ -220,12 +220,12 @@ fn a_row_has_the_loss_and_the_gradients_that_it_has_alone(
     let rows = [rows[0].part(0..5), rows[1].clone(), rows[0].part(2..9)];
     assert!(rows[1].tokens.len() > 8);
     let of = |batches: &[Batch]| {
-        let mut model = model("phi3", Storage::Frozen);
+        let model = model("phi3", Storage::Frozen);
         let mut loss = 0.0;
         for batch in batches {
             let sum = model
                 .base
-                .loss_and_gradient(Some(&mut model.lora), batch, 0.1);
+                .loss_and_gradient(Some(&model.lora), batch, 0.1, None);
             loss += sum.unwrap().loss;
         }
         (loss, model)

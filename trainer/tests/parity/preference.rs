@@ -6,8 +6,8 @@ use finetune_numerics::model::{Base, Storage};
 use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
-use trainer::train::preference::Preference;
-use trainer::train::trainee::{Chance, Trainee};
+use trainer::objective::{Chance, Dpo, Objective, StepRows};
+use trainer::train::trainee::Trainee;
 
 use crate::expected::{Expected, wrong_losses};
 use crate::fixture::{adapter, assert_near, base};
@@ -31,12 +31,22 @@ fn rows(tokens: &Tensor, labels: &Tensor) -> Vec<TokenizedRow> {
     tokens.into_iter().zip(labels).map(row).collect()
 }
 
-fn trainee(preference: Preference, chance: Chance) -> Trainee {
+/// The pairs of the first step.
+const fn of_first_step<'a>(data: &'a [TokenizedRow], rows: &'a [Vec<usize>]) -> StepRows<'a> {
+    StepRows {
+        data,
+        rows,
+        micro_batch_size: 1,
+        step: 0,
+    }
+}
+
+fn trainee(preference: Dpo, chance: Chance) -> Trainee {
     Trainee {
         base: base("tiny-llama", Kind::Float, Storage::Frozen),
         lora: Some(adapter("tiny-llama", "tiny-llama")),
         chance,
-        preference: Some(preference),
+        objective: Objective::Dpo(preference),
     }
 }
 
@@ -51,12 +61,12 @@ fn loss_gradients_and_log_probabilities_equal_trls() {
             expected.assert_number(name, index as i64, answer(&base, lora, row));
         }
     }
-    let mut trainee = trainee(Preference::new(BETA, None), Chance::default());
+    let mut trainee = trainee(Dpo::new(BETA, None), Chance::default());
     for _ in 0..2 {
         // The second time the reference is known already.
         trainee.parameters_mut().unwrap().zero_gradients().unwrap();
         let loss = trainee
-            .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
+            .accumulate_gradient(of_first_step(&data, &PAIRS.map(|pair| vec![pair])))
             .unwrap();
         expected.assert_near("loss", loss.mean());
         expected.assert_gradients(trainee.parameters().unwrap(), "grad.");
@@ -80,7 +90,7 @@ fn answer(base: &Base, lora: Option<&Lora>, row: &TokenizedRow) -> f64 {
 #[case("start.losses", Some(adapter("tiny-llama", "tiny-llama")))]
 fn four_steps_equal_trls(#[case] losses: &str, #[case] reference: Option<Lora>) {
     let expected = expected();
-    let mut trainee = trainee(Preference::new(BETA, reference), Chance::default());
+    let mut trainee = trainee(Dpo::new(BETA, reference), Chance::default());
     let mut optimizer = AdamW::new(trainee.parameters().unwrap().count(), 0.0);
     for step in 0..4 {
         let at = |name: &str| expected[&format!("trajectory.{name}")].i(step);
@@ -88,7 +98,7 @@ fn four_steps_equal_trls(#[case] losses: &str, #[case] reference: Option<Lora>) 
         let parameters = trainee.parameters_mut().unwrap();
         parameters.zero_gradients().unwrap();
         let loss = trainee
-            .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
+            .accumulate_gradient(of_first_step(&data, &PAIRS.map(|pair| vec![pair])))
             .unwrap();
         let parameters = trainee.parameters_mut().unwrap();
         clip_gradient_norm(parameters, 1.0).unwrap();
@@ -110,7 +120,7 @@ fn a_wrong_loss_is_the_wrong_one_of_the_reference(
     if swapped {
         data.chunks_exact_mut(2).for_each(<[_]>::reverse);
     }
-    let trainee = trainee(Preference::new(beta, None), Chance::default());
+    let mut trainee = trainee(Dpo::new(beta, None), Chance::default());
     let wrong = wrong_losses("expected/preference-mutations.json");
     let loss = trainee.loss(&data, 1).unwrap().mean();
     wrong.assert_near(name, loss, &wrong.report["mutations"][name]["loss"]);
@@ -120,7 +130,7 @@ fn a_wrong_loss_is_the_wrong_one_of_the_reference(
 fn against_its_own_start_every_pair_costs_ln_2_also_where_inputs_are_dropped_later() {
     let expected = expected();
     let data = rows(&expected["tokens"], &expected["labels"]);
-    let itself = || Preference::new(BETA, Some(adapter("tiny-llama", "tiny-llama")));
+    let itself = || Dpo::new(BETA, Some(adapter("tiny-llama", "tiny-llama")));
     let chance = Chance {
         seed: 1,
         dropout: 0.3,
@@ -129,7 +139,7 @@ fn against_its_own_start_every_pair_costs_ln_2_also_where_inputs_are_dropped_lat
     let ln_2 = std::f64::consts::LN_2;
     let mut random = trainee(itself(), chance);
     let dropped = random
-        .accumulate_gradient(&data, &PAIRS.map(|pair| vec![pair]), 1, 0)
+        .accumulate_gradient(of_first_step(&data, &PAIRS.map(|pair| vec![pair])))
         .unwrap();
     assert!((dropped.mean() - ln_2).abs() > 1e-3, "{dropped:?}");
     // Neither the reference nor the loss without gradient is random.

@@ -24,7 +24,7 @@ fn train(
     weight_decay: f64,
     max_norm: f64,
 ) -> (finetune_numerics::adapter::Lora, Vec<f64>, Vec<f64>) {
-    let mut base = base("tiny-llama", compute, Storage::Frozen);
+    let base = base("tiny-llama", compute, Storage::Frozen);
     let mut lora = adapter("tiny-llama", "tiny-llama");
     let mut optimizer = AdamW::new(lora.parameters().count(), weight_decay);
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
@@ -33,7 +33,7 @@ fn train(
         let tokens = trained(&batch);
         lora.parameters_mut().zero_gradients().unwrap();
         losses.push(
-            base.loss_and_gradient(Some(&mut lora), &batch, 1.0 / tokens)
+            base.loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
                 .unwrap()
                 .loss
                 / tokens,
@@ -90,7 +90,7 @@ fn six_steps_of_full_fine_tuning_equal_the_reference() {
         let tokens = trained(&batch);
         base.parameters_mut().unwrap().zero_gradients().unwrap();
         let loss = base
-            .loss_and_gradient(None, &batch, 1.0 / tokens)
+            .loss_and_gradient(None, &batch, 1.0 / tokens, None)
             .unwrap()
             .loss
             / tokens;
@@ -108,7 +108,7 @@ fn a_restored_optimiser_goes_on_to_the_last_bit() {
     let expected = expected();
     let whole = train(&expected, Kind::Float, 0.1, 1.0).0;
 
-    let mut base = base("tiny-llama", Kind::Float, Storage::Frozen);
+    let base = base("tiny-llama", Kind::Float, Storage::Frozen);
     let mut lora = adapter("tiny-llama", "tiny-llama");
     let mut optimizer = AdamW::new(lora.parameters().count(), 0.1);
     for step in 0..STEPS {
@@ -131,7 +131,7 @@ fn a_restored_optimiser_goes_on_to_the_last_bit() {
         }
         let batch = step_batch(&expected, step);
         lora.parameters_mut().zero_gradients().unwrap();
-        base.loss_and_gradient(Some(&mut lora), &batch, 1.0 / trained(&batch))
+        base.loss_and_gradient(Some(&lora), &batch, 1.0 / trained(&batch), None)
             .unwrap();
         clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
         optimizer.step(lora.parameters_mut(), 1e-2).unwrap();

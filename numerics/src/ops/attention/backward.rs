@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::super::lanes::{Lanes, LanesKernel, exp};
-use super::super::memory::{Element, Planes};
-use super::super::small_product::{Left, Out, Right, columns_step, product};
 use super::block::{Block, KEYS, QUERIES, Wide, blocks, transpose};
 use super::{AttentionSettings, Part, few};
+use crate::ops::cpu::lanes::{Lanes, LanesKernel, exp};
+use crate::ops::cpu::memory::{Element, Planes};
+use crate::ops::cpu::tile::{Left, Out, Right, product};
 
 /// What all tasks read.
 pub(super) struct Inputs<'a, T> {
@@ -45,7 +45,7 @@ impl<T: Element> LanesKernel for Backward<'_, T> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let part = self.part;
-        let (step, width) = (columns_step::<L>(), self.d_queries.len() / part.queries);
+        let (step, width) = (L::COUNT, self.d_queries.len() / part.queries);
         let (of_queries, of_keys) = ((part.batch, part.head), (part.batch, part.key_head));
         let rows =
             |planes: &Planes<'_, T>, place| Wide::of(planes, place, part.first, part.queries, step);

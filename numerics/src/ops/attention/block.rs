@@ -1,9 +1,9 @@
 //! What forward and backward share: fp32 copies of a document's rows, blocks of queries laid out for products, and the scores of a block.
 
-use super::super::lanes::{Lanes, tanh};
-use super::super::memory::{Element, Planes};
-use super::super::small_product::{Left, Out, Right, product};
 use super::{AttentionSettings, Part};
+use crate::ops::cpu::lanes::{Lanes, tanh};
+use crate::ops::cpu::memory::{Element, Planes};
+use crate::ops::cpu::tile::{Left, Out, Right, product};
 
 /// Queries of a block: the columns of its scores.
 pub(super) const QUERIES: usize = 64;

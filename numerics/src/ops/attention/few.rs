@@ -1,9 +1,9 @@
 //! The forward of a few queries over many keys, as an answer's next token asks for: keys and values are read where they lie, and
 //! nothing is laid out anew.
 
-use super::super::kernel::exp;
-use super::super::memory::Element;
 use super::forward::Forward;
+use crate::ops::cpu::kernel::exp;
+use crate::ops::cpu::memory::Element;
 
 /// Queries below which this is faster than blocks.
 pub(super) const FEW: usize = 8;

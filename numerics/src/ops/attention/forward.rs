@@ -1,10 +1,10 @@
 //! The forward of one head's queries of one document.
 
-use super::super::lanes::{Lanes, LanesKernel, exp};
-use super::super::memory::{Element, Planes};
-use super::super::small_product::{Left, columns_step, product};
 use super::block::{Block, KEYS, QUERIES, Wide, blocks, transpose};
 use super::{AttentionSettings, Part, few};
+use crate::ops::cpu::lanes::{Lanes, LanesKernel, exp};
+use crate::ops::cpu::memory::{Element, Planes};
+use crate::ops::cpu::tile::{Left, product};
 
 /// The task.
 pub(super) struct Forward<'a, T> {
@@ -29,7 +29,7 @@ impl<T: Element> LanesKernel for Forward<'_, T> {
             return;
         }
         let part = self.part;
-        let (step, width) = (columns_step::<L>(), self.output.len() / part.queries);
+        let (step, width) = (L::COUNT, self.output.len() / part.queries);
         let of_keys = (part.batch, part.key_head);
         let keys = Wide::of(&self.keys, of_keys, part.first, part.keys, step);
         let values = Wide::of(&self.values, of_keys, part.first, part.keys, step);

@@ -16,12 +16,12 @@ use tch::{Device, Kind, Tensor};
 
 use self::backward::Backward;
 use self::forward::Forward;
-use super::lanes::{self, LanesKernel};
-use super::memory::{Element, Planes, slice, slice_mut};
 use super::profile::{Operation, timed};
 use super::random::Dropout;
-use super::threads;
 use super::{Error, Result};
+use crate::ops::cpu::lanes::{self, LanesKernel};
+use crate::ops::cpu::memory::{Element, Planes, slice, slice_mut};
+use crate::ops::cpu::threads;
 
 /// What a layer's attention is like beside the sizes, which its inputs carry.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,7 +7,7 @@
 use half::bf16;
 
 use super::BLOCK;
-use crate::ops::Element;
+use crate::ops::cpu::memory::Element;
 
 /// A type that weights are decoded into.
 pub(super) trait Decoded: Element {
@@ -20,7 +20,7 @@ impl Decoded for bf16 {
     fn decode(values: &mut [Self], codes: &[u8], scales: &[f32], values_of: &[f32; 16]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if crate::ops::kernel::has_avx512() {
+            if crate::ops::cpu::kernel::has_avx512() {
                 // SAFETY: the processor has AVX-512, as just asked.
                 #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
                 unsafe {
@@ -46,7 +46,7 @@ impl Decoded for bf16 {
 impl Decoded for f32 {
     fn decode(values: &mut [Self], codes: &[u8], scales: &[f32], values_of: &[f32; 16]) {
         #[cfg(target_arch = "x86_64")]
-        if crate::ops::kernel::has_avx512() {
+        if crate::ops::cpu::kernel::has_avx512() {
             // SAFETY: the processor has AVX-512, as just asked.
             #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
             unsafe {
@@ -297,7 +297,7 @@ mod tests {
                     avx2::brain(values, codes, scales, of);
                 });
             }
-            if crate::ops::kernel::has_avx512() {
+            if crate::ops::cpu::kernel::has_avx512() {
                 // SAFETY: as just asked.
                 brain.push(|values, codes, scales, of| unsafe {
                     avx512::brain(values, codes, scales, of);

@@ -15,8 +15,9 @@ use self::decode::Decoded;
 pub use code::Code;
 pub use scales::{NESTED_BLOCK, Scales, dynamic_map};
 
-use crate::ops::kernel::{self, Kernel};
-use crate::ops::{Error, Result, slice, slice_mut};
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{slice, slice_mut};
+use crate::ops::{Error, Result};
 
 /// Values a scale.
 pub const BLOCK: usize = 64;

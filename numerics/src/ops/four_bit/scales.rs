@@ -73,6 +73,20 @@ impl Scales {
         }
     }
 
+    /// The scale of one block.
+    #[inline(always)]
+    pub(in crate::ops) fn of(&self, block: usize) -> f32 {
+        match self {
+            Self::Plain(plain) => plain[block],
+            Self::Double {
+                codes,
+                nested,
+                offset,
+                map,
+            } => map[usize::from(codes[block])] * nested[block / NESTED_BLOCK] + offset,
+        }
+    }
+
     /// The scale of each block.
     pub fn to_vec(&self) -> Vec<f32> {
         let blocks = match self {

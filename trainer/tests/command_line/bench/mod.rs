@@ -144,7 +144,7 @@ impl Bench {
         let mut child = self
             .command(name)
             .args(arguments)
-            .env("RUST_LOG", "info,trainer::train=debug")
+            .env("RUST_LOG", "info,trainer::objective=debug")
             .env("FINETUNE_LOG_FORMAT", "json")
             .spawn()
             .unwrap();

@@ -8,7 +8,7 @@
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
-use super::{Error, Result};
+use crate::ops::{Error, Result};
 
 /// A type of activations.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
@@ -75,7 +75,7 @@ pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T]> {
 
 /// A tensor (B, heads, T, D) on the CPU whose rows of D numbers lie anywhere, as it is read.
 #[derive(Debug)]
-pub(super) struct Planes<'a, T> {
+pub(crate) struct Planes<'a, T> {
     numbers: &'a [T],
     /// From one row of the batch, one head and one token to the next.
     strides: [usize; 3],
@@ -92,7 +92,7 @@ impl<T> Copy for Planes<'_, T> {}
 
 impl<'a, T: Element> Planes<'a, T> {
     /// The numbers of the tensor, wherever its strides say that they lie; only those of a row must be next to each other.
-    pub(super) fn new(tensor: &'a Tensor) -> Result<Self> {
+    pub(crate) fn new(tensor: &'a Tensor) -> Result<Self> {
         let (size, strides) = (tensor.size(), tensor.stride());
         let (&[batch, heads, rows, width], &[of_batch, of_heads, of_rows, 1]) =
             (&size[..], &strides[..])
@@ -118,7 +118,7 @@ impl<'a, T: Element> Planes<'a, T> {
 
     /// One row of D numbers.
     #[inline(always)]
-    pub(super) fn row(&self, batch: usize, head: usize, row: usize) -> &'a [T] {
+    pub(crate) fn row(&self, batch: usize, head: usize, row: usize) -> &'a [T] {
         let [of_batch, of_heads, of_rows] = self.strides;
         let start = batch * of_batch + head * of_heads + row * of_rows;
         &self.numbers[start..start + self.width]

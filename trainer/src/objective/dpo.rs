@@ -4,102 +4,101 @@
 //! Rows come in pairs: row 2·i is the preferred answer of pair i, row 2·i + 1 the other one. Each answer is a pass of its own,
 //! because the strength of its gradient is known only once both have been looked at.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 
 use finetune_dataset::TokenizedRow;
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{Base, Batch};
+use finetune_numerics::model::{Base, Batch, Randomness};
 
-use super::trainee::{GoesOn, Loss, Trainee, batch_row};
+use super::{Chance, GoesOn, Loss, Model, StepRows, batch_row};
 use crate::failure::Failure;
 
-/// What the preferences are measured against.
+/// Preferences, and what they are measured against.
 #[derive(Debug)]
-pub struct Preference {
+pub struct Dpo {
     /// How strongly the model is held to the reference.
-    pub beta: f64,
+    beta: f64,
     /// The adapter of the reference; `None`: it is the base alone.
-    pub reference: Option<Lora>,
+    reference: Option<Lora>,
     /// The log-probabilities of answers under the reference, which never change, once they are known.
-    known: RefCell<HashMap<TokenizedRow, f64>>,
+    known: HashMap<TokenizedRow, f64>,
 }
 
-impl Preference {
+impl Dpo {
     /// Preferences against the base with the adapter `reference`.
     pub fn new(beta: f64, reference: Option<Lora>) -> Self {
         Self {
             beta,
             reference,
-            known: RefCell::default(),
+            known: HashMap::new(),
         }
     }
 
     /// The log-probability of an answer under the reference, the sum over its tokens.
-    fn of_reference(&self, base: &Base, row: &TokenizedRow) -> Result<f64, Failure> {
-        if let Some(known) = self.known.borrow().get(row) {
+    fn of_reference(&mut self, base: &Base, row: &TokenizedRow) -> Result<f64, Failure> {
+        if let Some(known) = self.known.get(row) {
             return Ok(*known);
         }
-        let found = log_probability(base, self.reference.as_ref(), &batch(row)?)?;
-        self.known.borrow_mut().insert(row.clone(), found);
+        let model = Model {
+            base,
+            lora: self.reference.as_ref(),
+        };
+        let found = log_probability(model, &batch(row)?, None)?;
+        self.known.insert(row.clone(), found);
         Ok(found)
     }
-}
 
-impl Trainee {
-    /// Adds the gradient of the mean loss over `pairs` of `data` to the parameters'. `step` is the optimiser step, from 0.
-    /// `goes_on` is asked before each pass; once it says no, `None`.
-    pub(super) fn accumulate_preference_gradient(
+    /// Adds the gradient of the mean loss over the step's pairs to the parameters'.
+    pub(super) fn accumulate_gradient(
         &mut self,
-        preference: &Preference,
-        data: &[TokenizedRow],
-        pairs: &[usize],
-        step: u64,
+        model: Model<'_>,
+        chance: Chance,
+        rows: StepRows<'_>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Loss>, Failure> {
+        let pairs = rows.rows.concat();
         let mut loss = Loss::default();
         for (index, &pair) in pairs.iter().enumerate() {
-            tracing::debug!("step {}: pair {} of {}", step + 1, index + 1, pairs.len());
-            let rows = answers(data, pair)?;
-            self.stop_drawing();
+            let of = pairs.len();
+            tracing::debug!("step {}: pair {} of {of}", rows.step + 1, index + 1);
+            let answers = answers(rows.data, pair)?;
             let mut reference = [0.0; 2];
-            for (side, row) in rows.into_iter().enumerate() {
+            for (side, row) in answers.into_iter().enumerate() {
                 if !goes_on() {
                     return Ok(None);
                 }
-                reference[side] = preference.of_reference(&self.base, row)?;
+                reference[side] = self.of_reference(model.base, row)?;
             }
-            let batches = [batch(rows[0])?, batch(rows[1])?];
+            let batches = [batch(answers[0])?, batch(answers[1])?];
+            let random = |side: usize| Some(chance.of_pass(rows.step, (2 * index + side) as u64));
             let mut policy = [0.0; 2];
             for (side, batch) in batches.iter().enumerate() {
                 if !goes_on() {
                     return Ok(None);
                 }
-                self.draw(step, (2 * index + side) as u64);
-                policy[side] = log_probability(&self.base, self.lora.as_ref(), batch)?;
+                policy[side] = log_probability(model, batch, random(side))?;
             }
-            let terms = pair_loss(preference.beta, policy, reference);
-            loss.add_pair(&terms, rows);
+            let terms = pair_loss(self.beta, policy, reference);
+            loss.add_pair(&terms, answers);
             let scale = terms.slope / pairs.len() as f64;
             for (side, batch) in batches.iter().enumerate() {
                 if !goes_on() {
                     return Ok(None);
                 }
                 // The same draw as before: it is the same pass, now with its gradient. A pass's loss is -log p.
-                self.draw(step, (2 * index + side) as u64);
                 let scale = if side == 0 { scale } else { -scale };
-                self.base
-                    .loss_and_gradient(self.lora.as_mut(), batch, scale)?;
+                model
+                    .base
+                    .loss_and_gradient(model.lora, batch, scale, random(side))?;
             }
         }
-        self.stop_drawing();
         Ok(Some(loss))
     }
 
-    /// The loss of all pairs of `data`, without gradients. `goes_on` is asked before each answer; once it says no, `None`.
-    pub(super) fn preference_loss(
-        &self,
-        preference: &Preference,
+    /// The loss of all pairs of `data`, without gradients.
+    pub(super) fn loss(
+        &mut self,
+        model: Model<'_>,
         data: &[TokenizedRow],
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Loss>, Failure> {
@@ -111,10 +110,10 @@ impl Trainee {
                 if !goes_on() {
                     return Ok(None);
                 }
-                policy[side] = log_probability(&self.base, self.lora.as_ref(), &batch(row)?)?;
-                reference[side] = preference.of_reference(&self.base, row)?;
+                policy[side] = log_probability(model, &batch(row)?, None)?;
+                reference[side] = self.of_reference(model.base, row)?;
             }
-            loss.add_pair(&pair_loss(preference.beta, policy, reference), rows);
+            loss.add_pair(&pair_loss(self.beta, policy, reference), rows);
         }
         Ok(Some(loss))
     }
@@ -146,8 +145,12 @@ fn batch(row: &TokenizedRow) -> Result<Batch, Failure> {
     Ok(Batch::new(&[batch_row(row)])?)
 }
 
-fn log_probability(base: &Base, adapter: Option<&Lora>, batch: &Batch) -> Result<f64, Failure> {
-    Ok(-base.loss(adapter, batch)?.loss)
+fn log_probability(
+    model: Model<'_>,
+    batch: &Batch,
+    random: Option<Randomness>,
+) -> Result<f64, Failure> {
+    Ok(-model.base.loss(model.lora, batch, random)?.loss)
 }
 
 /// What one pair adds to the loss.

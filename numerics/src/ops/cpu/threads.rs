@@ -12,7 +12,7 @@ use std::vec::IntoIter;
 
 /// Runs each task once, on as many threads as libtorch has; one task, or all on one thread, on the caller's. A panic of a task
 /// becomes the caller's once all threads have ended.
-pub(super) fn run_all<T: Send, F: Fn(T) + Sync>(tasks: Vec<T>, run: F) {
+pub(crate) fn run_all<T: Send, F: Fn(T) + Sync>(tasks: Vec<T>, run: F) {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
     let threads = threads.min(tasks.len());
     if threads <= 1 {

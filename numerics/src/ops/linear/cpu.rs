@@ -1,0 +1,429 @@
+//! Linear layers on the CPU: which products a forward and a backward are made of.
+//!
+//! Where the processor has wide lanes that multiply and add at once, all products are our own loops. Where it multiplies bfloat16
+//! faster than fp32, or has no such lanes, those with W are libtorch's, and what adapters give is computed first, so that it is
+//! rounded at its own size.
+
+use std::ops::Range;
+
+use half::bf16;
+use tch::{Device, Kind, Tensor};
+
+use super::{Linear, RowBlock, SavedAt, SavedLinears, SavedLowRank, Scratch, Weight};
+use crate::device::{Bfloat16, multiplies_bfloat16};
+use crate::ops::cpu::lanes;
+use crate::ops::cpu::memory::{self, slice, slice_mut};
+use crate::ops::cpu::panel::{Matrix, Numbers};
+use crate::ops::cpu::product::{self, Out, OutNumbers, Product, Shared};
+use crate::ops::cpu::rows::Rows;
+use crate::ops::low_rank::LowRank;
+use crate::ops::profile::{Operation, timed};
+use crate::ops::random::Dropout;
+use crate::ops::{Error, Result};
+
+/// An adapter of one of the layers, for the rows of one block.
+struct Rider<'a> {
+    layer: usize,
+    block: usize,
+    rows: Range<usize>,
+    adapter: &'a LowRank,
+    dropout: Option<Dropout>,
+    /// Of its input what dropout leaves.
+    kept: Option<Tensor>,
+}
+
+/// y of each layer, with or without its bias, and what its adapters saved.
+pub(super) fn forward(
+    layers: &[&Linear],
+    x: &Tensor,
+    blocks: &[RowBlock<'_>],
+    with_bias: bool,
+    scratch: &mut Scratch,
+) -> Result<(Vec<Tensor>, SavedLinears)> {
+    let kind = x.f_kind()?;
+    let rows = Rows::of(x)?;
+    let riders = riders(x, blocks)?;
+    let inners = inners(&riders, &rows)?;
+    let of_inners = inners.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+    let mut ys = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let shape = [x.size()[0], layer.weight.shape()?.0];
+        ys.push(Tensor::f_empty(shape, (kind, Device::Cpu))?);
+    }
+    let own = multiplies(kind);
+    let mut products = Vec::new();
+    for (index, (layer, y)) in layers.iter().zip(&mut ys).enumerate() {
+        let columns = y.size()[1] as usize;
+        let mut terms = Vec::new();
+        if own {
+            let weight = layer.weight.matrix(kind)?;
+            terms.push(rows.times(weight.transposed(), 0..rows.count));
+        }
+        for (rider, inner) in riders.iter().zip(&of_inners) {
+            if rider.layer == index {
+                let b = rider.adapter.b_matrix()?.transposed();
+                terms.push(inner.times(b, rider.rows.clone()));
+            }
+        }
+        let bias = layer.bias.as_ref().filter(|_| with_bias);
+        let mut out = Out::over(y)?;
+        out.bias = bias.map(|bias| slice::<f32>(&bias.value)).transpose()?;
+        products.push(Product {
+            terms,
+            rows: rows.count,
+            columns,
+            out,
+        });
+    }
+    product::run(&products);
+    for (layer, y) in layers.iter().zip(&mut ys) {
+        if !own {
+            let weight = layer.weight.dense(scratch)?;
+            let _ = y.f_addmm_(x, &weight.f_tr()?)?;
+        }
+    }
+    drop(of_inners);
+    Ok((ys, saved(layers.len(), blocks.len(), &riders, inners)))
+}
+
+/// The gradient for x from those for y, as W's products and as the adapters' see them.
+pub(super) fn backward(
+    layers: &[&Linear],
+    x: &Tensor,
+    (dys, dys_of_adapters): (&[Tensor], &[Tensor]),
+    blocks: &[RowBlock<'_>],
+    saved: SavedAt<'_>,
+    scratch: &mut Scratch,
+) -> Result<Tensor> {
+    let kind = x.f_kind()?;
+    let of_dys = dys.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+    let riders = riders(x, blocks)?;
+    let d_inners = if std::ptr::eq(dys, dys_of_adapters) {
+        d_inners(&riders, &of_dys, saved)?
+    } else {
+        let of_adapters = dys_of_adapters.iter().map(Rows::of);
+        d_inners(&riders, &of_adapters.collect::<Result<Vec<_>>>()?, saved)?
+    };
+    let of_d_inners = d_inners.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+    add_gradients_of_a(&riders, &of_d_inners, x)?;
+
+    let own = multiplies(kind);
+    let mut dx = Tensor::f_empty(x.size(), (kind, Device::Cpu))?;
+    let (count, columns) = (x.size()[0] as usize, x.size()[1] as usize);
+    let mut terms = Vec::new();
+    for (layer, dy) in layers.iter().zip(&of_dys) {
+        if own {
+            terms.push(dy.times(layer.weight.matrix(kind)?.direct(), 0..count));
+        }
+    }
+    for (rider, d_inner) in riders.iter().zip(&of_d_inners) {
+        if rider.dropout.is_none() {
+            let a = rider.adapter.a_matrix()?.direct();
+            terms.push(d_inner.times(a, rider.rows.clone()));
+        }
+    }
+    product::run(&[Product {
+        terms,
+        rows: count,
+        columns,
+        out: Out::over(&mut dx)?,
+    }]);
+    for (layer, dy) in layers.iter().zip(dys) {
+        if !own {
+            let _ = dx.f_addmm_(dy, &layer.weight.dense(scratch)?)?;
+        }
+    }
+    for (rider, d_inner) in riders.iter().zip(&of_d_inners) {
+        if let Some(dropout) = &rider.dropout {
+            let mut d_kept =
+                Tensor::f_empty([d_inner.count as i64, columns as i64], (kind, Device::Cpu))?;
+            let a = rider.adapter.a_matrix()?.direct();
+            product::run(&[Product {
+                terms: vec![d_inner.times(a, 0..d_inner.count)],
+                rows: d_inner.count,
+                columns,
+                out: Out::over(&mut d_kept)?,
+            }]);
+            let mut of_block = narrow(&dx, &rider.rows)?;
+            let _ = of_block.f_add_(&dropout.apply(&d_kept)?)?;
+        }
+    }
+    Ok(dx)
+}
+
+/// All adapters on these layers.
+fn riders<'a>(x: &Tensor, blocks: &[RowBlock<'a>]) -> Result<Vec<Rider<'a>>> {
+    let mut riders = Vec::new();
+    let mut start = 0;
+    for (block, of_block) in blocks.iter().enumerate() {
+        let rows = start..start + of_block.rows as usize;
+        start = rows.end;
+        for (layer, adapter) in of_block.adapters.iter().enumerate() {
+            let Some(adapter) = adapter else { continue };
+            let dropout = of_block.dropout(adapter);
+            let kept = match &dropout {
+                None => None,
+                Some(dropout) => Some(dropout.apply(&narrow(x, &rows)?)?),
+            };
+            riders.push(Rider {
+                layer,
+                block,
+                rows: rows.clone(),
+                adapter,
+                dropout,
+                kept,
+            });
+        }
+    }
+    Ok(riders)
+}
+
+/// s·x·Aᵀ of each rider (rows, r), fp32.
+fn inners(riders: &[Rider<'_>], x: &Rows<'_>) -> Result<Vec<Tensor>> {
+    timed(Operation::LowRank, || {
+        let kept = riders
+            .iter()
+            .map(Rider::kept_rows)
+            .collect::<Result<Vec<_>>>()?;
+        let mut inners = riders
+            .iter()
+            .map(Rider::inner)
+            .collect::<Result<Vec<_>>>()?;
+        let mut products = Vec::with_capacity(riders.len());
+        for ((rider, kept), inner) in riders.iter().zip(&kept).zip(&mut inners) {
+            let a = rider.adapter.a_matrix()?.transposed();
+            let (left, own) = match kept {
+                Some(kept) => (kept.left(0..kept.count), kept),
+                None => (x.left(rider.rows.clone()), x),
+            };
+            let mut term = own.times(a, 0..rider.rows.len());
+            term.left = left;
+            let mut out = Out::over(inner)?;
+            out.factor = rider.adapter.scaling as f32;
+            products.push(Product {
+                terms: vec![term],
+                rows: rider.rows.len(),
+                columns: rider.adapter.rank(),
+                out,
+            });
+        }
+        product::run(&products);
+        drop(products);
+        Ok(inners)
+    })
+}
+
+/// s·dy·B of each rider (rows, r), fp32; the gradients of B are added to their own: dyᵀ·s·x·Aᵀ.
+fn d_inners(riders: &[Rider<'_>], dys: &[Rows<'_>], saved: SavedAt<'_>) -> Result<Vec<Tensor>> {
+    timed(Operation::LowRank, || {
+        let mut d_inners = riders
+            .iter()
+            .map(Rider::inner)
+            .collect::<Result<Vec<_>>>()?;
+        let inners = riders
+            .iter()
+            .map(|rider| Rows::of(&saved.of(rider.layer, rider.block)?.inner))
+            .collect::<Result<Vec<_>>>()?;
+        let mut products = Vec::with_capacity(2 * riders.len());
+        for ((rider, d_inner), inner) in riders.iter().zip(&mut d_inners).zip(&inners) {
+            let dy = &dys[rider.layer];
+            let rank = rider.adapter.rank();
+            let mut term = dy.times(rider.adapter.b_matrix()?.direct(), 0..rider.rows.len());
+            term.left = dy.left(rider.rows.clone());
+            let mut out = Out::over(d_inner)?;
+            out.factor = rider.adapter.scaling as f32;
+            products.push(Product {
+                terms: vec![term],
+                rows: rider.rows.len(),
+                columns: rank,
+                out,
+            });
+            // Transposed, so that the wide side is that of the lanes: (r, out).
+            products.push(Product {
+                terms: vec![inner.transposed_times(dy.matrix(rider.rows.clone()).direct())],
+                rows: rank,
+                columns: dy.width,
+                out: Out {
+                    numbers: OutNumbers::Float(rider.adapter.gradient_b.place()?),
+                    row: 1,
+                    column: rank,
+                    factor: 1.0,
+                    bias: None,
+                    adds: true,
+                },
+            });
+        }
+        product::run(&products);
+        drop(products);
+        Ok(d_inners)
+    })
+}
+
+/// Adds to the gradients of A: (s·dy·B)ᵀ·x.
+fn add_gradients_of_a(riders: &[Rider<'_>], d_inners: &[Rows<'_>], x: &Tensor) -> Result<()> {
+    if riders.is_empty() {
+        return Ok(());
+    }
+    timed(Operation::LowRank, || {
+        let x = Rows::of(x)?;
+        let kept = riders
+            .iter()
+            .map(Rider::kept_rows)
+            .collect::<Result<Vec<_>>>()?;
+        let mut products = Vec::with_capacity(riders.len());
+        for ((rider, kept), d_inner) in riders.iter().zip(&kept).zip(d_inners) {
+            let input = match kept {
+                Some(kept) => kept.matrix(0..kept.count),
+                None => x.matrix(rider.rows.clone()),
+            };
+            products.push(Product {
+                terms: vec![d_inner.transposed_times(input.direct())],
+                rows: rider.adapter.rank(),
+                columns: x.width,
+                out: Out {
+                    numbers: OutNumbers::Float(rider.adapter.gradient_a.place()?),
+                    row: x.width,
+                    column: 1,
+                    factor: 1.0,
+                    bias: None,
+                    adds: true,
+                },
+            });
+        }
+        product::run(&products);
+        Ok(())
+    })
+}
+
+fn saved(layers: usize, blocks: usize, riders: &[Rider<'_>], inners: Vec<Tensor>) -> SavedLinears {
+    let mut saved = SavedLinears::default();
+    saved.0.resize_with(layers, Vec::new);
+    for of_layer in &mut saved.0 {
+        of_layer.resize_with(blocks, || None);
+    }
+    for (rider, inner) in riders.iter().zip(inners) {
+        saved.0[rider.layer][rider.block] = Some(SavedLowRank { inner, dora: None });
+    }
+    saved
+}
+
+/// Whether products of activations in `kind` with W are our own.
+fn multiplies(kind: Kind) -> bool {
+    lanes::are_wide() && (kind == Kind::Float || multiplies_bfloat16() != Bfloat16::Faster)
+}
+
+/// Some rows of a tensor (M, N).
+pub(super) fn narrow(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+    Ok(x.f_narrow(0, rows.start as i64, rows.len() as i64)?)
+}
+
+impl Rider<'_> {
+    fn kept_rows(&self) -> Result<Option<Rows<'_>>> {
+        self.kept.as_ref().map(Rows::of).transpose()
+    }
+
+    /// An uninitialised (rows, r).
+    fn inner(&self) -> Result<Tensor> {
+        memory::empty::<f32>(&[self.rows.len() as i64, self.adapter.rank() as i64])
+    }
+}
+
+impl Weight {
+    /// The matrix as products take it apart, for activations in `kind`.
+    fn matrix(&self, kind: Kind) -> Result<Matrix<'_>> {
+        let numbers = match self {
+            Self::FourBit(matrix) => Numbers::FourBit(matrix),
+            Self::Dense(dense) => match dense.value.f_kind()? {
+                Kind::Float => Numbers::Float(slice(&dense.value)?),
+                Kind::BFloat16 => Numbers::Brain(slice::<bf16>(&dense.value)?),
+                other => {
+                    return Err(Error::Libtorch(format!(
+                        "a weight of {other:?}, expected Float or BFloat16"
+                    )));
+                }
+            },
+        };
+        Ok(Matrix {
+            numbers,
+            width: self.shape()?.1 as usize,
+            rounded: kind == Kind::BFloat16,
+        })
+    }
+}
+
+impl LowRank {
+    /// A (r, in).
+    fn a_matrix(&self) -> Result<Matrix<'_>> {
+        factor(&self.a)
+    }
+
+    /// B (out, r).
+    fn b_matrix(&self) -> Result<Matrix<'_>> {
+        factor(&self.b)
+    }
+
+    /// r.
+    fn rank(&self) -> usize {
+        self.a.size()[0] as usize
+    }
+}
+
+fn factor(tensor: &Tensor) -> Result<Matrix<'_>> {
+    Ok(Matrix {
+        numbers: Numbers::Float(slice(tensor)?),
+        width: tensor.size2()?.1 as usize,
+        rounded: false,
+    })
+}
+
+impl<'a> Out<'a> {
+    /// All of a contiguous tensor (M, N) that was just made.
+    fn over(tensor: &'a mut Tensor) -> Result<Self> {
+        let width = tensor.size2()?.1 as usize;
+        let numbers = match tensor.f_kind()? {
+            Kind::BFloat16 => OutNumbers::Brain(Shared::new(slice_mut::<bf16>(tensor)?)),
+            _ => OutNumbers::Float(Shared::new(slice_mut::<f32>(tensor)?)),
+        };
+        Ok(Self {
+            numbers,
+            row: width,
+            column: 1,
+            factor: 1.0,
+            bias: None,
+            adds: false,
+        })
+    }
+}
+
+/// x (M, in) times W (out, in), transposed or not: in the type of x.
+pub(super) fn times(
+    x: &Tensor,
+    weight: &Weight,
+    transposed: bool,
+    scratch: &mut Scratch,
+) -> Result<Tensor> {
+    let kind = x.f_kind()?;
+    if !multiplies(kind) {
+        let weight = weight.dense(scratch)?;
+        return Ok(match transposed {
+            true => x.f_mm(&weight.f_tr()?)?,
+            false => x.f_mm(&weight)?,
+        });
+    }
+    let (output, input) = weight.shape()?;
+    let x = x.f_contiguous()?;
+    let rows = Rows::of(&x)?;
+    let matrix = weight.matrix(kind)?;
+    let (right, columns) = match transposed {
+        true => (matrix.transposed(), output),
+        false => (matrix.direct(), input),
+    };
+    let mut y = Tensor::f_empty([rows.count as i64, columns], (kind, Device::Cpu))?;
+    product::run(&[Product {
+        terms: vec![rows.times(right, 0..rows.count)],
+        rows: rows.count,
+        columns: columns as usize,
+        out: Out::over(&mut y)?,
+    }]);
+    Ok(y)
+}

@@ -1,0 +1,171 @@
+//! Linear layers against automatic differentiation, and row blocks against each block alone.
+
+use rstest::rstest;
+
+use super::*;
+use crate::ops::four_bit::Code;
+use crate::ops::test_support::{FLOAT, assert_close, random};
+use crate::ops::trained::Revision;
+
+const INPUT: i64 = 72;
+
+/// Weights (out, in) that are dense, or in 4 bits; and what they stand for.
+fn weight(output: i64, seed: u64, in_four_bit: bool, kind: Kind) -> (Weight, Tensor) {
+    let value = random(&[output, INPUT], seed);
+    if !in_four_bit {
+        let value = value.to_kind(kind);
+        let dense = Dense {
+            value: value.shallow_clone(),
+            gradient: None,
+        };
+        return (Weight::Dense(dense), value.to_kind(Kind::Float));
+    }
+    let matrix = FourBitMatrix::quantise(&value, Code::Nf4, true).unwrap();
+    let mut decoded = Tensor::zeros([output, INPUT], (kind, Device::Cpu));
+    matrix.decode_into(&mut decoded).unwrap();
+    (Weight::FourBit(matrix), decoded.to_kind(Kind::Float))
+}
+
+fn adapter(output: i64, rank: i64, seed: u64) -> LowRank {
+    let gradient = |shape: &[i64]| Gradient::new(Tensor::zeros(shape, FLOAT));
+    LowRank {
+        module: format!("module {seed}"),
+        a: random(&[rank, INPUT], seed),
+        b: random(&[output, rank], seed + 1),
+        gradient_a: gradient(&[rank, INPUT]),
+        gradient_b: gradient(&[output, rank]),
+        scaling: 0.5,
+        revision: Revision::default(),
+        magnitude: None,
+    }
+}
+
+fn view(gradient: &Gradient) -> Tensor {
+    let sum = Tensor::zeros(gradient.size(), FLOAT);
+    gradient.add_to(&sum);
+    sum
+}
+
+#[rstest]
+fn two_layers_with_adapters_equal_automatic_differentiation(
+    #[values(3, 61)] rows: i64,
+    #[values(false, true)] in_four_bit: bool,
+    #[values(3, 16)] rank: i64,
+) {
+    let outputs = [50, 96];
+    let mut layers = Vec::new();
+    let mut values = Vec::new();
+    for (output, seed) in outputs.into_iter().zip([1, 2]) {
+        let (weight, value) = weight(output, seed, in_four_bit, Kind::Float);
+        let bias = Dense {
+            value: random(&[output], seed + 10),
+            gradient: None,
+        };
+        values.push((value, bias.value.shallow_clone()));
+        layers.push(Linear::new(weight, Some(bias)));
+    }
+    let layers: Vec<&Linear> = layers.iter().collect();
+    let adapters = [adapter(outputs[0], rank, 20), adapter(outputs[1], rank, 30)];
+    let blocks = [RowBlock {
+        rows,
+        adapters: adapters.iter().map(Some).collect(),
+        dropout: None,
+    }];
+    let x = random(&[rows, INPUT], 40);
+    let mut scratch = Scratch::new(Kind::Float);
+    let (ys, saved) = forward(&layers, &x, &blocks, &mut scratch).unwrap();
+    let dys = outputs.map(|output| random(&[rows, output], 50 + output as u64));
+    let dx = backward(&layers, &x, &dys, &blocks, &saved, &mut scratch).unwrap();
+
+    let x = x.set_requires_grad(true);
+    let mut loss = Tensor::zeros([], FLOAT);
+    for (((value, bias), adapter), (y, dy)) in values.iter().zip(&adapters).zip(ys.iter().zip(&dys))
+    {
+        let [a, b] = [&adapter.a, &adapter.b].map(|factor| factor.detach().set_requires_grad(true));
+        let expected = x.mm(&value.tr()) + x.mm(&a.tr()).mm(&b.tr()) * adapter.scaling + bias;
+        assert_close(y, &expected.detach());
+        let own = (&expected * dy).sum(Kind::Float);
+        own.backward();
+        assert_close(&view(&adapter.gradient_a), &a.grad());
+        assert_close(&view(&adapter.gradient_b), &b.grad());
+        loss += own.detach();
+    }
+    assert_close(&dx, &x.grad());
+}
+
+#[rstest]
+fn each_block_of_rows_is_computed_as_if_it_stood_alone(
+    #[values(Kind::Float, Kind::BFloat16)] kind: Kind,
+    #[values(false, true)] in_four_bit: bool,
+) {
+    let (weight, _) = weight(96, 1, in_four_bit, kind);
+    let layer = Linear::new(weight, None);
+    let adapters = [adapter(96, 4, 2), adapter(96, 16, 3)];
+    let of = |rows, adapter| RowBlock {
+        rows,
+        adapters: vec![adapter],
+        dropout: None,
+    };
+    let blocks = [
+        of(50, Some(&adapters[0])),
+        of(7, None),
+        of(64, Some(&adapters[1])),
+    ];
+    let x = random(&[121, INPUT], 5).to_kind(kind);
+    let dy = random(&[121, 96], 6).to_kind(kind);
+    let mut scratch = Scratch::new(kind);
+    let (ys, saved) = forward(&[&layer], &x, &blocks, &mut scratch).unwrap();
+    let dys = [dy.shallow_clone()];
+    let dx = backward(&[&layer], &x, &dys, &blocks, &saved, &mut scratch).unwrap();
+    let together = adapters.each_ref().map(|adapter| view(&adapter.gradient_a));
+
+    let mut start = 0;
+    for block in blocks {
+        let rows = |tensor: &Tensor| tensor.narrow(0, start, block.rows).contiguous();
+        let (x, dys) = (rows(&x), [rows(&dy)]);
+        let alone = [block.clone()];
+        let (own, saved) = forward(&[&layer], &x, &alone, &mut scratch).unwrap();
+        assert_close(
+            &rows(&ys[0]).to_kind(Kind::Float),
+            &own[0].to_kind(Kind::Float),
+        );
+        let own = backward(&[&layer], &x, &dys, &alone, &saved, &mut scratch).unwrap();
+        assert_close(&rows(&dx).to_kind(Kind::Float), &own.to_kind(Kind::Float));
+        start += block.rows;
+    }
+    for (adapter, together) in adapters.iter().zip(together) {
+        // Added a second time.
+        assert_close(&view(&adapter.gradient_a), &(together * 2.0));
+    }
+}
+
+#[test]
+fn in_bfloat16_what_an_adapter_adds_is_not_rounded_before_it_is_summed() {
+    // Numbers of bfloat16 next to 1 are 2^-7 apart. Base and adapter together give 1 + 2^-7; the base's part alone is 1 + 2^-8, which is
+    // rounded to 1, and 1 + 2^-8 again so.
+    let value = Tensor::ones([1, INPUT], (Kind::BFloat16, Device::Cpu));
+    let step = 2.0_f64.powi(-8);
+    let layer = Linear::new(
+        Weight::Dense(Dense {
+            value,
+            gradient: None,
+        }),
+        None,
+    );
+    let mut adapter = adapter(1, 1, 1);
+    adapter.a = Tensor::full([1, INPUT], 1.0, FLOAT);
+    adapter.b = Tensor::full([1, 1], step / adapter.scaling, FLOAT);
+    let mut x = vec![0.0; INPUT as usize];
+    (x[0], x[1]) = (1.0, step as f32);
+    let x = Tensor::from_slice(&x)
+        .view([1, INPUT])
+        .to_kind(Kind::BFloat16);
+    let block = RowBlock {
+        rows: 1,
+        adapters: vec![Some(&adapter)],
+        dropout: None,
+    };
+    let mut scratch = Scratch::new(Kind::BFloat16);
+    let (ys, _) = forward(&[&layer], &x, &[block], &mut scratch).unwrap();
+    assert!((ys[0].double_value(&[0, 0]) - (1.0 + 2.0 * step)).abs() < 1e-6);
+}
