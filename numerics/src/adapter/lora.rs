@@ -17,7 +17,7 @@ use crate::model::{ModelConfig, Projection};
 use crate::ops::low_rank::{LowRank, Magnitude};
 use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
-use crate::optimizer::Parameters;
+use crate::optimizer::{NewParameter, Parameters};
 
 /// The word of `targetModules` that means every linear layer but the output head.
 const ALL_LINEAR: &str = "all-linear";
@@ -151,10 +151,11 @@ impl Lora {
             }
             let (output, input) = projection.shape(config);
             let [a, b, magnitude] = names(&module.name);
-            list.push((a, vec![module.rank, input]));
-            list.push((b, vec![output, module.rank]));
+            list.push(NewParameter::new(a, vec![module.rank, input]));
+            list.push(NewParameter::new(b, vec![output, module.rank]));
             if module.dora {
-                list.push((magnitude, vec![output]));
+                // transformers' Trainer spares biases and norms only.
+                list.push(NewParameter::new(magnitude, vec![output]).decayed());
             }
         }
         let parameters = Parameters::zeros(list)?;

@@ -2,10 +2,19 @@
 
 use crate::model::ModelConfig;
 use crate::ops::Result;
-use crate::optimizer::Parameters;
+use crate::optimizer::{NewParameter, Parameters};
 
 /// A place for every weight of the model, by its Hugging Face name, in the model's order; all zero. A tied output matrix has
 /// no place of its own.
 pub(super) fn parameters(config: &ModelConfig) -> Result<Parameters> {
-    Parameters::zeros(config.tensors())
+    let embedding = config.embedding_name();
+    let parameter = |(name, shape)| {
+        let is_embedding = name == embedding;
+        let parameter = NewParameter::new(name, shape);
+        match is_embedding {
+            true => parameter.sparse(),
+            false => parameter,
+        }
+    };
+    Parameters::zeros(config.tensors().into_iter().map(parameter).collect())
 }

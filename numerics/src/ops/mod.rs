@@ -19,10 +19,10 @@ pub mod random;
 pub mod rms_norm;
 pub mod rope;
 pub mod rotation;
+pub(crate) mod side;
 #[cfg(test)]
 mod test_support;
 pub mod trained;
-mod widening_product;
 
 pub use error::Error;
 

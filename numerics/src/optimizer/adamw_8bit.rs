@@ -18,9 +18,6 @@ use crate::ops::{Error, Result};
 const BLOCK: usize = 256;
 /// Tensors with fewer elements keep fp32 moments.
 const LEAST_ELEMENTS: usize = 4096;
-/// How the name of an embedding ends. Its rows of tokens that a step does not see have no gradient: where their second moment
-/// is rounded to 0 beside others of the block, and the first is not, they would move by the one over the epsilon.
-const EMBEDDING: &str = "embed_tokens.weight";
 
 /// The optimiser with two codes for each parameter of a large tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +60,9 @@ impl AdamW8bit {
         let (mut codes, mut scales, mut dense) = (0, 0, 0);
         for parameter in parameters.list() {
             let length = parameter.length();
-            let coded = length >= LEAST_ELEMENTS && !parameter.name.ends_with(EMBEDDING);
+            // Rows without a gradient: where their second moment is rounded to 0 beside others of the block, and the first is not, they
+            // would move by the one over the epsilon.
+            let coded = length >= LEAST_ELEMENTS && !parameter.sparse;
             parts.push(Part {
                 range: parameter.offset..parameter.offset + length,
                 decay: parameter.decay,
@@ -240,13 +239,14 @@ fn encode(codes: &mut [u8], numbers: &[f32], map: &DynamicMap) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::NewParameter;
 
     fn parameters() -> Parameters {
         // The second block of the large tensor is not whole.
         Parameters::zeros(vec![
-            ("small".into(), vec![63, 65]),
-            ("model.embed_tokens.weight".into(), vec![64, 64]),
-            ("large".into(), vec![4100]),
+            NewParameter::new("small".into(), vec![63, 65]),
+            NewParameter::new("embedding".into(), vec![64, 64]).sparse(),
+            NewParameter::new("large".into(), vec![4100]),
         ])
         .unwrap()
     }

@@ -13,7 +13,7 @@ pub use adamw::AdamW;
 pub use adamw_8bit::AdamW8bit;
 pub use clip::clip_gradient_norm;
 pub use dynamic_map::DynamicMap;
-pub use parameters::{Parameter, Parameters};
+pub use parameters::{NewParameter, Parameter, Parameters};
 pub use schedule::{Schedule, learning_rate};
 
 use crate::ops::profile::{Operation, timed};

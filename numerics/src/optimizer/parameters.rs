@@ -18,8 +18,49 @@ pub struct Parameter {
     pub shape: Vec<i64>,
     /// The index of its first element.
     pub offset: usize,
-    /// Whether weight decay acts on it: on matrices and DoRA's magnitudes, not on biases and norms.
+    /// Whether weight decay acts on it.
     pub decay: bool,
+    /// Whether a step gives whole rows of it no gradient, as an embedding's of tokens that it does not see.
+    pub sparse: bool,
+}
+
+/// A tensor that is to be trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewParameter {
+    name: String,
+    shape: Vec<i64>,
+    decay: bool,
+    sparse: bool,
+}
+
+impl NewParameter {
+    /// A tensor on which weight decay acts if it is a matrix: the transformers Trainer spares biases and norms.
+    pub const fn new(name: String, shape: Vec<i64>) -> Self {
+        Self {
+            name,
+            decay: shape.len() > 1,
+            shape,
+            sparse: false,
+        }
+    }
+
+    /// The same, and weight decay acts on it whatever its shape.
+    #[must_use]
+    pub fn decayed(self) -> Self {
+        Self {
+            decay: true,
+            ..self
+        }
+    }
+
+    /// The same, and a step gives whole rows of it no gradient.
+    #[must_use]
+    pub fn sparse(self) -> Self {
+        Self {
+            sparse: true,
+            ..self
+        }
+    }
 }
 
 impl Parameter {
@@ -39,18 +80,23 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Parameters of these names and shapes, one after the other, all zero.
-    pub fn zeros(names_and_shapes: Vec<(String, Vec<i64>)>) -> Result<Self> {
-        let mut list = Vec::with_capacity(names_and_shapes.len());
+    /// These, one after the other, all zero.
+    pub fn zeros(parameters: Vec<NewParameter>) -> Result<Self> {
+        let mut list = Vec::with_capacity(parameters.len());
         let mut offset = 0;
-        for (name, shape) in names_and_shapes {
-            // As in the transformers Trainer, which spares biases and norms only.
-            let decay = shape.len() > 1 || name.ends_with(".lora_magnitude_vector");
+        for NewParameter {
+            name,
+            shape,
+            decay,
+            sparse,
+        } in parameters
+        {
             let parameter = Parameter {
                 name,
                 shape,
                 offset,
                 decay,
+                sparse,
             };
             offset += parameter.length();
             list.push(parameter);

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use finetune_numerics::optimizer::OptimizerKind;
+use finetune_numerics::optimizer::{NewParameter, OptimizerKind};
 
 use crate::manifest_file::Job;
 use crate::train::metrics_log::Row;
@@ -18,7 +18,11 @@ const CONDUCT: Conduct = Conduct {
 
 fn parameters() -> Parameters {
     let names = ["a", "b"].map(str::to_owned).into_iter();
-    Parameters::zeros(names.zip(SHAPES.map(<[i64]>::to_vec)).collect()).unwrap()
+    let shapes = SHAPES.map(<[i64]>::to_vec);
+    let parameters = names
+        .zip(shapes)
+        .map(|(name, shape)| NewParameter::new(name, shape));
+    Parameters::zeros(parameters.collect()).unwrap()
 }
 
 fn optimizer() -> Optimizer {

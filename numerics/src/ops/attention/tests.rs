@@ -1,5 +1,7 @@
 //! The attention against libtorch's automatic differentiation of its formula, and documents against each other.
 
+use tch::{Device, Kind};
+
 use rstest::rstest;
 
 use super::*;

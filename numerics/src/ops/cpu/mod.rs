@@ -10,3 +10,4 @@ pub(crate) mod product;
 pub(crate) mod rows;
 pub(crate) mod threads;
 pub(crate) mod tile;
+pub(crate) mod widening_product;

@@ -431,9 +431,7 @@ fn dot<L: Lanes>(left: &[f32], right: &[f32]) -> f32 {
         }
     }
     let sum = sums[0].plus(sums[1]).plus(sums[2].plus(sums[3]));
-    let mut lanes = [0.0; 16];
-    sum.write(&mut lanes, 0);
-    let mut total = lanes.iter().sum::<f32>();
+    let mut total = sum.total();
     for at in whole..left.len() {
         total += left[at] * right[at];
     }

@@ -5,13 +5,13 @@
 //! a buffer for each use, and never kept dense.
 
 mod code;
-mod decode;
+mod cpu;
 mod scales;
 
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use self::decode::Decoded;
+use self::cpu::Decoded;
 pub use code::Code;
 pub use scales::{NESTED_BLOCK, Scales, dynamic_map};
 

@@ -8,10 +8,10 @@ use std::arch::x86_64::{
     _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps,
     _mm512_cmp_ps_mask, _mm512_cvtepu8_epi64, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_fmadd_ps,
     _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_or_si512, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi32,
-    _mm512_srli_epi64, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_or_si512, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_slli_epi64,
+    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::{Lanes, LanesKernel, single_instructions};
@@ -63,6 +63,12 @@ impl Lanes for Avx512 {
             let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, limit.0);
             Self(_mm512_mask_blend_ps(below, other.0, one.0))
         }
+    }
+
+    #[inline(always)]
+    fn total(self) -> f32 {
+        // SAFETY: as said at the head of this file.
+        unsafe { _mm512_reduce_add_ps(self.0) }
     }
 
     #[inline(always)]

@@ -85,6 +85,9 @@ pub(crate) fn run(kernel: impl LanesKernel) {
     kernel.run::<Portable>();
 }
 
+/// The most lanes that there are.
+pub(crate) const MOST_LANES: usize = 16;
+
 /// So many numbers of fp32, with which one operation computes at once. Values are made by [`run`]'s loops only.
 pub(crate) trait Lanes: Copy {
     /// How many: 8 or 16.
@@ -130,6 +133,9 @@ pub(crate) trait Lanes: Copy {
 
     /// `one` where self < limit, else `other`.
     fn if_below(self, limit: Self, one: Self, other: Self) -> Self;
+
+    /// The sum of the lanes.
+    fn total(self) -> f32;
 
     /// 2 to the power of self, whole numbers from -126 to 127.
     fn power_of_two(self) -> Self;

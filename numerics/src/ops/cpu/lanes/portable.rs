@@ -80,6 +80,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn total(self) -> f32 {
+        self.0.iter().sum()
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         Self::of_each(|lane| f32::from_bits(((self.0[lane] as i32 + 127) << 23) as u32))
     }

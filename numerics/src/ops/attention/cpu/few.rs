@@ -73,7 +73,7 @@ fn sum_of(numbers: &[f32]) -> f32 {
 
 /// left·right, in 16 partial sums: one chain of additions would not vectorise.
 #[inline(always)]
-pub(super) fn dot<T: Element>(left: &[f32], right: &[T]) -> f32 {
+fn dot<T: Element>(left: &[f32], right: &[T]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();

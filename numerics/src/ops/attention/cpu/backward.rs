@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::block::{Block, KEYS, QUERIES, Wide, blocks, transpose};
-use super::{AttentionSettings, Part, few};
-use crate::ops::cpu::lanes::{Lanes, LanesKernel, exp};
+use super::{AttentionSettings, Part};
+use crate::ops::cpu::lanes::{Lanes, LanesKernel, MOST_LANES, exp};
 use crate::ops::cpu::memory::{Element, Planes};
 use crate::ops::cpu::tile::{Left, Out, Right, product};
 
@@ -69,7 +69,7 @@ impl<T: Element> LanesKernel for Backward<'_, T> {
             let of_block = Queries {
                 filled: log_sums.len().next_multiple_of(step),
                 log_sums: padded(log_sums),
-                along: along_output(
+                along: along_output::<L, T>(
                     &self.inputs,
                     part,
                     &rows.d_output,
@@ -77,13 +77,13 @@ impl<T: Element> LanesKernel for Backward<'_, T> {
                 ),
             };
             let stride = rows.queries.stride;
-            transpose(
+            transpose::<L>(
                 rows.queries.rows_from(first),
                 stride,
                 width,
                 &mut scratch.queries,
             );
-            transpose(
+            transpose::<L>(
                 rows.d_output.rows_from(first),
                 stride,
                 width,
@@ -133,7 +133,7 @@ impl<T: Element> LanesKernel for Backward<'_, T> {
 
 /// do·o of each of some queries: what the softmax takes out of the gradients of its probabilities.
 #[inline(always)]
-fn along_output<T: Element>(
+fn along_output<L: Lanes, T: Element>(
     inputs: &Inputs<'_, T>,
     part: Part,
     d_output: &Wide,
@@ -145,9 +145,23 @@ fn along_output<T: Element>(
         .chunks_exact(d_output.stride);
     for ((along, d_output), query) in along.iter_mut().zip(rows).zip(queries) {
         let output = inputs.output.row(part.batch, part.head, part.first + query);
-        *along = few::dot(&d_output[..output.len()], output);
+        *along = dot::<L, T>(d_output, output);
     }
     along
+}
+
+/// left·right, of a row with zeros up to whole lanes and one of T.
+#[inline(always)]
+fn dot<L: Lanes, T: Element>(left: &[f32], right: &[T]) -> f32 {
+    let mut sum = L::splat(0.0);
+    for start in (0..right.len()).step_by(L::COUNT) {
+        let mut wide = [0.0; MOST_LANES];
+        for index in 0..L::COUNT.min(right.len() - start) {
+            wide[index] = right[start + index].widen();
+        }
+        sum = L::of(left, start).times_plus(L::of(&wide, 0), sum);
+    }
+    sum.total()
 }
 
 /// fp32 rows of the document.

@@ -1,79 +1,27 @@
-//! Root mean square normalisation, y = x / rms(x) · weight, in fp32 whatever the type of the activations.
-//!
-//! Zhang and Sennrich, 2019; transformers' `LlamaRMSNorm`, and with an offset of 1 its `GemmaRMSNorm`.
+//! Norms of rows on the CPU.
 
-use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::profile::{Operation, timed};
-use super::trained::Gradient;
-use super::{Error, Result};
+use super::SavedNorm;
+use crate::ops::Result;
 use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
+use crate::ops::trained::Gradient;
 
-/// What kind of norm it is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NormSettings {
-    /// Added to the mean square.
-    pub epsilon: f64,
-    /// Added to the weight.
-    pub offset: f64,
-}
-
-/// What the backward needs.
-#[derive(Debug)]
-pub struct SavedNorm {
-    /// The input (M, H).
-    input: Tensor,
-    /// Weight + offset (H).
+pub(super) fn forward<T: Element>(
+    x: &Tensor,
     weight: Tensor,
-    /// 1 / rms of each row (M).
-    inverse: Vec<f32>,
-}
-
-/// x (M, H), weight (H) in fp32; returns y (M, H) in the type of x.
-pub fn forward(x: &Tensor, weight: &Tensor, settings: NormSettings) -> Result<(Tensor, SavedNorm)> {
-    let weight = if settings.offset == 0.0 {
-        weight.shallow_clone()
-    } else {
-        weight.f_add_scalar(settings.offset)?
-    };
-    let kind = x.f_kind()?;
-    timed(Operation::Norm, || match kind {
-        Kind::BFloat16 => forward_in::<bf16>(x, weight, settings.epsilon),
-        Kind::Float => forward_in::<f32>(x, weight, settings.epsilon),
-        other => Err(unsupported(other)),
-    })
-}
-
-/// The gradient for x (M, H) from that for y; that for the weight, `weight_gradient` (H), is added to.
-pub fn backward(
-    saved: &SavedNorm,
-    dy: &Tensor,
-    weight_gradient: Option<&Gradient>,
-) -> Result<Tensor> {
-    let kind = dy.f_kind()?;
-    timed(Operation::Norm, || match kind {
-        Kind::BFloat16 => backward_in::<bf16>(saved, dy, weight_gradient),
-        Kind::Float => backward_in::<f32>(saved, dy, weight_gradient),
-        other => Err(unsupported(other)),
-    })
-}
-
-fn unsupported(kind: Kind) -> Error {
-    Error::Libtorch(format!("a norm of {kind:?}, expected Float or BFloat16"))
-}
-
-fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(Tensor, SavedNorm)> {
+    epsilon: f64,
+) -> Result<(Tensor, SavedNorm)> {
     let mut y = memory::empty::<T>(&x.size())?;
-    let mut inverse = vec![0.0; x.size()[0] as usize];
+    let mut inverse = memory::empty::<f32>(&[x.size()[0]])?;
     let weights = slice::<f32>(&weight)?;
     let rows = kernel::rows_per_part(weights.len());
     let length = rows * weights.len();
     let parts = slice::<T>(x)?
         .chunks(length)
         .zip(slice_mut(&mut y)?.chunks_mut(length))
-        .zip(inverse.chunks_mut(rows));
+        .zip(slice_mut::<f32>(&mut inverse)?.chunks_mut(rows));
     let parts = parts.map(|((x, y), inverse)| Forward {
         x,
         weight: weights,
@@ -93,7 +41,7 @@ fn forward_in<T: Element>(x: &Tensor, weight: Tensor, epsilon: f64) -> Result<(T
     ))
 }
 
-fn backward_in<T: Element>(
+pub(super) fn backward<T: Element>(
     saved: &SavedNorm,
     dy: &Tensor,
     weight_gradient: Option<&Gradient>,
@@ -104,7 +52,8 @@ fn backward_in<T: Element>(
     let rows = kernel::rows_per_part(width);
     let length = rows * width;
     // Each part sums its own gradient for the weight; theirs are added in order.
-    let parts = saved.inverse.len().div_ceil(rows);
+    let inverse = slice::<f32>(&saved.inverse)?;
+    let parts = inverse.len().div_ceil(rows);
     let mut of_weight = vec![
         0.0_f32;
         if weight_gradient.is_some() {
@@ -116,7 +65,7 @@ fn backward_in<T: Element>(
     let mut of_parts = of_weight.chunks_mut(width);
     let parts = slice::<T>(&saved.input)?
         .chunks(length)
-        .zip(saved.inverse.chunks(rows))
+        .zip(inverse.chunks(rows))
         .zip(slice(dy)?.chunks(length))
         .zip(slice_mut(&mut dx)?.chunks_mut(length));
     let parts = parts.map(|(((x, inverse), dy), dx)| Backward {
@@ -219,39 +168,4 @@ fn sum<A: Copy, B: Copy>(left: &[A], right: &[B], term: impl Fn(A, B) -> f32) ->
         .map(|(&left, &right)| term(left, right))
         .sum();
     sums.iter().sum::<f32>() + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::test_support::{FLOAT, assert_close, random};
-    use rstest::rstest;
-
-    #[rstest]
-    #[case(0.0)]
-    #[case(1.0)]
-    fn equals_automatic_differentiation(#[case] offset: f64) {
-        let x = random(&[5, 24], 1).set_requires_grad(true);
-        let weight = random(&[24], 2).set_requires_grad(true);
-        let dy = random(&[5, 24], 3);
-        let settings = NormSettings {
-            epsilon: 1e-3,
-            offset,
-        };
-        let mean = x.square().mean_dim(-1, true, Kind::Float);
-        let expected = &x * (mean + settings.epsilon).rsqrt() * (&weight + offset);
-        (&expected * &dy).sum(Kind::Float).backward();
-
-        let (y, saved) = forward(&x.detach(), &weight.detach(), settings).unwrap();
-        let d_weight = Tensor::zeros([24], FLOAT);
-        let gradient = Gradient::new(d_weight.shallow_clone());
-        let dx = backward(&saved, &dy, Some(&gradient)).unwrap();
-        for (ours, expected) in [
-            (y, expected.detach()),
-            (dx, x.grad()),
-            (d_weight, weight.grad()),
-        ] {
-            assert_close(&ours, &expected);
-        }
-    }
 }

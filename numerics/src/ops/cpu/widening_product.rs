@@ -7,11 +7,11 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::Result;
-use crate::ops::cpu::memory::{self, slice, slice_mut};
+use super::memory::{self, slice, slice_mut};
+use crate::ops::Result;
 
 /// x (M, H) times the transposed of W (V, H), of one type: (M, V) in fp32.
-pub(super) fn times_transposed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub(crate) fn times_transposed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if x.f_kind()? == Kind::Float {
         return Ok(x.f_mm(&weight.f_tr()?)?);
     }
@@ -20,7 +20,7 @@ pub(super) fn times_transposed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 
 #[cfg(target_arch = "x86_64")]
 fn times_transposed_bf16(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    use super::Error;
+    use crate::ops::Error;
 
     let (rows, width) = x.size2()?;
     let (columns, weight_width) = weight.size2()?;

@@ -35,8 +35,10 @@ impl Wide {
         let width = planes.row(batch, head, first).len();
         let mut wide = Self::zeros(count, width, step);
         for (to, row) in wide.numbers.chunks_exact_mut(wide.stride).zip(first..) {
-            for (to, from) in to.iter_mut().zip(planes.row(batch, head, row)) {
-                *to = from.widen();
+            let (to, from) = (&mut to[..width], planes.row(batch, head, row));
+            // By index: the compiler leaves the calls of two zipped iterators in so large a loop.
+            for index in 0..width {
+                to[index] = from[index].widen();
             }
         }
         wide
@@ -91,13 +93,28 @@ impl Wide {
 /// Up to [`QUERIES`] rows as columns: (D, QUERIES). Columns past the rows are zeros, or what a block before left there; nothing that is
 /// computed from them is used.
 #[inline(always)]
-pub(super) fn transpose(rows: &[f32], stride: usize, width: usize, columns: &mut [f32]) {
+pub(super) fn transpose<L: Lanes>(rows: &[f32], stride: usize, width: usize, columns: &mut [f32]) {
     let columns = &mut columns[..width * QUERIES];
-    for (at, row) in rows.chunks_exact(stride).take(QUERIES).enumerate() {
-        let row = &row[..width];
-        // By index: the compiler leaves the calls of two zipped iterators in so large a loop.
-        for index in 0..width {
-            columns[index * QUERIES + at] = row[index];
+    let count = QUERIES.min(rows.len() / stride);
+    let (whole_rows, whole) = (count / L::COUNT * L::COUNT, width / L::COUNT * L::COUNT);
+    for row in (0..whole_rows).step_by(L::COUNT) {
+        for index in (0..whole).step_by(L::COUNT) {
+            // SAFETY: COUNT rows of COUNT numbers are there, within the rows and the width, and as many columns within those of the block.
+            #[expect(
+                unsafe_code,
+                reason = "a transposition reads and writes where rows lie"
+            )]
+            unsafe {
+                let from = rows.as_ptr().add(row * stride + index);
+                let to = columns.as_mut_ptr().add(index * QUERIES + row);
+                L::transpose(from, stride, to, QUERIES);
+            }
+        }
+    }
+    for row in 0..count {
+        let done = if row < whole_rows { whole } else { 0 };
+        for index in done..width {
+            columns[index * QUERIES + row] = rows[row * stride + index];
         }
     }
 }

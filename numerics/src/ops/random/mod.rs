@@ -3,13 +3,14 @@
 //! No generator has a state. A number depends on the run's seed, the step, the micro-batch, the module, the row and the
 //! column alone, so that a resumed run draws what an uninterrupted one does, and a backward pass the mask of its forward.
 
+mod cpu;
+
 use half::bf16;
 use sha2::{Digest, Sha256};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::{Error, Result};
-use crate::ops::cpu::kernel::{self, Kernel};
-use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
+use super::Result;
+use super::side::Side;
 
 /// Bits of a uniform number: as many as an fp32 has.
 const BITS: u32 = 24;
@@ -97,31 +98,10 @@ impl Dropout {
 
     /// x (M, N) under the mask; of a gradient, the gradient.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        match x.f_kind()? {
-            Kind::BFloat16 => self.apply_in::<bf16>(x),
-            Kind::Float => self.apply_in::<f32>(x),
-            other => Err(unsupported(other)),
+        match Side::of(x, "dropout")? {
+            Side::CpuBrain => cpu::drop_out::<bf16>(self, x),
+            Side::CpuFloat => cpu::drop_out::<f32>(self, x),
         }
-    }
-
-    fn apply_in<T: Element>(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = memory::empty::<T>(&x.size())?;
-        let x = x.f_contiguous()?;
-        let (_, width) = x.size2()?;
-        let rows_here = kernel::rows_per_part(width as usize);
-        let length = rows_here * width as usize;
-        let parts = slice::<T>(&x)?
-            .chunks(length)
-            .zip(slice_mut(&mut y)?.chunks_mut(length));
-        let parts = parts.enumerate().map(|(part, (x, y))| Mask {
-            x,
-            y,
-            width: width as usize,
-            first_row: part * rows_here,
-            dropout: *self,
-        });
-        kernel::run_all(parts.collect());
-        Ok(y)
     }
 }
 
@@ -144,88 +124,19 @@ impl RowMask {
     }
 }
 
-struct Mask<'a, T> {
-    x: &'a [T],
-    y: &'a mut [T],
-    width: usize,
-    first_row: usize,
-    dropout: Dropout,
-}
-
-impl<T: Element> Kernel for Mask<'_, T> {
-    #[inline(always)]
-    fn run(self) {
-        let rows = self
-            .x
-            .chunks_exact(self.width)
-            .zip(self.y.chunks_exact_mut(self.width));
-        for ((x, y), row) in rows.zip(self.first_row..) {
-            let mask = self.dropout.of_row(row);
-            for ((x, y), column) in x.iter().zip(y).zip(0..) {
-                *y = T::round(x.widen() * mask.factor(column));
-            }
-        }
-    }
-}
-
 /// Adds uniform noise within ±`magnitude` to x (M, N).
 pub fn add_noise(x: &mut Tensor, magnitude: f64, key: Key) -> Result<()> {
-    match x.f_kind()? {
-        Kind::BFloat16 => add_noise_in::<bf16>(x, magnitude, key),
-        Kind::Float => add_noise_in::<f32>(x, magnitude, key),
-        other => Err(unsupported(other)),
+    match Side::of(x, "noise")? {
+        Side::CpuBrain => cpu::add_noise::<bf16>(x, magnitude, key),
+        Side::CpuFloat => cpu::add_noise::<f32>(x, magnitude, key),
     }
-}
-
-fn add_noise_in<T: Element>(x: &mut Tensor, magnitude: f64, key: Key) -> Result<()> {
-    let (_, width) = x.size2()?;
-    let width = width as usize;
-    let rows_here = kernel::rows_per_part(width);
-    let parts = slice_mut::<T>(x)?.chunks_mut(rows_here * width);
-    let parts = parts.enumerate().map(|(part, x)| Noise {
-        x,
-        width,
-        first_row: part * rows_here,
-        key,
-        magnitude: magnitude as f32,
-    });
-    kernel::run_all(parts.collect());
-    Ok(())
-}
-
-struct Noise<'a, T> {
-    x: &'a mut [T],
-    width: usize,
-    first_row: usize,
-    key: Key,
-    magnitude: f32,
-}
-
-impl<T: Element> Kernel for Noise<'_, T> {
-    #[inline(always)]
-    fn run(self) {
-        /// 2^-23: numbers from 0 to 2^24 - 1 become numbers from 0 to 2.
-        const SCALE: f32 = 1.0 / (1 << (BITS - 1)) as f32;
-        let rows = self.x.chunks_exact_mut(self.width);
-        for (x, row) in rows.zip(self.first_row as u32..) {
-            let of_row = self.key.of_row(row);
-            for (x, column) in x.iter_mut().zip(0..) {
-                let noise = uniform(of_row, column) as f32 * SCALE - 1.0;
-                *x = T::round(x.widen() + noise * self.magnitude);
-            }
-        }
-    }
-}
-
-fn unsupported(kind: Kind) -> Error {
-    Error::Libtorch(format!(
-        "random numbers of {kind:?}, expected Float or BFloat16"
-    ))
 }
 
 #[cfg(test)]
 mod tests {
     use tch::Device;
+
+    use tch::Kind;
 
     use super::*;
 

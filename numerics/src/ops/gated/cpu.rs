@@ -1,69 +1,17 @@
-//! The gated activation f(gate) · up (Shazeer, 2020), f being SiLU or GELU, in fp32 whatever the type of the activations.
+//! Gated activations on the CPU.
 
-use half::bf16;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::profile::{Operation, timed};
-use super::{Error, Result};
+use super::SavedGate;
+use crate::ops::Result;
 use crate::ops::cpu::kernel::{self, Kernel, exp};
 use crate::ops::cpu::memory::{self, Element, slice, slice_mut};
 
-/// What is applied to the gate.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Activation {
-    /// x · sigmoid(x).
-    Silu,
-    /// x · Phi(x), with the tanh approximation of Phi (Hendrycks and Gimpel, 2016).
-    GeluTanh,
-}
-
-/// What the backward needs, each (M, intermediate).
-#[derive(Debug)]
-pub struct SavedGate {
-    activation: Activation,
-    gate: Tensor,
-    up: Tensor,
-}
-
-/// f(gate) · up, all (M, intermediate) and contiguous.
-pub fn forward(activation: Activation, gate: Tensor, up: Tensor) -> Result<(Tensor, SavedGate)> {
-    let kind = gate.f_kind()?;
-    let y = timed(Operation::Gate, || match (kind, activation) {
-        (Kind::BFloat16, Activation::Silu) => forward_in::<bf16, _>(Silu, &gate, &up),
-        (Kind::BFloat16, Activation::GeluTanh) => forward_in::<bf16, _>(GeluTanh, &gate, &up),
-        (Kind::Float, Activation::Silu) => forward_in::<f32, _>(Silu, &gate, &up),
-        (Kind::Float, Activation::GeluTanh) => forward_in::<f32, _>(GeluTanh, &gate, &up),
-        (other, _) => Err(unsupported(other)),
-    })?;
-    Ok((
-        y,
-        SavedGate {
-            activation,
-            gate,
-            up,
-        },
-    ))
-}
-
-/// The gradients for gate and up from that of the product.
-pub fn backward(saved: &SavedGate, dy: &Tensor) -> Result<(Tensor, Tensor)> {
-    let kind = dy.f_kind()?;
-    timed(Operation::Gate, || match (kind, saved.activation) {
-        (Kind::BFloat16, Activation::Silu) => backward_in::<bf16, _>(Silu, saved, dy),
-        (Kind::BFloat16, Activation::GeluTanh) => backward_in::<bf16, _>(GeluTanh, saved, dy),
-        (Kind::Float, Activation::Silu) => backward_in::<f32, _>(Silu, saved, dy),
-        (Kind::Float, Activation::GeluTanh) => backward_in::<f32, _>(GeluTanh, saved, dy),
-        (other, _) => Err(unsupported(other)),
-    })
-}
-
-fn unsupported(kind: Kind) -> Error {
-    Error::Libtorch(format!(
-        "an activation of {kind:?}, expected Float or BFloat16"
-    ))
-}
-
-fn forward_in<T: Element, F: Function>(function: F, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub(super) fn forward<T: Element, F: Function>(
+    function: F,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<Tensor> {
     let mut y = memory::empty::<T>(&gate.size())?;
     let length = kernel::rows_per_part(1);
     let parts = slice::<T>(gate)?
@@ -83,7 +31,7 @@ fn forward_in<T: Element, F: Function>(function: F, gate: &Tensor, up: &Tensor) 
     Ok(y)
 }
 
-fn backward_in<T: Element, F: Function>(
+pub(super) fn backward<T: Element, F: Function>(
     function: F,
     saved: &SavedGate,
     dy: &Tensor,
@@ -113,13 +61,13 @@ fn backward_in<T: Element, F: Function>(
 }
 
 /// A smooth gate of the form x · share(x). Implementations are inlined into the loops.
-trait Function: Copy + Send {
+pub(super) trait Function: Copy + Send {
     /// share(x), and its derivative.
     fn share(self, x: f32) -> (f32, f32);
 }
 
 #[derive(Clone, Copy)]
-struct Silu;
+pub(super) struct Silu;
 
 impl Function for Silu {
     #[inline(always)]
@@ -130,7 +78,7 @@ impl Function for Silu {
 }
 
 #[derive(Clone, Copy)]
-struct GeluTanh;
+pub(super) struct GeluTanh;
 
 impl Function for GeluTanh {
     /// (1 + tanh(u)) / 2 = sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³).
@@ -188,35 +136,6 @@ impl<T: Element, F: Function> Kernel for Backward<'_, T, F> {
             *d_up = T::round(dy * gate * share);
             // (x · share)' = share + x · share'
             *d_gate = T::round(dy * up.widen() * (share + gate * slope));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::test_support::{assert_close, random};
-    use rstest::rstest;
-
-    #[rstest]
-    #[case(Activation::Silu)]
-    #[case(Activation::GeluTanh)]
-    fn equals_automatic_differentiation(#[case] activation: Activation) {
-        let [gate, up, dy] = [1, 2, 3].map(|seed| random(&[7, 40], seed) * 3.0);
-        let [gate, up] = [gate, up].map(|x| x.set_requires_grad(true));
-        let expected = match activation {
-            Activation::Silu => gate.silu() * &up,
-            Activation::GeluTanh => gate.gelu("tanh") * &up,
-        };
-        (&expected * &dy).sum(Kind::Float).backward();
-        let (y, saved) = forward(activation, gate.detach(), up.detach()).unwrap();
-        let (d_gate, d_up) = backward(&saved, &dy).unwrap();
-        for (ours, expected) in [
-            (y, expected.detach()),
-            (d_gate, gate.grad()),
-            (d_up, up.grad()),
-        ] {
-            assert_close(&ours, &expected);
         }
     }
 }

@@ -41,7 +41,7 @@ impl<T: Element> LanesKernel for Forward<'_, T> {
             let count = log_sums.len();
             let of_queries = (part.batch, part.head);
             let queries = Wide::of(&self.queries, of_queries, part.first + first, count, step);
-            transpose(&queries.numbers, queries.stride, width, &mut columns);
+            transpose::<L>(&queries.numbers, queries.stride, width, &mut columns);
             let mut sums = Sums {
                 most: [f32::MIN; QUERIES],
                 sum: [0.0; QUERIES],
