@@ -3,6 +3,7 @@
 //! Files are untrusted: what would change the mathematics and is not understood is refused by name. Weights are lent one
 //! tensor at a time; no code that comes with a model is ever run.
 
+mod family;
 mod gguf;
 mod gguf_config;
 mod hugging_face;
@@ -22,6 +23,7 @@ use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
 use finetune_numerics::model::ModelConfig;
 
+pub use family::{FAMILIES, Family, LlamaCpp};
 use finetune_dataset::tokenize::{self, Tokenizer};
 pub(crate) use gguf::{row_in_file, turned_heads};
 pub use quantization::BaseQuantization;

@@ -11,40 +11,8 @@ use finetune_numerics::adapter::Lora;
 use finetune_numerics::model::{ModelConfig, Projection};
 use finetune_numerics::ops::low_rank::LowRank;
 
-use crate::base::{row_in_file, turned_heads};
+use crate::base::{Family, row_in_file, turned_heads};
 use crate::failure::Failure;
-
-/// What llama.cpp calls a family, and how its converter lays out the family's weights.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Architecture {
-    /// `general.architecture`.
-    pub name: &'static str,
-    /// Whether the rows of queries and keys are reordered, because neighbouring elements of a head are turned together: in the
-    /// script, the classes that derive from `LlamaModel`.
-    pub reorders_heads: bool,
-}
-
-impl Architecture {
-    /// That of a model; `None` where llama.cpp has none.
-    pub fn of(config: &ModelConfig) -> Option<Self> {
-        let (name, reorders_heads) = match config.architecture.as_str() {
-            "LlamaForCausalLM" | "MistralForCausalLM" => ("llama", true),
-            "GraniteForCausalLM" => ("granite", true),
-            "Qwen2ForCausalLM" => ("qwen2", false),
-            "Qwen3ForCausalLM" => ("qwen3", false),
-            "GemmaForCausalLM" => ("gemma", false),
-            "Gemma2ForCausalLM" => ("gemma2", false),
-            "Gemma3ForCausalLM" | "Gemma3ForConditionalGeneration" => ("gemma3", false),
-            "Phi3ForCausalLM" => ("phi3", false),
-            "Olmo2ForCausalLM" => ("olmo2", false),
-            _ => return None,
-        };
-        Some(Self {
-            name,
-            reorders_heads,
-        })
-    }
-}
 
 /// What the file says of itself beside the adapter.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +33,8 @@ pub fn write(
     about: About<'_>,
 ) -> Result<(), Failure> {
     let fault = |what: String| Failure::invalid(format!("spec.output.ggufAdapter: {what}"));
-    let architecture = Architecture::of(config).ok_or_else(|| {
+    let family = Family::of_class(&config.architecture);
+    let llama_cpp = family.and_then(|family| family.llama_cpp).ok_or_else(|| {
         fault(format!(
             "llama.cpp has no architecture for a {}",
             config.architecture
@@ -83,14 +52,13 @@ pub fn write(
     for layer in 0..config.layers {
         for &projection in config.projections() {
             if let Some(adapter) = &lora.layer(layer as usize)[projection as usize] {
-                let heads =
-                    turned_heads(projection, config).filter(|_| architecture.reorders_heads);
+                let heads = turned_heads(projection, config).filter(|_| llama_cpp.reorders_heads);
                 tensors.extend(pair(layer, projection, adapter, alpha, heads)?);
             }
         }
     }
     let mut metadata = vec![
-        ("general.architecture", Entry::Text(architecture.name)),
+        ("general.architecture", Entry::Text(llama_cpp.architecture)),
         ("general.type", Entry::Text("adapter")),
         ("adapter.type", Entry::Text("lora")),
         ("general.name", Entry::Text(about.name)),

@@ -12,7 +12,7 @@ use finetune_numerics::adapter::{AdaptedModule, Lora};
 use finetune_numerics::model::ModelConfig;
 use finetune_numerics::ops;
 
-use crate::export::gguf_adapter;
+use crate::base::Family;
 use crate::numbers;
 use crate::validate;
 
@@ -56,7 +56,9 @@ pub(super) fn check(spec: &FineTuneJobSpec, config: &ModelConfig) -> Result<Vec<
 
 fn refuse_unknown_to_llama_cpp(spec: &FineTuneJobSpec, config: &ModelConfig) -> Result<(), String> {
     let wanted = spec.output.as_ref().is_some_and(|o| o.gguf_adapter);
-    if wanted && gguf_adapter::Architecture::of(config).is_none() {
+    if wanted
+        && Family::of_class(&config.architecture).is_none_or(|family| family.llama_cpp.is_none())
+    {
         return Err(format!(
             "spec.output.ggufAdapter is true, but llama.cpp has no architecture for a {}: remove it",
             config.architecture

@@ -12,6 +12,7 @@ use trainer::base::BaseModelFiles;
 use trainer::export::Merged;
 use trainer::export::gguf_adapter::{About, write};
 
+use crate::families::for_every_family;
 use crate::fixture::{assert_close, path};
 use crate::tolerance::SINGLE;
 
@@ -55,32 +56,27 @@ fn names_shapes_values_and_keys_are_the_gguf_packages(
         "tiny-llama",
         "tiny-llama-rslora",
         "tiny-llama-patterns",
-        "tiny-llama-64",
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3-multimodal",
-        "phi3",
-        "olmo2",
-        "granite"
+        "tiny-llama-64"
     )]
     name: &str,
 ) {
-    let (base, adapter) = match name {
-        "tiny-llama-64" => (path(name), path("adapters/tiny-llama-64")),
-        _ if name.starts_with("tiny-llama") => {
-            (path("tiny-llama"), path(&format!("adapters/{name}")))
-        }
-        _ => {
-            let folder = path(&format!("families/{name}"));
-            (folder.clone(), folder.join("adapter"))
-        }
+    let base = match name {
+        "tiny-llama-64" => name,
+        _ => "tiny-llama",
     };
-    let (ours, ..) = written(&base, &adapter);
+    assert_is_the_gguf_packages(name, &path(base), &path(&format!("adapters/{name}")));
+}
+
+for_every_family! {
+    fn names_shapes_values_and_keys_of_a_family_are_the_gguf_packages(name) {
+        let folder = path(&format!("families/{name}"));
+        assert_is_the_gguf_packages(name, &folder, &folder.join("adapter"));
+    }
+}
+
+#[track_caller]
+fn assert_is_the_gguf_packages(name: &str, base: &Path, adapter: &Path) {
+    let (ours, ..) = written(base, adapter);
     let theirs = GgufFile::open(&path(&format!("gguf-adapters/{name}.gguf"))).unwrap();
     for key in theirs.metadata_keys() {
         assert_eq!(ours.file.metadata(key), theirs.metadata(key), "{key}");

@@ -7,6 +7,7 @@ use trainer::base::BaseModelFiles;
 use trainer::export::Merged;
 
 use crate::expected::{MISTAKE, expected};
+use crate::families::for_every_family;
 use crate::fixture::{assert_close, distance, path};
 
 const FROZEN: LoadOptions = LoadOptions {
@@ -27,23 +28,8 @@ impl WeightSource for As<'_> {
     }
 }
 
-#[rstest]
-fn merged_weights_equal_base_and_adapter(
-    #[values(
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3-multimodal",
-        "phi3",
-        "olmo2",
-        "granite"
-    )]
-    name: &str,
-) {
+for_every_family! {
+    fn merged_weights_equal_base_and_adapter(name) {
     let folder = path(&format!("families/{name}"));
     let files = BaseModelFiles::open(&folder).unwrap();
     let lora = trainer::peft::read(&folder.join("adapter"), files.config())
@@ -65,6 +51,7 @@ fn merged_weights_equal_base_and_adapter(
         alone > MISTAKE,
         "the adapter moves the logits by {alone} only"
     );
+}
 }
 
 #[rstest]

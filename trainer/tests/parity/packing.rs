@@ -7,6 +7,7 @@ use tch::Kind;
 use trainer::base::BaseModelFiles;
 
 use crate::expected::{Expected, expected};
+use crate::families::for_every_family;
 use crate::fixture::{assert_close, assert_near, path, tensors, trained};
 
 /// Tokens, and for each whether it carries loss.
@@ -108,23 +109,8 @@ impl Model {
     }
 }
 
-#[rstest]
-fn packed_rows_have_the_loss_and_the_gradients_of_unpacked_ones(
-    #[values(
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3-multimodal",
-        "phi3",
-        "olmo2",
-        "granite"
-    )]
-    name: &str,
-) {
+for_every_family! {
+    fn packed_rows_have_the_loss_and_the_gradients_of_unpacked_ones(name) {
     let packs = packs(name);
     let numbers = numbers(name);
     let (mut one, mut other) = (model(name, Storage::Frozen), model(name, Storage::Frozen));
@@ -135,6 +121,7 @@ fn packed_rows_have_the_loss_and_the_gradients_of_unpacked_ones(
             [&other, &one].map(|model| model.lora.parameters().gradient(parameter).unwrap());
         assert_close(&parameter.name, &ours, &expected, numbers.between("grad."));
     }
+}
 }
 
 #[rstest]

@@ -21,7 +21,7 @@ const DEFAULTS: Defaults = Defaults {
 /// The base of the frequencies of Gemma 3's layers that see all.
 const GLOBAL_THETA: f64 = 1_000_000.0;
 
-pub(super) fn gemma(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn gemma(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         key_value_heads: Some(16),
         ..DEFAULTS
@@ -31,7 +31,7 @@ pub(super) fn gemma(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, 
     Ok(config)
 }
 
-pub(super) fn gemma2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn gemma2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &DEFAULTS)?;
     wire(keys, &mut config)?;
     newer(keys, &mut config)?;
@@ -43,7 +43,7 @@ pub(super) fn gemma2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig,
     Ok(config)
 }
 
-pub(super) fn gemma3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn gemma3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         vocabulary_size: Some(262_208),
         heads: Some(8),
@@ -72,7 +72,10 @@ pub(super) fn gemma3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig,
 }
 
 /// The language model within a model that also sees images. Images are not trained on.
-pub(super) fn gemma3_multimodal(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn gemma3_multimodal(
+    keys: &mut Keys,
+    architecture: &str,
+) -> Result<ModelConfig, Error> {
     let mut inner = keys
         .object("text_config")?
         .ok_or_else(|| keys.fault("text_config", "it is absent, expected an object"))?;

@@ -6,7 +6,7 @@ use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
 
-pub(super) fn granite(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn granite(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &Defaults::LLAMA)?;
     shape::attention_bias(keys, &mut config)?;
     config.biases.feed_forward = keys.flag("mlp_bias", false)?;

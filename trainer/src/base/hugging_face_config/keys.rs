@@ -103,7 +103,7 @@ fn is_without_effect(key: &str) -> bool {
 
 /// The keys that are not read yet.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(in crate::base) struct Keys {
     list: Map<String, Value>,
     /// The names of the objects around this one, each with a dot behind it.
     within: String,

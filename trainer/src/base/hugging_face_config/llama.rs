@@ -6,7 +6,7 @@ use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
 
-pub(super) fn llama(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn llama(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let mut config = shape::sizes_and_rope(keys, architecture, &Defaults::LLAMA)?;
     shape::attention_bias(keys, &mut config)?;
     config.biases.feed_forward = keys.flag("mlp_bias", false)?;
@@ -15,7 +15,7 @@ pub(super) fn llama(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, 
     Ok(config)
 }
 
-pub(super) fn mistral(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn mistral(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         key_value_heads: Some(8),
         max_position_embeddings: 4096 * 32,

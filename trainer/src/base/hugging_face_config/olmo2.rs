@@ -6,7 +6,7 @@ use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
 
-pub(super) fn olmo2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn olmo2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         rms_norm_epsilon: 1e-5,
         ..Defaults::LLAMA

@@ -8,7 +8,7 @@ use super::keys::Keys;
 use super::rope::{self, Turned};
 use super::shape::{self, Defaults};
 
-pub(super) fn phi3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn phi3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         max_position_embeddings: 4096,
         rms_norm_epsilon: 1e-5,

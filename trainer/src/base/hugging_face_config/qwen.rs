@@ -7,7 +7,7 @@ use super::super::Error;
 use super::keys::Keys;
 use super::shape::{self, Defaults};
 
-pub(super) fn qwen2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn qwen2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         key_value_heads: Some(32),
         max_position_embeddings: 32768,
@@ -19,7 +19,7 @@ pub(super) fn qwen2(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, 
     Ok(config)
 }
 
-pub(super) fn qwen3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
+pub(in crate::base) fn qwen3(keys: &mut Keys, architecture: &str) -> Result<ModelConfig, Error> {
     let defaults = Defaults {
         key_value_heads: Some(32),
         head_dim: Some(128),
