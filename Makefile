@@ -105,7 +105,7 @@ demo: cluster-up ## Install the chart, fine-tune a model on examples/support, se
 
 .PHONY: bench
 bench: setup ## Speed of a training step, beside what libtorch's own products allow
-	@GOMP_SPINCOUNT=2000 cargo bench --locked -p finetune-numerics --bench step
+	@GOMP_SPINCOUNT=2000 cargo bench --locked -p finetune-numerics --bench step -- $(ARGS)
 
 .PHONY: parity
 parity: build ## Make the numeric fixtures again with the reference stack, and compare

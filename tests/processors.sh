@@ -4,7 +4,7 @@
 #
 #   tests/processors.sh [CARGO-OPTION...]      the options select the packages and the profile, as for `cargo test`
 #
-# The test programs are the same each time; what changes is which kernels libtorch chooses of its own (ATEN_CPU_CAPABILITY), oneDNN for products
+# The test programs are the same each time; what changes is which kernels libtorch and our own loops choose (ATEN_CPU_CAPABILITY), oneDNN for products
 # in bfloat16 (ONEDNN_MAX_CPU_ISA) and MKL for products in fp32 (MKL_ENABLE_INSTRUCTIONS; MKL hears it on processors of Intel only). A setting that
 # this processor lacks is left out, and said so. Tests of bfloat16's parity are run from AVX-512 on: below it oneDNN has no
 # kernel for it. Those of single operations hold without one.

@@ -1,8 +1,9 @@
 //! Tokens a second of training steps on a model of SmolLM2-135M's shape with random weights, next to what libtorch's own
 //! matrix products over the same shapes allow in the same run, and where the rest of a step goes.
 //!
-//! `cargo bench -p finetune-numerics --bench step`, or with words that a line must have: `… -- QLoRA BFloat16 8x60`. Numbers of a busy machine mean
-//! nothing: compare the last columns.
+//! `make bench`, or with words that a line must have: `make bench ARGS="QLoRA BFloat16 8x60"`. With `PEER=<python>`, one that has
+//! transformers, peft and bitsandbytes, the reference stack computes each line of equal rows in turn (`peer.py`). Numbers of a busy
+//! machine mean nothing: compare the ratios.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -77,7 +78,10 @@ fn main() {
                 };
                 for threads in threads {
                     tch::set_num_threads(threads);
-                    line(&config, (kind, storage), &lengths, &words);
+                    let speed = line(&config, (kind, storage), &lengths, &words);
+                    if threads == most {
+                        peer(&words, threads, speed);
+                    }
                 }
             }
         }
@@ -88,13 +92,55 @@ fn main() {
     );
 }
 
-/// Measures and prints one line.
+/// Prints what the reference stack makes of the same, if the environment names a Python that has it and it takes such rows.
+fn peer(words: &[String; 3], threads: i32, ours: f64) {
+    let Some(python) = std::env::var_os("PEER").filter(|python| !python.is_empty()) else {
+        return;
+    };
+    let [name, kind, batch] = words;
+    let is_equal_rows =
+        |(rows, tokens): (&str, &str)| rows.parse::<u32>().is_ok() && tokens.parse::<u32>().is_ok();
+    if !batch.split_once('x').is_some_and(is_equal_rows) {
+        return;
+    }
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peer.py");
+    let mut command = std::process::Command::new(python);
+    // It brings a libtorch of its own.
+    command.env_remove("LD_LIBRARY_PATH").arg(script);
+    command.args([name, kind, batch, &threads.to_string()]);
+    let output = command.output().expect("PEER names no program");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let number = |key: &str| -> f64 {
+        let (_, rest) = said.split_once(key).unwrap_or_default();
+        let digits = rest.trim_start_matches([' ', ':', '"']);
+        let end = digits.find([',', '}']).unwrap_or(0);
+        digits[..end].parse().unwrap_or(f64::NAN)
+    };
+    if !output.status.success() {
+        println!(
+            "  reference: {}",
+            String::from_utf8_lossy(&output.stderr)
+                .lines()
+                .last()
+                .unwrap_or_default()
+        );
+        return;
+    }
+    let theirs = number("tokens_per_second");
+    println!(
+        "  reference: {theirs:.0} tokens/s, greatest resident memory {:.0} MiB; ours / reference {:.2}",
+        number("peak_kibibytes") / 1024.0,
+        ours / theirs
+    );
+}
+
+/// Measures and prints one line; returns the tokens a second.
 fn line(
     config: &ModelConfig,
     (kind, storage): (Kind, Storage),
     lengths: &[usize],
     words: &[String; 3],
-) {
+) -> f64 {
     let tokens = lengths.iter().sum::<usize>();
     let bound = tokens as f64 / products(config, kind, tokens).as_secs_f64();
     let (took, operations) = step(config, kind, storage, lengths);
@@ -113,6 +159,7 @@ fn line(
         speed / bound,
         format!("{:.1}", took.as_secs_f64() * 1e3),
     );
+    speed
 }
 
 /// `VmHWM` of this process, in bytes.

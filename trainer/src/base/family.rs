@@ -36,67 +36,67 @@ pub static FAMILIES: [Family; 11] = [
         name: "llama",
         class: "LlamaForCausalLM",
         read: llama::llama,
-        llama_cpp: reordered("llama"),
+        llama_cpp: Some(reordered("llama")),
     },
     Family {
         name: "mistral",
         class: "MistralForCausalLM",
         read: llama::mistral,
-        llama_cpp: reordered("llama"),
+        llama_cpp: Some(reordered("llama")),
     },
     Family {
         name: "qwen2",
         class: "Qwen2ForCausalLM",
         read: qwen::qwen2,
-        llama_cpp: plain("qwen2"),
+        llama_cpp: Some(plain("qwen2")),
     },
     Family {
         name: "qwen3",
         class: "Qwen3ForCausalLM",
         read: qwen::qwen3,
-        llama_cpp: plain("qwen3"),
+        llama_cpp: Some(plain("qwen3")),
     },
     Family {
         name: "gemma",
         class: "GemmaForCausalLM",
         read: gemma::gemma,
-        llama_cpp: plain("gemma"),
+        llama_cpp: Some(plain("gemma")),
     },
     Family {
         name: "gemma2",
         class: "Gemma2ForCausalLM",
         read: gemma::gemma2,
-        llama_cpp: plain("gemma2"),
+        llama_cpp: Some(plain("gemma2")),
     },
     Family {
         name: "gemma3",
         class: "Gemma3ForCausalLM",
         read: gemma::gemma3,
-        llama_cpp: plain("gemma3"),
+        llama_cpp: Some(plain("gemma3")),
     },
     Family {
         name: "gemma3-multimodal",
         class: "Gemma3ForConditionalGeneration",
         read: gemma::gemma3_multimodal,
-        llama_cpp: plain("gemma3"),
+        llama_cpp: Some(plain("gemma3")),
     },
     Family {
         name: "phi3",
         class: "Phi3ForCausalLM",
         read: phi3::phi3,
-        llama_cpp: plain("phi3"),
+        llama_cpp: Some(plain("phi3")),
     },
     Family {
         name: "olmo2",
         class: "Olmo2ForCausalLM",
         read: olmo2::olmo2,
-        llama_cpp: plain("olmo2"),
+        llama_cpp: Some(plain("olmo2")),
     },
     Family {
         name: "granite",
         class: "GraniteForCausalLM",
         read: granite::granite,
-        llama_cpp: reordered("granite"),
+        llama_cpp: Some(reordered("granite")),
     },
 ];
 
@@ -107,16 +107,16 @@ impl Family {
     }
 }
 
-const fn plain(architecture: &'static str) -> Option<LlamaCpp> {
-    Some(LlamaCpp {
+const fn plain(architecture: &'static str) -> LlamaCpp {
+    LlamaCpp {
         architecture,
         reorders_heads: false,
-    })
+    }
 }
 
-const fn reordered(architecture: &'static str) -> Option<LlamaCpp> {
-    Some(LlamaCpp {
+const fn reordered(architecture: &'static str) -> LlamaCpp {
+    LlamaCpp {
         architecture,
         reorders_heads: true,
-    })
+    }
 }

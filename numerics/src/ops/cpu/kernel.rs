@@ -3,6 +3,8 @@
 //! Each row is computed by itself and in one fixed order, and how rows are cut into parts depends on their shape alone. So a result
 //! depends neither on the number of threads nor, since nothing is contracted into fused multiply-adds, on the width taken.
 
+#[cfg(target_arch = "x86_64")]
+use super::instructions::{Instructions, instructions};
 use super::threads;
 
 /// The numbers of a part: some ten microseconds of a loop, several times what it costs to hand it to another thread.
@@ -18,35 +20,17 @@ pub(crate) trait Kernel {
 /// Runs the loop with the widest instructions of this processor.
 pub(crate) fn run(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
-    {
-        if has_avx512() {
-            // SAFETY: the processor has these instructions, as just asked.
-            #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
-            unsafe {
-                run_avx512(kernel);
-            }
-            return;
-        }
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2, as just asked.
-            #[expect(unsafe_code, reason = "a function for processors with AVX2")]
-            unsafe {
-                run_avx2(kernel);
-            }
-            return;
-        }
+    match instructions() {
+        // SAFETY: the processor has these instructions, as just asked.
+        #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
+        Instructions::Avx512 => unsafe { run_avx512(kernel) },
+        // SAFETY: the processor has AVX2, as just asked.
+        #[expect(unsafe_code, reason = "a function for processors with AVX2")]
+        Instructions::Avx2 => unsafe { run_avx2(kernel) },
+        Instructions::Any => kernel.run(),
     }
+    #[cfg(not(target_arch = "x86_64"))]
     kernel.run();
-}
-
-/// Whether the processor has the parts of AVX-512 that loops are compiled for.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx512() -> bool {
-    use std::arch::is_x86_feature_detected;
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
 }
 
 #[cfg(target_arch = "x86_64")]

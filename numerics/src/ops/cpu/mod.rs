@@ -2,6 +2,7 @@
 //!
 //! Nothing in here knows what is computed. An operation's own loops stand in its `cpu.rs`.
 
+pub(crate) mod instructions;
 pub(crate) mod kernel;
 pub(crate) mod lanes;
 pub(crate) mod memory;

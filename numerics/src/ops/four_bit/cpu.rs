@@ -7,6 +7,8 @@
 use half::bf16;
 
 use super::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::cpu::instructions::{Instructions, instructions};
 use crate::ops::cpu::memory::Element;
 
 /// A type that weights are decoded into.
@@ -20,7 +22,7 @@ impl Decoded for bf16 {
     fn decode(values: &mut [Self], codes: &[u8], scales: &[f32], values_of: &[f32; 16]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if crate::ops::cpu::kernel::has_avx512() {
+            if instructions() == Instructions::Avx512 {
                 // SAFETY: the processor has AVX-512, as just asked.
                 #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
                 unsafe {
@@ -28,7 +30,7 @@ impl Decoded for bf16 {
                 }
                 return;
             }
-            if std::arch::is_x86_feature_detected!("avx2") {
+            if instructions() >= Instructions::Avx2 {
                 // SAFETY: the processor has AVX2, as just asked.
                 #[expect(unsafe_code, reason = "a function for processors with AVX2")]
                 unsafe {
@@ -46,7 +48,7 @@ impl Decoded for bf16 {
 impl Decoded for f32 {
     fn decode(values: &mut [Self], codes: &[u8], scales: &[f32], values_of: &[f32; 16]) {
         #[cfg(target_arch = "x86_64")]
-        if crate::ops::cpu::kernel::has_avx512() {
+        if instructions() == Instructions::Avx512 {
             // SAFETY: the processor has AVX-512, as just asked.
             #[expect(unsafe_code, reason = "a function for processors with AVX-512")]
             unsafe {
@@ -291,13 +293,13 @@ mod tests {
             reason = "functions for processors that have their instructions"
         )]
         {
-            if std::arch::is_x86_feature_detected!("avx2") {
+            if instructions() >= Instructions::Avx2 {
                 // SAFETY: as just asked.
                 brain.push(|values, codes, scales, of| unsafe {
                     avx2::brain(values, codes, scales, of);
                 });
             }
-            if crate::ops::cpu::kernel::has_avx512() {
+            if instructions() == Instructions::Avx512 {
                 // SAFETY: as just asked.
                 brain.push(|values, codes, scales, of| unsafe {
                     avx512::brain(values, codes, scales, of);

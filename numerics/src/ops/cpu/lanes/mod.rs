@@ -13,6 +13,8 @@ mod portable;
 
 pub(crate) use portable::Portable;
 
+use super::instructions::{Instructions, instructions};
+
 /// The operations that are one instruction of a processor.
 #[cfg(target_arch = "x86_64")]
 macro_rules! single_instructions {
@@ -40,14 +42,7 @@ pub(crate) trait LanesKernel {
 
 /// Whether this processor has wide lanes that multiply and add at once: without, products are better made by libtorch.
 pub(crate) fn are_wide() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected;
-        crate::ops::cpu::kernel::has_avx512()
-            || (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"))
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    instructions() > Instructions::Any
 }
 
 /// How many lanes [`run`]'s loops have on this processor.
@@ -68,21 +63,15 @@ pub(crate) fn count() -> usize {
 
 /// Runs the loop with the widest lanes of this processor.
 pub(crate) fn run(kernel: impl LanesKernel) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected;
-        if crate::ops::cpu::kernel::has_avx512() {
-            // SAFETY: the processor has these instructions, as just asked.
-            unsafe { avx512::run(kernel) }
-            return;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has these instructions, as just asked.
-            unsafe { avx2::run(kernel) }
-            return;
-        }
+    match instructions() {
+        // SAFETY: the processor has these instructions, as just asked.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => unsafe { avx512::run(kernel) },
+        // SAFETY: the processor has these instructions, as just asked.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => unsafe { avx2::run(kernel) },
+        _ => kernel.run::<Portable>(),
     }
-    kernel.run::<Portable>();
 }
 
 /// The most lanes that there are.
