@@ -12,7 +12,7 @@ use crate::tokenize::{Encoded, Tokenizer};
 
 /// What the manifest says of rows, with every default decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Settings {
+pub struct EncoderSettings {
     /// Which tokens carry loss.
     pub loss_on: LossOn,
     /// Longer rows are cut on the right.
@@ -25,7 +25,7 @@ pub struct Settings {
     pub day: jiff::civil::Date,
 }
 
-impl Settings {
+impl EncoderSettings {
     /// The part of the tokens that carries loss where the manifest leaves it open; an error where it asks for what the
     /// form of the rows does not have.
     pub fn loss_on(wanted: Option<LossOn>, format: RowFormat) -> Result<LossOn, String> {
@@ -89,12 +89,12 @@ impl Tokens {
 #[derive(Debug)]
 pub struct Encoder<'model> {
     tokenizer: &'model Tokenizer,
-    settings: Settings,
+    settings: EncoderSettings,
 }
 
 impl<'model> Encoder<'model> {
     /// An encoder with the model's own tokenizer and template.
-    pub fn new(tokenizer: &'model Tokenizer, settings: Settings) -> Self {
+    pub fn new(tokenizer: &'model Tokenizer, settings: EncoderSettings) -> Self {
         Self {
             tokenizer,
             settings,

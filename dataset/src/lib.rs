@@ -13,7 +13,7 @@ pub mod template;
 pub mod tokenize;
 
 pub use batches::{Batches, micro_batches};
-pub use encode::{EncodedRow, Encoder, Settings};
+pub use encode::{EncodedRow, Encoder, EncoderSettings};
 pub use left_out::{LeftOut, Part};
 pub use packing::pack;
 pub use refusal::Refusal;

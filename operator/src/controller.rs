@@ -16,7 +16,7 @@ use crate::runtime::lease::{self, Candidate};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::poll::PodReader;
 use crate::runtime::server::{self, Readiness};
-use crate::runtime::{Context, Error, Settings, client, shutdown, watch};
+use crate::runtime::{Context, Error, OperatorSettings, client, shutdown, watch};
 use crate::{adapter, fine_tune_job, inference_deployment};
 
 /// What the process waits for until the API server has answered about the lease.
@@ -78,7 +78,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     metrics.leading(&arguments.lease_name, false);
     let mut candidate = Candidate::new(
         client.clone(),
-        lease::Settings {
+        lease::LeaseSettings {
             namespace: arguments
                 .lease_namespace
                 .clone()
@@ -115,7 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
             metrics,
             readiness,
             pods: PodReader::new()?,
-            settings: Settings {
+            settings: OperatorSettings {
                 trainer_image: arguments.trainer_image,
                 trainer_image_pull_policy: arguments.trainer_image_pull_policy,
                 agent: arguments.agent.into(),

@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use super::plan::{Plan, plan};
 use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, ManifestSeen, PodSeen, Seen, Terminated};
 use super::validate::validate;
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 pub(super) const UID: &str = "uid-1";
 
-pub(super) fn settings() -> Settings {
-    Settings {
+pub(super) fn settings() -> OperatorSettings {
+    OperatorSettings {
         trainer_image: "trainer:test".to_owned(),
         trainer_image_pull_policy: Some("IfNotPresent".to_owned()),
-        ..Settings::default()
+        ..OperatorSettings::default()
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::fixtures::{adapter, deployment, version};
 use super::{config_map_name, reconcile};
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 use crate::runtime::fake_api::{self, Asked, Record, refusal};
 
 fn candidate() -> Adapter {
@@ -63,7 +63,7 @@ async fn run(deployment: &Deployment, config_map: Option<Value>) -> Record {
                 _ => (200, json!({"metadata": {"name": "x"}})),
             },
         );
-    let ctx = Arc::new(fake_api::context(client, Settings::default()));
+    let ctx = Arc::new(fake_api::context(client, OperatorSettings::default()));
     let watched = deployment.metadata.clone().into_response_partial();
     reconcile(Arc::new(watched), ctx).await.unwrap();
     record

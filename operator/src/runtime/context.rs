@@ -16,7 +16,7 @@ use crate::inference_deployment::AgentSettings;
 
 /// How this installation is set up, from flags.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct OperatorSettings {
     /// The image of the pods that prepare and train.
     pub trainer_image: String,
     /// When a node pulls that image: Always, IfNotPresent or Never. Absent: Kubernetes decides by the tag.
@@ -40,7 +40,7 @@ pub struct Context {
     /// Reads small documents from pods.
     pub pods: PodReader,
     /// How this installation is set up.
-    pub settings: Settings,
+    pub settings: OperatorSettings,
     /// How watches begin.
     pub watch: watcher::Config,
     /// How long an object rests after failures.

@@ -10,7 +10,7 @@ use kube::client::Body;
 use kube::runtime::events::{Recorder, Reporter};
 use serde_json::Value;
 
-use super::context::{Backoff, Context, Settings};
+use super::context::{Backoff, Context, OperatorSettings};
 use super::metrics::Metrics;
 use super::poll::PodReader;
 use super::server::Readiness;
@@ -91,7 +91,7 @@ pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> (u16, Value) {
 }
 
 /// A context around such a client, at a fixed time.
-pub(crate) fn context(client: Client, settings: Settings) -> Context {
+pub(crate) fn context(client: Client, settings: OperatorSettings) -> Context {
     Context {
         recorder: Recorder::new(client.clone(), Reporter::from("test".to_owned())),
         client,

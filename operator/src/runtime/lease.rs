@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Which Lease, by whom, for how long.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct LeaseSettings {
     /// Where the Lease is.
     pub namespace: String,
     /// Its name.
@@ -29,7 +29,7 @@ pub struct Settings {
 /// A candidate for the Lease, and after [`Self::acquire`] its holder.
 pub struct Candidate {
     api: Api<Lease>,
-    settings: Settings,
+    settings: LeaseSettings,
     now: fn() -> Timestamp,
     /// What was last seen of the Lease, and since when it is so.
     seen: Option<(Lease, Instant)>,
@@ -47,7 +47,7 @@ enum Move {
 
 impl Candidate {
     /// A candidate that has claimed nothing yet.
-    pub fn new(client: Client, settings: Settings, now: fn() -> Timestamp) -> Self {
+    pub fn new(client: Client, settings: LeaseSettings, now: fn() -> Timestamp) -> Self {
         Self {
             api: Api::namespaced(client, &settings.namespace),
             settings,
@@ -365,7 +365,7 @@ mod tests {
     }
 
     fn candidate(client: &Client, holder: &str) -> Candidate {
-        let settings = Settings {
+        let settings = LeaseSettings {
             namespace: "operator".into(),
             name: "lease".into(),
             holder: holder.into(),

@@ -19,5 +19,5 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod watch;
 
-pub use context::{Context, Settings};
+pub use context::{Context, OperatorSettings};
 pub use error::Error;

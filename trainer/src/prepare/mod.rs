@@ -29,7 +29,7 @@ use sources::Sources;
 use tokenized::Tokenized;
 
 use finetune_dataset::template::ChatTemplate;
-use finetune_dataset::{Encoder, Settings, TokenizedRow};
+use finetune_dataset::{Encoder, EncoderSettings, TokenizedRow};
 pub use prepared::load;
 pub use report::{Preview, Report, Segment};
 
@@ -185,7 +185,7 @@ fn general(
     request: &Request<'_>,
     sources: &Sources,
     split: &Split<'_>,
-    settings: Settings,
+    settings: EncoderSettings,
     count: usize,
 ) -> Result<General, Error> {
     let dataset = &request.spec.dataset;
@@ -195,8 +195,8 @@ fn general(
     let settings = if found.format == sources.format {
         settings
     } else {
-        Settings {
-            loss_on: Settings::loss_on(None, found.format).map_err(Error::Setting)?,
+        EncoderSettings {
+            loss_on: EncoderSettings::loss_on(None, found.format).map_err(Error::Setting)?,
             append_end_of_sequence: true,
             ..settings
         }
@@ -219,7 +219,7 @@ fn settings(
     request: &Request<'_>,
     format: RowFormat,
     day: jiff::civil::Date,
-) -> Result<Settings, Error> {
+) -> Result<EncoderSettings, Error> {
     let dataset = &request.spec.dataset;
     if dataset.chat_template == ChatTemplateUse::Never && is_conversation(format) {
         return Err(Error::Setting(format!(
@@ -247,8 +247,8 @@ fn settings(
         }
         (false, _) => {}
     }
-    Ok(Settings {
-        loss_on: Settings::loss_on(dataset.loss_on, format).map_err(Error::Setting)?,
+    Ok(EncoderSettings {
+        loss_on: EncoderSettings::loss_on(dataset.loss_on, format).map_err(Error::Setting)?,
         max_length: dataset
             .max_sequence_length
             .min(request.base.config().max_position_embeddings)
@@ -355,7 +355,7 @@ fn report(
     request: &Request<'_>,
     sources: &Sources,
     split: &Split<'_>,
-    settings: Settings,
+    settings: EncoderSettings,
     train: &Tokenized,
     validation: &Tokenized,
     general: &General,

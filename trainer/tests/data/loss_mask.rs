@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use finetune_artifacts::rows::RowReader;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
 use finetune_dataset::tokenize::Tokenizer;
-use finetune_dataset::{EncodedRow, Encoder, Settings};
+use finetune_dataset::{EncodedRow, Encoder, EncoderSettings};
 use rstest::rstest;
 
 use crate::fixtures;
@@ -15,7 +15,7 @@ fn tokenizer() -> Result<Tokenizer> {
     Ok(Tokenizer::from_directory(&fixtures().join("tiny-llama"))?)
 }
 
-fn encode(tokenizer: &Tokenizer, row: &str, settings: Settings) -> Result<EncodedRow> {
+fn encode(tokenizer: &Tokenizer, row: &str, settings: EncoderSettings) -> Result<EncodedRow> {
     let mut reader = RowReader::new(Format::Auto);
     reader.read("train.jsonl", row.as_bytes())?;
     let row = reader.finish()?.rows.pop().context("no row")?;
@@ -25,8 +25,8 @@ fn encode(tokenizer: &Tokenizer, row: &str, settings: Settings) -> Result<Encode
     encoded.pop().context("no row of tokens")
 }
 
-fn settings(loss_on: LossOn) -> Settings {
-    Settings {
+fn settings(loss_on: LossOn) -> EncoderSettings {
+    EncoderSettings {
         loss_on,
         max_length: 1000,
         append_end_of_sequence: true,
@@ -105,7 +105,7 @@ fn an_end_of_turn_inside_a_message_does_not_end_its_training() -> Result<()> {
 #[test]
 fn a_completion_is_trained_with_the_end_of_sequence_and_its_prompt_is_not() -> Result<()> {
     let tokenizer = tokenizer()?;
-    let settings = |loss_on| Settings {
+    let settings = |loss_on| EncoderSettings {
         chat_template: ChatTemplateUse::Never,
         ..settings(loss_on)
     };
@@ -134,7 +134,7 @@ fn text_is_trained_whole_with_an_end_unless_told_otherwise() -> Result<()> {
     let tokenizer = tokenizer()?;
     let row = r#"{"text":"Hello"}"#;
     let with = encode(&tokenizer, row, settings(LossOn::All))?.row;
-    let without = Settings {
+    let without = EncoderSettings {
         append_end_of_sequence: false,
         ..settings(LossOn::All)
     };
@@ -149,7 +149,7 @@ fn a_long_row_is_cut_on_the_right() -> Result<()> {
     let tokenizer = tokenizer()?;
     let whole = encode(&tokenizer, CHAT, settings(LossOn::Assistant))?;
     assert!(!whole.truncated);
-    let short = Settings {
+    let short = EncoderSettings {
         max_length: 30,
         ..settings(LossOn::Assistant)
     };
@@ -310,7 +310,7 @@ fn a_document_is_cut_into_rows_that_learn_each_token_once() -> Result<()> {
     let mut reader = RowReader::new(Format::Auto);
     reader.read("a.md", text.as_bytes())?;
     let row = reader.finish()?.rows.pop().context("no row")?;
-    let settings = Settings {
+    let settings = EncoderSettings {
         max_length: 40,
         ..settings(LossOn::All)
     };

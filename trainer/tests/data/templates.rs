@@ -8,7 +8,7 @@ use finetune_artifacts::rows::{Conversation, Message, Row, RowContent, RowReader
 use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
 use finetune_dataset::template::ChatTemplate;
 use finetune_dataset::tokenize::Tokenizer;
-use finetune_dataset::{Encoder, Settings};
+use finetune_dataset::{Encoder, EncoderSettings};
 use rstest::rstest;
 use serde::Deserialize;
 use serde_json::json;
@@ -90,7 +90,7 @@ fn conversation(row: &Row) -> Result<&Conversation> {
     .context("no conversation")
 }
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: EncoderSettings = EncoderSettings {
     loss_on: LossOn::Assistant,
     max_length: 100_000,
     append_end_of_sequence: true,

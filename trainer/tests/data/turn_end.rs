@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use finetune_artifacts::rows::RowReader;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, Format, LossOn};
 use finetune_dataset::tokenize::Tokenizer;
-use finetune_dataset::{Encoder, Settings};
+use finetune_dataset::{Encoder, EncoderSettings};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ fn learnt(tokenizer: &Tokenizer, row: &Value) -> Result<Vec<String>> {
     let mut reader = RowReader::new(Format::Messages);
     reader.read("train.jsonl", row.to_string().as_bytes())?;
     let row = reader.finish()?.rows.pop().context("no row")?;
-    let settings = Settings {
+    let settings = EncoderSettings {
         loss_on: LossOn::Assistant,
         max_length: 10_000,
         append_end_of_sequence: true,

@@ -36,7 +36,7 @@ use super::events::NewEvent;
 use super::seen::{Child, PodSeen, Seen};
 use super::status::{Draft, condition_of, is_true, reason_of};
 use super::validate::{Validated, Verdict};
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 pub use publish::Publication;
 
@@ -113,7 +113,7 @@ pub fn plan(
     job: &FineTuneJob,
     verdict: &Verdict,
     seen: &Seen,
-    settings: &Settings,
+    settings: &OperatorSettings,
     now: Timestamp,
 ) -> Plan {
     let stored = job.status.as_ref();
@@ -133,7 +133,7 @@ fn decide(
     job: &FineTuneJob,
     verdict: &Verdict,
     seen: &Seen,
-    settings: &Settings,
+    settings: &OperatorSettings,
     now: Timestamp,
 ) -> Plan {
     let stored = job.status.as_ref();

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::validate::Validated;
 use super::labels;
 use super::volumes::{self, TMP};
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 /// The user and group that the trainer's image is made for.
 const USER: i64 = 65532;
@@ -31,7 +31,7 @@ const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// The pod template of a stage.
-pub fn template(job: &Validated, settings: &Settings, stage: Stage) -> PodTemplateSpec {
+pub fn template(job: &Validated, settings: &OperatorSettings, stage: Stage) -> PodTemplateSpec {
     let placement = &job.spec.placement;
     let mounted = volumes::of(job);
     PodTemplateSpec {
@@ -80,7 +80,7 @@ fn node_selector(wanted: &BTreeMap<String, String>) -> BTreeMap<String, String> 
 
 fn container(
     job: &Validated,
-    settings: &Settings,
+    settings: &OperatorSettings,
     stage: Stage,
     mounts: Vec<VolumeMount>,
 ) -> Container {

@@ -13,13 +13,13 @@ use super::{
     NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, doomed_job, ensure_config_map,
     give_up_lost, leftover, name_clash, outcome, retries, stage_job, warnings,
 };
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 /// What is to be done until the data is known to be valid.
 pub(super) fn plan(
     job: &Validated,
     seen: &Seen,
-    settings: &Settings,
+    settings: &OperatorSettings,
     mut draft: Draft,
     now: Timestamp,
 ) -> Plan {
@@ -137,7 +137,7 @@ enum Look<'a> {
 
 fn look<'a>(
     job: &Validated,
-    settings: &Settings,
+    settings: &OperatorSettings,
     stage_job: &JobSeen,
     pods: &[&'a PodSeen],
     seen: &Seen,
@@ -201,7 +201,7 @@ fn prepared(pod: &PodSeen) -> Option<&Outcome> {
 }
 
 /// Takes over what the stage found out. Training begins once this is stored.
-fn record(draft: &mut Draft, outcome: &Outcome, settings: &Settings) {
+fn record(draft: &mut Draft, outcome: &Outcome, settings: &OperatorSettings) {
     draft.status.dataset.clone_from(&outcome.dataset);
     draft.status.base_model.clone_from(&outcome.base_model);
     draft.status.plan.clone_from(&outcome.plan);

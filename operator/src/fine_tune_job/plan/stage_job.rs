@@ -9,7 +9,7 @@ use k8s_openapi::api::batch::v1::{
 
 use super::super::validate::Validated;
 use super::{child_metadata, labels, pod};
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 /// Its name.
 pub fn name(job: &str, stage: Stage) -> String {
@@ -18,7 +18,7 @@ pub fn name(job: &str, stage: Stage) -> String {
 
 /// The Job of a stage, in which `retries` failed pods are replaced. It has no time to live: if it went by itself, so would the
 /// outcome that its pod holds.
-pub fn job(job: &Validated, settings: &Settings, stage: Stage, retries: i32) -> Job {
+pub fn job(job: &Validated, settings: &OperatorSettings, stage: Stage, retries: i32) -> Job {
     let mut job_labels = labels::for_pod(&job.labels, &job.name, stage);
     if stage == Stage::Train {
         job_labels.extend(labels::for_queue(&job.labels));

@@ -14,13 +14,13 @@ use super::{
     NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, attempts, doomed_job,
     ensure_config_map, give_up_lost, leftover, name_clash, retries, stage_job,
 };
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 /// What is to be done between valid data and a result.
 pub(super) fn plan(
     job: &Validated,
     seen: &Seen,
-    settings: &Settings,
+    settings: &OperatorSettings,
     mut draft: Draft,
     now: Timestamp,
 ) -> Plan {

@@ -7,13 +7,13 @@ use std::cmp::Ordering;
 use finetune_crds::contract::Outcome;
 
 use super::super::events::NewEvent;
-use crate::runtime::Settings;
+use crate::runtime::OperatorSettings;
 
 /// The version of this operator; images of one release have one version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// All warnings in one line; `None` where there are none.
-pub(super) fn listed(outcome: &Outcome, settings: &Settings) -> Option<String> {
+pub(super) fn listed(outcome: &Outcome, settings: &OperatorSettings) -> Option<String> {
     let mut warnings = outcome.warnings.clone();
     warnings.extend(older_image(
         outcome.version.as_deref(),
@@ -24,7 +24,7 @@ pub(super) fn listed(outcome: &Outcome, settings: &Settings) -> Option<String> {
 }
 
 /// The one Event that tells of them.
-pub(super) fn event(outcome: &Outcome, settings: &Settings) -> Option<NewEvent> {
+pub(super) fn event(outcome: &Outcome, settings: &OperatorSettings) -> Option<NewEvent> {
     let note = listed(outcome, settings)?;
     Some(NewEvent {
         warning: true,
