@@ -109,13 +109,6 @@ fn peer(words: &[String; 3], threads: i32, ours: f64) {
     command.env_remove("LD_LIBRARY_PATH").arg(script);
     command.args([name, kind, batch, &threads.to_string()]);
     let output = command.output().expect("PEER names no program");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let number = |key: &str| -> f64 {
-        let (_, rest) = said.split_once(key).unwrap_or_default();
-        let digits = rest.trim_start_matches([' ', ':', '"']);
-        let end = digits.find([',', '}']).unwrap_or(0);
-        digits[..end].parse().unwrap_or(f64::NAN)
-    };
     if !output.status.success() {
         println!(
             "  reference: {}",
@@ -126,6 +119,8 @@ fn peer(words: &[String; 3], threads: i32, ours: f64) {
         );
         return;
     }
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |key: &str| said[key].as_f64().unwrap();
     let theirs = number("tokens_per_second");
     println!(
         "  reference: {theirs:.0} tokens/s, greatest resident memory {:.0} MiB; ours / reference {:.2}",

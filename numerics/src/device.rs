@@ -1,5 +1,7 @@
 //! What this machine computes with: how many threads, and in which type of number it is fast.
 
+use std::sync::OnceLock;
+
 use tch::Kind;
 
 /// The number of CPUs that this process may use, at least 1.
@@ -30,10 +32,16 @@ pub enum Bfloat16 {
     Faster,
 }
 
+/// How this processor does. It is asked once: on a virtual machine the question leaves it.
+pub fn multiplies_bfloat16() -> Bfloat16 {
+    static FOUND: OnceLock<Bfloat16> = OnceLock::new();
+    *FOUND.get_or_init(of_processor)
+}
+
 /// AMX multiplies many times more, and AMD's AVX512-BF16 twice as much. Intel's AVX512-BF16 does in one instruction what its
 /// two units for float32 do in the same time, and the matrices must be laid out for it besides.
 #[cfg(target_arch = "x86_64")]
-pub fn multiplies_bfloat16() -> Bfloat16 {
+fn of_processor() -> Bfloat16 {
     use std::arch::is_x86_feature_detected;
     use std::arch::x86_64::{__cpuid, __cpuid_count};
 
@@ -52,7 +60,7 @@ pub fn multiplies_bfloat16() -> Bfloat16 {
 
 /// Graviton 3 and its like have instructions that do more.
 #[cfg(target_arch = "aarch64")]
-pub fn multiplies_bfloat16() -> Bfloat16 {
+fn of_processor() -> Bfloat16 {
     match std::arch::is_aarch64_feature_detected!("bf16") {
         true => Bfloat16::Faster,
         false => Bfloat16::Emulated,
@@ -61,6 +69,6 @@ pub fn multiplies_bfloat16() -> Bfloat16 {
 
 /// Unknown processors compute in float32.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub fn multiplies_bfloat16() -> Bfloat16 {
+fn of_processor() -> Bfloat16 {
     Bfloat16::Emulated
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 /// A kind of operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Operation {
-    /// Products with the base's weights.
+    /// Products with the base's weights, with what adapters add to them and with the decoding of their panels.
     Product,
-    /// Decoding 4-bit weights, or casting others.
+    /// Decoding 4-bit weights whole, or casting others.
     Decode,
     /// The products of adapters.
     LowRank,

@@ -1,6 +1,6 @@
 //! Matrices that products take apart: some of their columns, or of their rows, laid out anew as fp32 for one product after the other.
 //!
-//! A matrix is never whole in another form than its own: a panel of it is made where it is used, in buffers that a thread keeps, and
+//! No matrix is made whole in another form than its own: a panel of it is made where it is used, in buffers that a thread keeps, and
 //! lies in the processor's caches while it is multiplied by.
 
 use std::cell::Cell;
@@ -254,9 +254,7 @@ impl Buffer {
             std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), length)
         }
     }
-}
 
-impl Buffer {
     /// The first numbers, which were written before.
     pub(crate) fn known(&self, length: usize) -> &[f32] {
         let length = length.min(16 * self.0.len());

@@ -406,6 +406,7 @@ impl<'a> Task<'a> {
             // SAFETY: tasks have rows and columns of their own, and a product's result is no other's.
             #[expect(unsafe_code, reason = "threads write to places between each other's")]
             unsafe {
+                // The distance 1 by name, so that the compiler makes whole registers of it.
                 match (out.numbers, out.column) {
                     (OutNumbers::Float(to), 1) => to.write(start, 1, sums, out.adds),
                     (OutNumbers::Brain(to), 1) => to.write(start, 1, sums, out.adds),

@@ -59,24 +59,6 @@ impl<'a> Rows<'a> {
         &self.numbers()[rows.start * self.width..rows.end * self.width]
     }
 
-    /// Some of the rows as a left matrix (rows, N).
-    pub(crate) fn left(&self, rows: Range<usize>) -> Left<'_> {
-        Left {
-            numbers: self.some(rows),
-            row: self.width,
-            column: 1,
-        }
-    }
-
-    /// The same, transposed: (N, rows).
-    pub(crate) fn left_transposed(&self, rows: Range<usize>) -> Left<'_> {
-        Left {
-            numbers: self.some(rows),
-            row: 1,
-            column: self.width,
-        }
-    }
-
     /// Some of the rows as a matrix that products take apart.
     pub(crate) fn matrix(&self, rows: Range<usize>) -> Matrix<'_> {
         Matrix {
@@ -90,7 +72,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn transposed_times<'b>(&'b self, right: Right<'b>) -> Term<'b> {
         Term {
             rows: 0..self.width,
-            left: self.left_transposed(0..self.count),
+            left: Left {
+                numbers: self.numbers(),
+                row: 1,
+                column: self.width,
+            },
             inner: self.count,
             right,
         }
@@ -100,7 +86,19 @@ impl<'a> Rows<'a> {
     pub(crate) fn times<'b>(&'b self, right: Right<'b>, to: Range<usize>) -> Term<'b> {
         Term {
             rows: to,
-            left: self.left(0..self.count),
+            ..self.some_times(0..self.count, right)
+        }
+    }
+
+    /// Some of the rows times a right matrix, as all rows of a result.
+    pub(crate) fn some_times<'b>(&'b self, rows: Range<usize>, right: Right<'b>) -> Term<'b> {
+        Term {
+            rows: 0..rows.len(),
+            left: Left {
+                numbers: self.some(rows),
+                row: self.width,
+                column: 1,
+            },
             inner: self.width,
             right,
         }

@@ -19,6 +19,7 @@ use crate::ops::cpu::rows::Rows;
 use crate::ops::low_rank::LowRank;
 use crate::ops::profile::{Operation, timed};
 use crate::ops::random::Dropout;
+use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
 
 /// An adapter of one of the layers, for the rows of one block.
@@ -76,8 +77,8 @@ pub(super) fn forward(
         });
     }
     product::run(&products);
-    for (layer, y) in layers.iter().zip(&mut ys) {
-        if !own {
+    if !own {
+        for (layer, y) in layers.iter().zip(&mut ys) {
             let weight = layer.weight.dense(scratch)?;
             let _ = y.f_addmm_(x, &weight.f_tr()?)?;
         }
@@ -86,11 +87,11 @@ pub(super) fn forward(
     Ok((ys, saved(layers.len(), blocks.len(), &riders, inners)))
 }
 
-/// The gradient for x from those for y, as W's products and as the adapters' see them.
+/// The gradient for x from those for y; with those that the adapters see, where they see others.
 pub(super) fn backward(
     layers: &[&Linear],
     x: &Tensor,
-    (dys, dys_of_adapters): (&[Tensor], &[Tensor]),
+    (dys, of_adapters): (&[Tensor], Option<&[Tensor]>),
     blocks: &[RowBlock<'_>],
     saved: SavedAt<'_>,
     scratch: &mut Scratch,
@@ -98,11 +99,12 @@ pub(super) fn backward(
     let kind = x.f_kind()?;
     let of_dys = dys.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
     let riders = riders(x, blocks)?;
-    let d_inners = if std::ptr::eq(dys, dys_of_adapters) {
-        d_inners(&riders, &of_dys, saved)?
-    } else {
-        let of_adapters = dys_of_adapters.iter().map(Rows::of);
-        d_inners(&riders, &of_adapters.collect::<Result<Vec<_>>>()?, saved)?
+    let d_inners = match of_adapters {
+        None => d_inners(&riders, &of_dys, saved)?,
+        Some(dys) => {
+            let of_dys = dys.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+            d_inners(&riders, &of_dys, saved)?
+        }
     };
     let of_d_inners = d_inners.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
     add_gradients_of_a(&riders, &of_d_inners, x)?;
@@ -111,8 +113,8 @@ pub(super) fn backward(
     let mut dx = Tensor::f_empty(x.size(), (kind, Device::Cpu))?;
     let (count, columns) = (x.size()[0] as usize, x.size()[1] as usize);
     let mut terms = Vec::new();
-    for (layer, dy) in layers.iter().zip(&of_dys) {
-        if own {
+    if own {
+        for (layer, dy) in layers.iter().zip(&of_dys) {
             terms.push(dy.times(layer.weight.matrix(kind)?.direct(), 0..count));
         }
     }
@@ -128,8 +130,8 @@ pub(super) fn backward(
         columns,
         out: Out::over(&mut dx)?,
     }]);
-    for (layer, dy) in layers.iter().zip(dys) {
-        if !own {
+    if !own {
+        for (layer, dy) in layers.iter().zip(dys) {
             let _ = dx.f_addmm_(dy, &layer.weight.dense(scratch)?)?;
         }
     }
@@ -178,6 +180,22 @@ fn riders<'a>(x: &Tensor, blocks: &[RowBlock<'a>]) -> Result<Vec<Rider<'a>>> {
     Ok(riders)
 }
 
+/// The riders' indices by adapter, each with its first rider: what several blocks add to one gradient is one product, because results
+/// that are computed at a time lie apart.
+fn by_adapter<'r, 'a>(riders: &'r [Rider<'a>]) -> Vec<(&'r Rider<'a>, Vec<usize>)> {
+    let mut found: Vec<(&Rider<'a>, Vec<usize>)> = Vec::new();
+    for (index, rider) in riders.iter().enumerate() {
+        let same = found
+            .iter_mut()
+            .find(|(first, _)| std::ptr::eq(first.adapter, rider.adapter));
+        match same {
+            Some((_, indices)) => indices.push(index),
+            None => found.push((rider, vec![index])),
+        }
+    }
+    found
+}
+
 /// s·x·Aᵀ of each rider (rows, r), fp32.
 fn inners(riders: &[Rider<'_>], x: &Rows<'_>) -> Result<Vec<Tensor>> {
     timed(Operation::LowRank, || {
@@ -192,12 +210,10 @@ fn inners(riders: &[Rider<'_>], x: &Rows<'_>) -> Result<Vec<Tensor>> {
         let mut products = Vec::with_capacity(riders.len());
         for ((rider, kept), inner) in riders.iter().zip(&kept).zip(&mut inners) {
             let a = rider.adapter.a_matrix()?.transposed();
-            let (left, own) = match kept {
-                Some(kept) => (kept.left(0..kept.count), kept),
-                None => (x.left(rider.rows.clone()), x),
+            let term = match kept {
+                Some(kept) => kept.times(a, 0..kept.count),
+                None => x.some_times(rider.rows.clone(), a),
             };
-            let mut term = own.times(a, 0..rider.rows.len());
-            term.left = left;
             let mut out = Out::over(inner)?;
             out.factor = rider.adapter.scaling as f32;
             products.push(Product {
@@ -225,11 +241,10 @@ fn d_inners(riders: &[Rider<'_>], dys: &[Rows<'_>], saved: SavedAt<'_>) -> Resul
             .map(|rider| Rows::of(&saved.of(rider.layer, rider.block)?.inner))
             .collect::<Result<Vec<_>>>()?;
         let mut products = Vec::with_capacity(2 * riders.len());
-        for ((rider, d_inner), inner) in riders.iter().zip(&mut d_inners).zip(&inners) {
+        for (rider, d_inner) in riders.iter().zip(&mut d_inners) {
             let dy = &dys[rider.layer];
             let rank = rider.adapter.rank();
-            let mut term = dy.times(rider.adapter.b_matrix()?.direct(), 0..rider.rows.len());
-            term.left = dy.left(rider.rows.clone());
+            let term = dy.some_times(rider.rows.clone(), rider.adapter.b_matrix()?.direct());
             let mut out = Out::over(d_inner)?;
             out.factor = rider.adapter.scaling as f32;
             products.push(Product {
@@ -238,19 +253,19 @@ fn d_inners(riders: &[Rider<'_>], dys: &[Rows<'_>], saved: SavedAt<'_>) -> Resul
                 columns: rank,
                 out,
             });
+        }
+        for (first, same) in by_adapter(riders) {
+            let terms = same.iter().map(|&index| {
+                let matrix = dys[riders[index].layer].matrix(riders[index].rows.clone());
+                inners[index].transposed_times(matrix.direct())
+            });
+            let rank = first.adapter.rank();
             // Transposed, so that the wide side is that of the lanes: (r, out).
             products.push(Product {
-                terms: vec![inner.transposed_times(dy.matrix(rider.rows.clone()).direct())],
+                terms: terms.collect(),
                 rows: rank,
-                columns: dy.width,
-                out: Out {
-                    numbers: OutNumbers::Float(rider.adapter.gradient_b.place()?),
-                    row: 1,
-                    column: rank,
-                    factor: 1.0,
-                    bias: None,
-                    adds: true,
-                },
+                columns: dys[first.layer].width,
+                out: Out::add_to(&first.adapter.gradient_b, 1, rank)?,
             });
         }
         product::run(&products);
@@ -271,23 +286,19 @@ fn add_gradients_of_a(riders: &[Rider<'_>], d_inners: &[Rows<'_>], x: &Tensor) -
             .map(Rider::kept_rows)
             .collect::<Result<Vec<_>>>()?;
         let mut products = Vec::with_capacity(riders.len());
-        for ((rider, kept), d_inner) in riders.iter().zip(&kept).zip(d_inners) {
-            let input = match kept {
-                Some(kept) => kept.matrix(0..kept.count),
-                None => x.matrix(rider.rows.clone()),
-            };
+        for (first, same) in by_adapter(riders) {
+            let terms = same.iter().map(|&index| {
+                let input = match &kept[index] {
+                    Some(kept) => kept.matrix(0..kept.count),
+                    None => x.matrix(riders[index].rows.clone()),
+                };
+                d_inners[index].transposed_times(input.direct())
+            });
             products.push(Product {
-                terms: vec![d_inner.transposed_times(input.direct())],
-                rows: rider.adapter.rank(),
+                terms: terms.collect(),
+                rows: first.adapter.rank(),
                 columns: x.width,
-                out: Out {
-                    numbers: OutNumbers::Float(rider.adapter.gradient_a.place()?),
-                    row: x.width,
-                    column: 1,
-                    factor: 1.0,
-                    bias: None,
-                    adds: true,
-                },
+                out: Out::add_to(&first.adapter.gradient_a, x.width, 1)?,
             });
         }
         product::run(&products);
@@ -391,6 +402,18 @@ impl<'a> Out<'a> {
             factor: 1.0,
             bias: None,
             adds: false,
+        })
+    }
+
+    /// What is added to a gradient, with these distances of rows and columns.
+    fn add_to(gradient: &'a Gradient, row: usize, column: usize) -> Result<Self> {
+        Ok(Self {
+            numbers: OutNumbers::Float(gradient.place()?),
+            row,
+            column,
+            factor: 1.0,
+            bias: None,
+            adds: true,
         })
     }
 }

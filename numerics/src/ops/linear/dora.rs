@@ -85,7 +85,7 @@ pub(super) fn backward(
             None => {
                 let dys = [dy];
                 let of_block = std::slice::from_ref(block);
-                cpu::backward(&[layer], &x, (&dys, &dys), of_block, saved, scratch)?
+                cpu::backward(&[layer], &x, (&dys, None), of_block, saved, scratch)?
             }
         });
     }
@@ -157,11 +157,18 @@ fn backward_block(
     let layers = [layer];
     let Some(dropout) = block.dropout(adapter) else {
         let dys = [d_product];
-        return cpu::backward(&layers, x, (&dys, &dys), &undropped, saved, scratch);
+        return cpu::backward(&layers, x, (&dys, None), &undropped, saved, scratch);
     };
     let kept = dropout.apply(x)?;
     let dys = ([d_product.f_sub(dy)?], [d_product]);
-    let d_kept = cpu::backward(&layers, &kept, (&dys.0, &dys.1), &undropped, saved, scratch)?;
+    let d_kept = cpu::backward(
+        &layers,
+        &kept,
+        (&dys.0, Some(&dys.1)),
+        &undropped,
+        saved,
+        scratch,
+    )?;
     let mut dx = times(dy, &layer.weight, false, scratch)?;
     Ok(dx.f_add_(&dropout.apply(&d_kept)?)?)
 }

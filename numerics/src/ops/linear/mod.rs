@@ -2,7 +2,7 @@
 //!
 //! The rows of x come in blocks, each with its own adapters or none: a pass may serve several adapters, or train several, over one
 //! base. An adapter's part enters the same fp32 sums as the product with W, so that of a small update nothing is rounded away. A
-//! weight may be dense, in 4 bits (never whole in another form) or itself trained. Saves of each adapter s·x·Aᵀ (rows, r).
+//! weight may be dense, in 4 bits (decoded part by part where our own loops multiply) or itself trained. Saves of each adapter s·x·Aᵀ (rows, r).
 
 mod cpu;
 mod dora;
@@ -14,6 +14,7 @@ use super::four_bit::FourBitMatrix;
 use super::low_rank::LowRank;
 use super::profile::{Operation, timed};
 use super::random::{Draw, Dropout};
+use super::side::Side;
 use super::trained::{Gradient, WeightId};
 use super::{Error, Result};
 
@@ -239,7 +240,7 @@ pub fn backward(
     };
     timed(Operation::Product, || {
         if !dora::any(blocks) {
-            return cpu::backward(layers, x, (&dys, &dys), blocks, saved, scratch);
+            return cpu::backward(layers, x, (&dys, None), blocks, saved, scratch);
         }
         let mut dx: Option<Tensor> = None;
         for (layer, one) in layers.iter().enumerate() {
@@ -265,12 +266,7 @@ fn of_layer<'a>(blocks: &[RowBlock<'a>], layer: usize) -> Vec<RowBlock<'a>> {
 }
 
 fn check(layers: &[&Linear], x: &Tensor, blocks: &[RowBlock<'_>]) -> Result<()> {
-    if x.device() != Device::Cpu {
-        return Err(Error::Libtorch(format!(
-            "a linear layer on {:?}, expected the CPU",
-            x.device()
-        )));
-    }
+    Side::of(x, "a linear layer")?;
     let (rows, width) = x.size2()?;
     for layer in layers {
         let (output, input) = layer.weight.shape()?;
@@ -284,6 +280,14 @@ fn check(layers: &[&Linear], x: &Tensor, blocks: &[RowBlock<'_>]) -> Result<()> 
     }
     let of_blocks: i64 = blocks.iter().map(|block| block.rows).sum();
     let fits = |block: &RowBlock<'_>| block.rows > 0 && block.adapters.len() == layers.len();
+    for (layer, adapter) in blocks
+        .iter()
+        .flat_map(|block| layers.iter().zip(&block.adapters))
+    {
+        if let Some(adapter) = adapter {
+            adapter.check(layer.weight.shape()?)?;
+        }
+    }
     if of_blocks != rows || !blocks.iter().all(fits) {
         return Err(Error::Input(format!(
             "blocks of {of_blocks} rows, expected {rows}, and {} adapters or none in each",

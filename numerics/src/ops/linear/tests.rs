@@ -169,3 +169,43 @@ fn in_bfloat16_what_an_adapter_adds_is_not_rounded_before_it_is_summed() {
     let (ys, _) = forward(&[&layer], &x, &[block], &mut scratch).unwrap();
     assert!((ys[0].double_value(&[0, 0]) - (1.0 + 2.0 * step)).abs() < 1e-6);
 }
+
+#[test]
+fn an_adapter_of_two_blocks_has_the_gradients_of_both() {
+    let (weight, _) = weight(96, 1, true, Kind::Float);
+    let layer = Linear::new(weight, None);
+    let gradients = |parts: &[i64]| {
+        let adapter = adapter(96, 4, 2);
+        let block = |rows: &i64| RowBlock {
+            rows: *rows,
+            adapters: vec![Some(&adapter)],
+            dropout: None,
+        };
+        let blocks: Vec<_> = parts.iter().map(block).collect();
+        let (x, dy) = (random(&[700, INPUT], 5), random(&[700, 96], 6));
+        let mut scratch = Scratch::new(Kind::Float);
+        let (_, saved) = forward(&[&layer], &x, &blocks, &mut scratch).unwrap();
+        let _ = backward(&[&layer], &x, &[dy], &blocks, &saved, &mut scratch).unwrap();
+        [&adapter.gradient_a, &adapter.gradient_b].map(view)
+    };
+    let whole = gradients(&[700]);
+    for (parts, whole) in gradients(&[300, 400]).iter().zip(&whole) {
+        assert_close(parts, whole);
+    }
+}
+
+#[test]
+fn an_adapter_for_another_weight_is_refused() {
+    let (weight, _) = weight(96, 1, false, Kind::Float);
+    let layer = Linear::new(weight, None);
+    let other = adapter(50, 4, 2);
+    let block = RowBlock {
+        rows: 3,
+        adapters: vec![Some(&other)],
+        dropout: None,
+    };
+    let x = random(&[3, INPUT], 5);
+    let found = forward(&[&layer], &x, &[block], &mut Scratch::new(Kind::Float));
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains("expected r x 72 and 96 x r"), "{error}");
+}

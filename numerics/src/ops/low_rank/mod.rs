@@ -52,6 +52,18 @@ pub struct KnownNorms {
 }
 
 impl LowRank {
+    /// Refuses another weight (out, in) than those that A and B are for.
+    pub(super) fn check(&self, (output, input): (i64, i64)) -> Result<()> {
+        let (a, b) = (self.a.size2()?, self.b.size2()?);
+        match (a.1, b.0, b.1) == (input, output, a.0) {
+            true => Ok(()),
+            false => Err(Error::Adapter(format!(
+                "A of `{}` is {} x {} and B {} x {}, expected r x {input} and {output} x r",
+                self.module, a.0, a.1, b.0, b.1
+            ))),
+        }
+    }
+
     /// W (out, in) with the adapter merged into it, in fp32: what base and adapter together multiply x by.
     pub(crate) fn merged(&self, weight: &Tensor) -> Result<Tensor> {
         let weight = weight.f_to_kind(Kind::Float)?;
