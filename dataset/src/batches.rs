@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::TokenizedRow;
+use super::tokenized_row::TokenizedRow;
 
 /// The order of rows over a whole run.
 #[derive(Clone, Debug)]

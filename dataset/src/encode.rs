@@ -3,10 +3,10 @@
 use finetune_artifacts::rows::{Conversation, Message, Row, RowContent, RowFormat};
 use finetune_crds::fine_tune_job::{ChatTemplateUse, LossOn};
 
-use super::TokenizedRow;
 use super::conversation::{self, Turn};
 use super::left_out::LeftOut;
 use super::refusal::Refusal;
+use super::tokenized_row::TokenizedRow;
 use crate::template::Time;
 use crate::tokenize::{Encoded, Tokenizer};
 

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use finetune_artifacts::rows::{Row, RowContent, place};
-use finetune_dataset::tokenize::Tokenizer;
-use finetune_dataset::{EncodedRow, LeftOut, Part};
+
+use crate::encode::EncodedRow;
+use crate::left_out::{LeftOut, Part};
+use crate::tokenize::Tokenizer;
 
 /// Characters of a prompt that a warning shows.
 const SHOWN: usize = 40;

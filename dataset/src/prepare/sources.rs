@@ -12,7 +12,7 @@ use finetune_artifacts::uri::Location;
 use finetune_artifacts::{Error as StoreError, digest};
 use finetune_crds::fine_tune_job::{Columns, Dataset, Replay, Source};
 
-use super::Error;
+use super::error::Error;
 
 /// The rows of a data set.
 pub(super) struct Sources {
@@ -21,7 +21,7 @@ pub(super) struct Sources {
     pub(super) validation: Vec<Row>,
     pub(super) format: RowFormat,
     /// General data.
-    pub(super) replay: Option<General>,
+    pub(super) replay: Option<GeneralRows>,
     /// What is odd about the files and no fault.
     pub(super) oddities: Oddities,
     /// Over the names and digests of all files.
@@ -29,7 +29,7 @@ pub(super) struct Sources {
 }
 
 /// General data to choose from.
-pub(super) struct General {
+pub(super) struct GeneralRows {
     pub(super) rows: Vec<Row>,
     pub(super) format: RowFormat,
 }
@@ -136,7 +136,7 @@ async fn general(
     credentials: &Credentials,
     cache: &Cache,
     oddities: &mut Oddities,
-) -> Result<(General, Vec<LocalFile>), Error> {
+) -> Result<(GeneralRows, Vec<LocalFile>), Error> {
     let mut files = Vec::new();
     for (number, source) in replay.sources.iter().enumerate() {
         files.extend(fetch(source, &format!("replay/{number}"), credentials, cache).await?);
@@ -147,7 +147,7 @@ async fn general(
     oddities.unread.add(&found.unread);
     match found.format {
         Some(format) if !found.rows.is_empty() => Ok((
-            General {
+            GeneralRows {
                 rows: found.rows,
                 format,
             },

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use finetune_artifacts::near_duplicates::Texts;
 use finetune_artifacts::rows::Row;
-use finetune_dataset::TokenizedRow;
+
+use super::near_duplicates::Texts;
+use crate::tokenized_row::TokenizedRow;
 
 /// What stands for a character that an earlier program could not read.
 const LOST: char = '\u{fffd}';

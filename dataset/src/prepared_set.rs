@@ -3,104 +3,111 @@
 //! A side is three tensors: all tokens in a row (u32), one loss flag each (u8), and where each row starts and the last one
 //! ends (u64).
 
-use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
-use finetune_crds::contract::layout::PREPARED;
-use finetune_dataset::TokenizedRow;
+use std::path::Path;
 
-use super::{Error, Prepared, Report, Request};
-use crate::workplace::TemporaryFolder;
+use finetune_artifacts::digest;
+use finetune_artifacts::safetensors_file::{self, Dtype, SafetensorsFile, TensorData};
+use finetune_artifacts::store::Store;
+use finetune_crds::FineTuneJobSpec;
+use finetune_crds::contract::layout::PREPARED;
+
+use super::prepare::{Error, Prepared, Report};
+use super::tokenized_row::TokenizedRow;
 
 const TOKENS: &str = "tokens.safetensors";
 const REPORT: &str = "report.json";
 
-/// Writes the set. The report goes last: without it there is no set.
-pub(super) async fn write(
-    request: &Request<'_>,
-    mut prepared: Prepared,
-) -> Result<Prepared, Error> {
-    let store = request.passing.child(PREPARED)?;
-    if let Some(found) = read_report(request).await? {
-        refuse_other(request, &found)?;
+/// The place of a job's prepared set, and what the set must have been made for.
+#[derive(Clone, Copy, Debug)]
+pub struct PreparedSet<'a> {
+    /// The job's passing folder.
+    pub passing: &'a Store,
+    /// The job.
+    pub spec: &'a FineTuneJobSpec,
+    /// The digest of tokenizer and chat template.
+    pub tokenizer_digest: &'a str,
+}
+
+impl PreparedSet<'_> {
+    /// Writes the set; `local` is a folder of its own for the file on its way. The report goes last: without it there is no set.
+    /// One that was made for something else is not overwritten.
+    pub async fn write(&self, mut prepared: Prepared, local: &Path) -> Result<Prepared, Error> {
+        let store = self.passing.child(PREPARED)?;
+        if let Some(found) = self.report().await? {
+            self.refuse_other(&found)?;
+        }
+        let path = local.join(TOKENS);
+        write_tokens(&path, &prepared)?;
+        prepared.report.spec_digest = self.spec.digest();
+        prepared.report.tokens_digest = digest::of_file(&path)?.0;
+        store.upload(TOKENS, &path).await?;
+        store
+            .write(REPORT, prepared.report.to_json().into())
+            .await?;
+        Ok(prepared)
     }
-    let folder = temporary(request)?;
-    let path = folder.path().join(TOKENS);
-    write_tokens(&path, &prepared)?;
-    prepared.report.tokens_digest = finetune_artifacts::digest::of_file(&path)?.0;
-    store.upload(TOKENS, &path).await?;
-    store
-        .write(REPORT, prepared.report.to_json().into())
-        .await?;
-    Ok(prepared)
+
+    /// Reads the set; `None` where there is none yet. One that was made for another manifest, tokenizer or chat template is
+    /// refused, and tokens beyond the `vocabulary`. `local` is a folder of its own for the file on its way.
+    pub async fn load(&self, vocabulary: i64, local: &Path) -> Result<Option<Prepared>, Error> {
+        let Some(report) = self.report().await? else {
+            return Ok(None);
+        };
+        self.refuse_other(&report)?;
+        let path = local.join(TOKENS);
+        self.passing
+            .child(PREPARED)?
+            .download(TOKENS, &path, Some(&report.tokens_digest), &|_, _| {})
+            .await?;
+        let file =
+            SafetensorsFile::open(&path).map_err(|error| Error::Prepared(error.to_string()))?;
+        Ok(Some(Prepared {
+            train: read_side(&file, "train", vocabulary)?,
+            validation: read_side(&file, "validation", vocabulary)?,
+            report,
+        }))
+    }
+
+    /// The day that the set was prepared for; `None` where there is no set, or its rows know of no day.
+    pub async fn day(&self) -> Result<Option<jiff::civil::Date>, Error> {
+        let Some(day) = self.report().await?.and_then(|report| report.day) else {
+            return Ok(None);
+        };
+        let parsed = day.parse();
+        parsed.map(Some).map_err(|error| {
+            Error::Prepared(format!(
+                "{REPORT}: `day` is {day:?}, expected a date: {error}"
+            ))
+        })
+    }
+
+    async fn report(&self) -> Result<Option<Report>, Error> {
+        let store = self.passing.child(PREPARED)?;
+        let Some(bytes) = store.read_optional(REPORT).await? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::Prepared(format!("{}: {error}", store.uri_of(REPORT))))
+    }
+
+    fn refuse_other(&self, report: &Report) -> Result<(), Error> {
+        let what = if !self.spec.has_digest(&report.spec_digest) {
+            "spec"
+        } else if report.tokenizer_digest != self.tokenizer_digest {
+            "tokenizer or chat template"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Stale {
+            uri: format!("{}{PREPARED}", self.passing.uri()),
+            what,
+            cure: "use another work folder, or delete this one",
+        })
+    }
 }
 
-/// Reads the set of this job; `None` where there is none yet. One that was made for another manifest, tokenizer or chat
-/// template is refused.
-pub async fn load(request: &Request<'_>) -> Result<Option<Prepared>, Error> {
-    let Some(report) = read_report(request).await? else {
-        return Ok(None);
-    };
-    refuse_other(request, &report)?;
-    let folder = temporary(request)?;
-    let path = folder.path().join(TOKENS);
-    request
-        .passing
-        .child(PREPARED)?
-        .download(TOKENS, &path, Some(&report.tokens_digest), &|_, _| {})
-        .await?;
-    let file = SafetensorsFile::open(&path).map_err(|error| Error::Prepared(error.to_string()))?;
-    let vocabulary = request.base.config().vocabulary_size;
-    Ok(Some(Prepared {
-        train: read_side(&file, "train", vocabulary)?,
-        validation: read_side(&file, "validation", vocabulary)?,
-        report,
-    }))
-}
-
-/// The day that the set of this job was prepared for; `None` where there is no set, or its rows know of no day.
-pub(super) async fn day(request: &Request<'_>) -> Result<Option<jiff::civil::Date>, Error> {
-    let Some(day) = read_report(request).await?.and_then(|report| report.day) else {
-        return Ok(None);
-    };
-    let parsed = day.parse();
-    parsed.map(Some).map_err(|error| {
-        Error::Prepared(format!(
-            "{REPORT}: `day` is {day:?}, expected a date: {error}"
-        ))
-    })
-}
-
-async fn read_report(request: &Request<'_>) -> Result<Option<Report>, Error> {
-    let store = request.passing.child(PREPARED)?;
-    let Some(bytes) = store.read_optional(REPORT).await? else {
-        return Ok(None);
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| Error::Prepared(format!("{}: {error}", store.uri_of(REPORT))))
-}
-
-fn refuse_other(request: &Request<'_>, report: &Report) -> Result<(), Error> {
-    let what = if !request.spec.has_digest(&report.spec_digest) {
-        "spec"
-    } else if report.tokenizer_digest != request.base.tokenizer().digest() {
-        "tokenizer or chat template"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Stale {
-        uri: format!("{}{PREPARED}", request.passing.uri()),
-        what,
-        cure: "use another work folder, or delete this one",
-    })
-}
-
-fn temporary(request: &Request<'_>) -> Result<TemporaryFolder, Error> {
-    TemporaryFolder::new(request.local).map_err(|source| {
-        finetune_artifacts::Error::local("create a directory in", request.local, source).into()
-    })
-}
-
-fn write_tokens(path: &std::path::Path, prepared: &Prepared) -> Result<(), Error> {
+fn write_tokens(path: &Path, prepared: &Prepared) -> Result<(), Error> {
     let sides = [
         ("train", Flat::of(&prepared.train)),
         ("validation", Flat::of(&prepared.validation)),

@@ -1,11 +1,59 @@
-//! Holds rows back for validation, by a hash of their content.
+//! Which rows are trained on and which are validated with: some are held back, by a hash of their content. Pure.
 //!
 //! The same row is always on the same side, whatever stands around it, so that a grown data set never moves a row from
 //! validation into training. It must never look at the order of rows.
 
+use std::collections::HashSet;
+
+use finetune_artifacts::rows::Row;
+
+/// The rows on both sides.
+pub(super) struct Split<'rows> {
+    pub(super) train: Vec<&'rows Row>,
+    pub(super) validation: Vec<&'rows Row>,
+    /// Of the content of all rows.
+    pub(super) hashes: HashSet<[u8; 32]>,
+    /// Rows to train on whose content was there before.
+    pub(super) duplicates: usize,
+    /// Rows to validate with that are trained on too.
+    pub(super) leaked: usize,
+}
+
+impl<'rows> Split<'rows> {
+    /// Holds `fraction` of the rows of `train` back, behind those of `validation`, which have files of their own.
+    pub(super) fn of(train: &'rows [Row], validation: &'rows [Row], fraction: Option<f64>) -> Self {
+        let hashes: Vec<[u8; 32]> = train.iter().map(|row| row.content.hash()).collect();
+        let held = match fraction {
+            Some(fraction) => held_back(&hashes, fraction),
+            None => vec![false; hashes.len()],
+        };
+        let mut seen = HashSet::new();
+        let mut result = Self {
+            train: Vec::new(),
+            validation: validation.iter().collect(),
+            hashes: HashSet::new(),
+            duplicates: 0,
+            leaked: 0,
+        };
+        for ((row, hash), held) in train.iter().zip(&hashes).zip(held) {
+            if held {
+                result.validation.push(row);
+            } else {
+                result.train.push(row);
+                result.duplicates += usize::from(!seen.insert(*hash));
+            }
+        }
+        let leaked = |row: &&Row| seen.contains(&row.content.hash());
+        result.leaked = validation.iter().filter(leaked).count();
+        let validation = result.validation.iter().map(|row| row.content.hash());
+        result.hashes = seen.into_iter().chain(validation).collect();
+        result
+    }
+}
+
 /// For each hash, whether its row is held back. About `fraction` of the rows are; at least those with the least hash
 /// are, as long as others are left to train on.
-pub fn held_back(hashes: &[[u8; 32]], fraction: f64) -> Vec<bool> {
+fn held_back(hashes: &[[u8; 32]], fraction: f64) -> Vec<bool> {
     let held: Vec<bool> = hashes.iter().map(|hash| place(hash) < fraction).collect();
     if held.contains(&true) {
         return held;

@@ -18,7 +18,7 @@ const SHARED: usize = 8;
 
 /// Texts against which others are compared.
 #[derive(Debug, Default)]
-pub struct Texts {
+pub(super) struct Texts {
     runs: Vec<HashSet<u64>>,
     /// The texts that have a run in their sample.
     samples: HashMap<u64, Vec<usize>>,
@@ -27,7 +27,7 @@ pub struct Texts {
 
 impl Texts {
     /// The texts, by their place.
-    pub fn new<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Self {
+    pub(super) fn new<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Self {
         let mut all = Self::default();
         for (index, text) in texts.into_iter().enumerate() {
             let runs = runs(text.as_ref());
@@ -44,7 +44,7 @@ impl Texts {
     }
 
     /// The places of the texts that are nearly `text`, in order.
-    pub fn near(&self, text: &str) -> Vec<usize> {
+    pub(super) fn near(&self, text: &str) -> Vec<usize> {
         let runs = runs(text);
         let mut shared: HashMap<usize, usize> = HashMap::new();
         for index in runs

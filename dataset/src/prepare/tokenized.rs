@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use finetune_artifacts::rows::{Fault, FaultClass, Faults, Row, RowContent, place};
-use finetune_dataset::template;
-use finetune_dataset::{EncodedRow, Encoder, Refusal, TokenizedRow};
 
-use super::Error;
+use super::error::Error;
 use super::template_notes::{self, TemplateNotes};
+use crate::encode::{EncodedRow, Encoder};
+use crate::refusal::Refusal;
+use crate::template;
+use crate::tokenized_row::TokenizedRow;
 
 /// How many rows a preview shows.
 const SHOWN_ROWS: usize = 2;
