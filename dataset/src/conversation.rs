@@ -101,7 +101,8 @@ fn unlearnt(messages: &[Message]) -> Vec<usize> {
         .collect()
 }
 
-/// The turns that the template marks. Without weights they need not be as many as the assistant's messages.
+/// The turns that the template marks, of which the messages in `wanted`, in order, matter. Without weights they need not be as many
+/// as the assistant's messages.
 fn marked_turns(
     spans: &[Range<usize>],
     messages: &[Message],
@@ -118,7 +119,7 @@ fn marked_turns(
         .collect();
     if spans.len() == assistant.len() {
         let pairs = spans.iter().zip(&assistant);
-        let pairs = pairs.filter(|(_, index)| wanted.contains(index));
+        let pairs = pairs.filter(|(_, index)| wanted.binary_search(index).is_ok());
         return Ok(pairs.map(|(span, _)| turn(span)).collect());
     }
     if messages.iter().any(|message| !message.trained) {

@@ -37,7 +37,7 @@ pub enum Part {
 }
 
 /// Something that a row says and its rendering does not.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LeftOut {
     /// What it is.
     pub part: Part,
@@ -81,7 +81,8 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// What `template` leaves out of the conversation, whose rendering is `text`. An error names what nobody can want left out.
+/// What `template` leaves out of the conversation, whose rendering is `text`; of its messages those in `learnt`, in order, are to
+/// be learnt. An error names what nobody can want left out.
 pub(super) fn of(
     template: &ChatTemplate,
     conversation: &Conversation,
@@ -302,23 +303,11 @@ impl Points {
         let left_out = |part, message: Option<usize>| LeftOut {
             part,
             message,
-            learnt: message.is_some_and(|index| learnt.contains(&index)),
+            learnt: message.is_some_and(|index| learnt.binary_search(&index).is_ok()),
             earlier: message.is_some() && message < last_question,
         };
-        let of_words = |part| part != Part::Name;
-        let said = |index: usize| {
-            let points = self.list.iter().enumerate();
-            points.filter(move |(_, point)| point.message == Some(index) && of_words(point.part))
-        };
-        let unsaid: HashSet<usize> = self
-            .messages()
-            .into_iter()
-            .filter(|index| {
-                // Of a turn that only calls, the calls are named.
-                said(*index).any(|(_, point)| point.part != Part::Calls)
-                    && said(*index).all(|(number, _)| !printed(number))
-            })
-            .collect();
+        let unsaid = self.unsaid(printed);
+        let mut found_before = HashSet::new();
         let mut result = Vec::new();
         for (number, point) in self.list.iter().enumerate() {
             if printed(number) {
@@ -334,15 +323,30 @@ impl Points {
                 part => part,
             };
             let found = left_out(part, point.message);
-            if !result.contains(&found) {
+            if found_before.insert(found) {
                 result.push(found);
             }
         }
         result
     }
 
-    fn messages(&self) -> HashSet<usize> {
-        self.list.iter().filter_map(|point| point.message).collect()
+    /// The messages of which nothing is printed, names aside. Of a turn that only calls, the calls are named.
+    fn unsaid(&self, printed: &dyn Fn(usize) -> bool) -> HashSet<usize> {
+        let mut unsaid = HashSet::new();
+        let mut said = HashSet::new();
+        for (number, point) in self.list.iter().enumerate() {
+            let Some(message) = point.message.filter(|_| point.part != Part::Name) else {
+                continue;
+            };
+            if !said.contains(&message) && printed(number) {
+                said.insert(message);
+            }
+            if point.part != Part::Calls {
+                unsaid.insert(message);
+            }
+        }
+        unsaid.retain(|message| !said.contains(message));
+        unsaid
     }
 }
 
