@@ -2,7 +2,7 @@
 //!
 //! A name is bound to one load for as long as it is there: replacing weights under a name does not exist.
 
-use super::api::ApiError;
+use super::request_error::RequestError;
 
 /// The most characters of a name. An Adapter's own name has up to 253; the agent adds 13 of the version's digest.
 const MAX_NAME: usize = 512;
@@ -45,44 +45,42 @@ impl Adapters {
     }
 
     /// What `model` names: an adapter, or none for the base.
-    pub(super) fn find(&self, model: &str) -> Result<Option<AdapterId>, ApiError> {
+    pub(super) fn find(&self, model: &str) -> Result<Option<AdapterId>, RequestError> {
         if model == self.base_name {
             return Ok(None);
         }
         let served = self.served.iter().find(|served| served.name == model);
         served
             .map(|served| Some(served.id))
-            .ok_or_else(|| ApiError::unknown_model(model))
+            .ok_or_else(|| RequestError::UnknownModel(model.to_owned()))
     }
 
-    /// Refuses a name that cannot be loaded, with vLLM's statuses.
-    pub(super) fn check(&self, name: &str) -> Result<(), ApiError> {
+    /// Refuses a name that cannot be loaded, in vLLM's words where it has some.
+    pub(super) fn check(&self, name: &str) -> Result<(), RequestError> {
         let length = name.chars().count();
         if length > MAX_NAME {
-            return Err(ApiError::user_input(format!(
+            return Err(RequestError::AdapterName(format!(
                 "'lora_name' has {length} characters, expected at most {MAX_NAME}"
             )));
         }
         if let Some(control) = name.chars().find(|character| character.is_control()) {
-            return Err(ApiError::user_input(format!(
+            return Err(RequestError::AdapterName(format!(
                 "'lora_name' has the control character {control:?}, expected none"
             )));
         }
         if name == self.base_name {
-            return Err(ApiError::user_input(format!(
+            return Err(RequestError::AdapterName(format!(
                 "'{name}' is the base model's name; give the adapter another one"
             )));
         }
         if self.served.iter().any(|served| served.name == name) {
-            return Err(ApiError::user_input(format!(
+            return Err(RequestError::AdapterName(format!(
                 "The lora adapter '{name}' has already been loaded."
             )));
         }
         if self.served.len() >= self.most {
             let (count, most) = (self.served.len(), self.most);
-            return Err(ApiError::conflict(format!(
-                "{count} adapters are loaded and --max-adapters is {most}; unload one first"
-            )));
+            return Err(RequestError::TooManyAdapters { count, most });
         }
         Ok(())
     }
@@ -99,11 +97,9 @@ impl Adapters {
     }
 
     /// Serves `name` no longer.
-    pub(super) fn remove(&mut self, name: &str) -> Result<AdapterId, ApiError> {
+    pub(super) fn remove(&mut self, name: &str) -> Result<AdapterId, RequestError> {
         let index = self.served.iter().position(|served| served.name == name);
-        let index = index.ok_or_else(|| {
-            ApiError::not_found(None, format!("The lora adapter '{name}' cannot be found."))
-        })?;
+        let index = index.ok_or_else(|| RequestError::UnknownAdapter(name.to_owned()))?;
         Ok(self.served.remove(index).id)
     }
 

@@ -8,7 +8,8 @@ use finetune_artifacts::rows::json::{Json, Object};
 use finetune_artifacts::rows::{Conversation, Message, TOOL_CALLS};
 use finetune_dataset::template::{self, ChatTemplate};
 
-use super::api::{ApiError, ChatMessage, ChatRequest, Content, ToolCall};
+use super::api::{ChatMessage, ChatRequest, Content, ToolCall};
+use super::request_error::RequestError;
 use super::tools::ToolCalls;
 
 const ASSISTANT: &str = "assistant";
@@ -36,8 +37,8 @@ pub(super) fn prompt(
     request: &ChatRequest,
     template: &ChatTemplate,
     calls: ToolCalls,
-    fits: &dyn Fn(&str) -> Result<(), ApiError>,
-) -> Result<Prompt, ApiError> {
+    fits: &dyn Fn(&str) -> Result<(), RequestError>,
+) -> Result<Prompt, RequestError> {
     let render =
         |messages: &[Message], tools: &[Json], prompt| template.render(messages, tools, prompt);
     rendered(request, &render, calls, fits)
@@ -47,13 +48,13 @@ fn rendered(
     request: &ChatRequest,
     render: &Render<'_>,
     calls: ToolCalls,
-    fits: &dyn Fn(&str) -> Result<(), ApiError>,
-) -> Result<Prompt, ApiError> {
+    fits: &dyn Fn(&str) -> Result<(), RequestError>,
+) -> Result<Prompt, RequestError> {
     let conversation = conversation(request)?;
     let continued = request.continue_final_message.unwrap_or(false);
     let prompt = request.add_generation_prompt.unwrap_or(!continued);
     if continued && prompt {
-        return Err(ApiError::field(
+        return Err(RequestError::field(
             "add_generation_prompt",
             "`add_generation_prompt` and `continue_final_message` are both true, expected one of them",
         ));
@@ -68,7 +69,7 @@ fn rendered(
             template::Error::Unprinted { what, .. } if what.starts_with("tools") => "tools",
             _ => "messages",
         };
-        ApiError::field(field, format!("`{field}`: {error}"))
+        RequestError::field(field, format!("`{field}`: {error}"))
     })?;
     fits(&text)?;
     printed.check(&text)?;
@@ -80,7 +81,7 @@ fn rendered(
         text
     };
     if !conversation.tools.is_empty() && calls.format.is_none() && !calls.left_as_text {
-        return Err(ApiError::field(
+        return Err(RequestError::field(
             "tools",
             "`tools`: the chat template prints no call in a form that this server reads; name the form that the model was \
              trained on with --tool-call-parser, or none to get calls as text",
@@ -94,10 +95,10 @@ fn rendered(
 }
 
 /// The messages and tools as the template gets them.
-fn conversation(request: &ChatRequest) -> Result<Conversation, ApiError> {
+fn conversation(request: &ChatRequest) -> Result<Conversation, RequestError> {
     let messages = request.messages.as_deref().unwrap_or_default();
     if messages.is_empty() {
-        return Err(ApiError::field(
+        return Err(RequestError::field(
             "messages",
             "`messages` is missing or empty, expected at least one turn",
         ));
@@ -108,7 +109,7 @@ fn conversation(request: &ChatRequest) -> Result<Conversation, ApiError> {
     let tools = request.tools.clone().unwrap_or_default();
     for (index, tool) in tools.iter().enumerate() {
         if function_name(tool).is_none_or(str::is_empty) {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "tools",
                 format!(
                     "`tools[{index}].function.name` is missing, expected {{\"type\": \"function\", \"function\": {{\"name\": …, \
@@ -130,8 +131,9 @@ fn function_name(tool: &Json) -> Option<&str> {
     function.get("name")?.as_text()
 }
 
-fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
-    let wrong = |what: String| ApiError::field("messages", format!("`messages[{index}].{what}"));
+fn turn(index: usize, message: &ChatMessage) -> Result<Message, RequestError> {
+    let wrong =
+        |what: String| RequestError::field("messages", format!("`messages[{index}].{what}"));
     let calls = message.tool_calls.as_deref().unwrap_or_default();
     if !calls.is_empty() && message.role != ASSISTANT {
         return Err(wrong(format!(
@@ -227,14 +229,14 @@ struct Printed<'a> {
 
 impl Printed<'_> {
     /// Refuses what `text`, the whole conversation, does not show. A template that fails on another conversation shows something.
-    fn check(&self, text: &str) -> Result<(), ApiError> {
+    fn check(&self, text: &str) -> Result<(), RequestError> {
         let Conversation { messages, tools } = self.conversation;
         let same = |messages: &[Message], tools: &[Json]| {
             self.render(messages, tools)
                 .is_some_and(|other| other == text)
         };
         if !tools.is_empty() && same(messages, &[]) {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "tools",
                 "`tools`: the model's chat template does not print them, so that the model would not see them; leave them out",
             ));
@@ -246,7 +248,7 @@ impl Printed<'_> {
                 message.fields.shift_remove(TOOL_CALLS);
             }
             if same(&others, tools) {
-                return Err(ApiError::field(
+                return Err(RequestError::field(
                     "messages",
                     format!(
                         "`messages[{index}].tool_calls`: the model's chat template does not print calls; leave them out"
@@ -262,7 +264,7 @@ impl Printed<'_> {
     ///
     /// All roles are tried in one rendering, each with a probe of its own. The first of those whose probe is not printed are tried by
     /// themselves: a template may print their words in another form.
-    fn check_roles(&self, same: impl Fn(&[Message], &[Json]) -> bool) -> Result<(), ApiError> {
+    fn check_roles(&self, same: impl Fn(&[Message], &[Json]) -> bool) -> Result<(), RequestError> {
         let Conversation { messages, tools } = self.conversation;
         let mut roles = Vec::new();
         let mut probes = HashMap::new();
@@ -296,7 +298,7 @@ impl Printed<'_> {
                 say(other, PROBE.to_string());
             }
             if same(&others, tools) {
-                return Err(ApiError::field(
+                return Err(RequestError::field(
                     "messages",
                     format!(
                         "`messages[{index}]`: the model's chat template does not print messages of the role `{role}`; leave them out"
@@ -308,7 +310,7 @@ impl Printed<'_> {
     }
 
     /// Refuses thoughts where the template prints not even those of the last turn. Many leave out those before.
-    fn check_reasoning(&self) -> Result<(), ApiError> {
+    fn check_reasoning(&self) -> Result<(), RequestError> {
         let Conversation { messages, tools } = self.conversation;
         let thinks = |message: &Message| message.fields.contains_key(REASONING);
         let Some(index) = messages.iter().rposition(thinks) else {
@@ -319,7 +321,7 @@ impl Printed<'_> {
         others[index].fields.insert(REASONING.to_owned(), probe);
         let printed = (self.render)(&others, tools, false);
         if printed.is_ok_and(|printed| !printed.contains(PROBE)) {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "messages",
                 format!(
                     "`messages[{index}].{REASONING}`: the model's chat template does not print thoughts; leave them out"
@@ -330,9 +332,9 @@ impl Printed<'_> {
     }
 
     /// The text up to the end of the last message's words, for an answer that goes on with them.
-    fn up_to_the_last_words(&self) -> Result<String, ApiError> {
+    fn up_to_the_last_words(&self) -> Result<String, RequestError> {
         let wrong = |what: &str| {
-            ApiError::field(
+            RequestError::field(
                 "continue_final_message",
                 format!(
                     "`continue_final_message` is true and the last message {what}, expected words of the assistant to go on with"

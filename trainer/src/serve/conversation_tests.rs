@@ -33,11 +33,13 @@ fn template(name: &str) -> ChatTemplate {
 
 fn prompt_of(name: &str, request: &str) -> Result<Prompt, (String, String)> {
     let request: ChatRequest = serde_json::from_str(request).unwrap();
-    prompt(&request, &template(name), CALLS, &|_| Ok(())).map_err(|error| {
-        let body = error.body();
-        let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
-        (text("param"), text("message"))
-    })
+    prompt(&request, &template(name), CALLS, &|_| Ok(())).map_err(|error| refused(&error))
+}
+
+/// The field that is at fault, and what is said of it.
+fn refused(error: &RequestError) -> (String, String) {
+    let field = error.param().unwrap_or_default().to_owned();
+    (field, error.to_string())
 }
 
 /// A row of training data as a client would send it: arguments as JSON in a text, no weights.
@@ -130,11 +132,7 @@ fn refused_call(source: &str, more: Value) -> (String, String) {
     }
     let request: ChatRequest = serde_json::from_str(&request.to_string()).unwrap();
     let template = ChatTemplate::new(source, &BTreeMap::new()).unwrap();
-    let body = prompt(&request, &template, CALLS, &|_| Ok(()))
-        .unwrap_err()
-        .body();
-    let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
-    (text("param"), text("message"))
+    refused(&prompt(&request, &template, CALLS, &|_| Ok(())).unwrap_err())
 }
 
 #[rstest]
@@ -188,8 +186,8 @@ fn a_form_of_calls_that_is_not_known_is_refused_unless_calls_are_to_be_text() {
 fn of_roles(
     source: &str,
     roles: usize,
-    fits: &dyn Fn(&str) -> Result<(), ApiError>,
-) -> (Result<Prompt, ApiError>, usize) {
+    fits: &dyn Fn(&str) -> Result<(), RequestError>,
+) -> (Result<Prompt, RequestError>, usize) {
     let messages = (0..roles).map(|role| json!({ "role": format!("r{role}"), "content": "word" }));
     let messages: Vec<Value> = messages.collect();
     let request = json!({ "messages": messages }).to_string();
@@ -245,7 +243,7 @@ fn many_roles_are_rendered_no_more_often_than_a_few(
 
 #[test]
 fn a_conversation_that_is_too_long_is_rendered_once() {
-    let too_long = |text: &str| Err(ApiError::bad_request(format!("{} bytes", text.len())));
+    let too_long = |text: &str| Err(RequestError::Request(format!("{} bytes", text.len())));
     let (result, renderings) = of_roles(ALL_WORDS, 20, &too_long);
     assert_eq!(result.unwrap_err().to_string(), "80 bytes");
     assert_eq!(renderings, 1);

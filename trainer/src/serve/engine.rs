@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::adapters::{Adapters, Served};
-use super::api::ApiError;
 use super::generation::{Event, Generation};
 use super::key_value_memory::KeyValueMemory;
 use super::metrics::Metrics;
+use super::request_error::RequestError;
 use super::sampling::Sampling;
 use super::worker::{Command, Loaded, Worker};
 use super::{Error, adapter_files};
@@ -154,11 +154,13 @@ impl Engine {
     }
 
     /// Queues a prompt. What is too long, unknown or too much is refused here.
-    pub(super) fn ask(&self, ask: Ask) -> Result<UnboundedReceiver<Event>, ApiError> {
+    pub(super) fn ask(&self, ask: Ask) -> Result<UnboundedReceiver<Event>, RequestError> {
         let adapter = self.names().find(&ask.model)?;
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let (running, waiting) = (self.limits.running, self.limits.waiting);
-            ApiError::unavailable(format!("{running} answers are running and {waiting} requests wait, which is the most; try again"))
+            let Limits {
+                running, waiting, ..
+            } = self.limits;
+            RequestError::Full { running, waiting }
         })?;
         let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
         self.send(Command::Generate(Box::new(Generation {
@@ -185,14 +187,14 @@ impl Engine {
         root: &str,
         folder: &Path,
         created: i64,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), RequestError> {
         self.names().check(name)?;
         let lora = adapter_files::read(folder, &self.config, self.limits.rank)?;
         let mut names = self.names();
         // Another load of the same name may have won meanwhile.
         names.check(name)?;
         let bytes = lora.parameters().count() * ADAPTER_NUMBER_BYTES;
-        let room = self.memory.take(bytes as u64).map_err(ApiError::conflict)?;
+        let room = self.memory.take(bytes as u64)?;
         let id = names.next_id();
         self.send(Command::Load(id, Box::new(Loaded { lora, _room: room })))?;
         names.add(Served {
@@ -206,7 +208,7 @@ impl Engine {
     }
 
     /// Serves `name` no longer; answers that are running keep their weights to the end.
-    pub(super) fn unload(&self, name: &str) -> Result<(), ApiError> {
+    pub(super) fn unload(&self, name: &str) -> Result<(), RequestError> {
         let id = self.names().remove(name)?;
         self.send(Command::Unload(id))?;
         tracing::info!(name, "adapter unloaded");
@@ -214,7 +216,7 @@ impl Engine {
     }
 
     /// Refuses a model that is not served.
-    pub(super) fn check_model(&self, model: &str) -> Result<(), ApiError> {
+    pub(super) fn check_model(&self, model: &str) -> Result<(), RequestError> {
         self.names().find(model).map(|_| ())
     }
 
@@ -241,10 +243,10 @@ impl Engine {
         self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, command: Command) -> Result<(), ApiError> {
+    fn send(&self, command: Command) -> Result<(), RequestError> {
         self.commands
             .send(command)
-            .map_err(|_| ApiError::internal("the model's thread has ended; restart the server"))
+            .map_err(|_| RequestError::no_worker())
     }
 }
 

@@ -4,7 +4,7 @@
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::adapters::AdapterId;
-use super::api::ApiError;
+use super::request_error::RequestError;
 use super::sampling::Sampling;
 
 /// One prompt to be continued.
@@ -44,7 +44,7 @@ pub(super) enum Event {
     /// No more.
     Finished(FinishReason),
     /// It went wrong.
-    Failed(ApiError),
+    Failed(RequestError),
 }
 
 /// A token and how likely it was.

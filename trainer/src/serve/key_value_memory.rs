@@ -143,7 +143,7 @@ impl Drop for AdapterRoom {
      {} tokens take; {cure}",
     LEAST_TOKENS
 )]
-pub(super) struct NoRoom {
+pub(crate) struct NoRoom {
     bytes: u64,
     left: u64,
     least: u64,

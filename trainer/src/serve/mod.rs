@@ -18,6 +18,7 @@ mod memory_limit;
 mod metrics;
 mod options;
 mod reply;
+mod request_error;
 pub(crate) mod sampling;
 mod schedule;
 mod start;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use finetune_dataset::tokenize::Tokenizer;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::api::{ApiError, Usage};
+use super::api::Usage;
 use super::call_reader::{CallReader, NamedCall};
 use super::generation::{Event, FinishReason, TokenScore};
+use super::request_error::RequestError;
 use super::stops::StopStrings;
 use super::text::{IncrementalText, echo};
 use super::token_text::TokenText;
@@ -67,7 +68,7 @@ impl Reply {
         tokenizer: Arc<Tokenizer>,
         prompt: &[u32],
         form: Form,
-    ) -> Result<Self, ApiError> {
+    ) -> Result<Self, RequestError> {
         let text = IncrementalText::new(&tokenizer, prompt);
         let echo = form
             .echo
@@ -88,12 +89,10 @@ impl Reply {
     }
 
     /// The next piece; nothing after the last one or after an error.
-    pub(super) async fn next(&mut self) -> Option<Result<Piece, ApiError>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Piece, RequestError>> {
         while !self.finished {
             let piece = match self.events.recv().await {
-                None => Err(ApiError::internal(
-                    "the model's thread has ended; restart the server",
-                )),
+                None => Err(RequestError::no_worker()),
                 Some(Event::Failed(error)) => Err(error),
                 Some(Event::Prompt(scores)) => {
                     self.scores.extend(scores);
@@ -120,7 +119,7 @@ impl Reply {
     }
 
     /// All pieces as one.
-    pub(super) async fn collect(&mut self) -> Result<Piece, ApiError> {
+    pub(super) async fn collect(&mut self) -> Result<Piece, RequestError> {
         let mut whole = Piece::default();
         while let Some(piece) = self.next().await {
             let piece = piece?;
@@ -137,7 +136,7 @@ impl Reply {
         Usage::new(self.prompt_tokens, self.completion_tokens)
     }
 
-    fn token(&mut self, score: TokenScore) -> Result<Piece, ApiError> {
+    fn token(&mut self, score: TokenScore) -> Result<Piece, RequestError> {
         let new = self.text_of(score.token)?;
         self.completion_tokens += 1;
         self.scores.push(score);
@@ -146,7 +145,7 @@ impl Reply {
     }
 
     /// The text that one more token makes certain.
-    fn text_of(&mut self, token: u32) -> Result<TokenText, ApiError> {
+    fn text_of(&mut self, token: u32) -> Result<TokenText, RequestError> {
         let mut text = TokenText::default();
         if self.form.end_tokens.contains(&token) {
             return Ok(text);
@@ -202,6 +201,6 @@ impl Reply {
     }
 }
 
-fn failed(error: finetune_dataset::tokenize::Error) -> ApiError {
-    ApiError::internal(error.to_string())
+fn failed(error: finetune_dataset::tokenize::Error) -> RequestError {
+    RequestError::Internal(error.to_string())
 }

@@ -22,6 +22,7 @@ use super::key_value_memory::{Budget, KeyValueMemory};
 use super::memory_limit::{held, memory_limit};
 use super::metrics::Metrics;
 use super::options::{ComputeType, Options};
+use super::request_error::RequestError;
 use super::tools::ToolCalls;
 use crate::base::{BaseModelFiles, Fetch};
 use crate::stop::Stop;
@@ -86,7 +87,7 @@ pub async fn start(options: &Options) -> Result<Running, Error> {
     let now = || clock::now().as_second();
     for (name, uri) in options.adapters.iter().flat_map(|named| &named.0) {
         let folder = fetch_adapter(name, uri, &credentials, &cache).await?;
-        let message = |error: super::api::ApiError| Error::Adapter {
+        let message = |error: RequestError| Error::Adapter {
             name: name.clone(),
             uri: uri.clone(),
             message: error.to_string(),

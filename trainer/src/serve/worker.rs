@@ -15,10 +15,10 @@ use finetune_numerics::ops;
 use tch::{Kind, Tensor};
 
 use super::adapters::AdapterId;
-use super::api::ApiError;
 use super::generation::{Event, FinishReason, Generation, TokenScore};
 use super::key_value_memory::{AdapterRoom, KeyValueMemory};
 use super::metrics::Metrics;
+use super::request_error::RequestError;
 use super::sampling::Sampler;
 use super::schedule::{self, Pending};
 
@@ -105,9 +105,7 @@ impl Worker {
 
     fn give_up(self) {
         for answer in self.running.into_iter().chain(self.waiting) {
-            answer.end(Event::Failed(ApiError::unavailable(
-                "the server is stopping",
-            )));
+            answer.end(Event::Failed(RequestError::Stopping));
         }
     }
 
@@ -123,10 +121,10 @@ impl Worker {
             Command::Generate(generation) => {
                 let adapter = generation.adapter.map(|id| self.adapters.get(&id).cloned());
                 if let Some(None) = adapter {
-                    let gone = "the adapter was unloaded before its turn came";
-                    let gone = ApiError::not_found(Some("model"), gone);
                     // A client that is gone needs no answer.
-                    let _ = generation.events.send(Event::Failed(gone));
+                    let _ = generation
+                        .events
+                        .send(Event::Failed(RequestError::Unloaded));
                     return;
                 }
                 self.waiting
@@ -152,7 +150,10 @@ impl Worker {
                 .pop_front()
                 .or_else(|| self.waiting.pop_front())
             {
-                Some(answer) => answer.end(Event::Failed(out_of_memory(&self.memory))),
+                Some(answer) => {
+                    let bytes = self.memory.bytes();
+                    answer.end(Event::Failed(RequestError::OutOfMemory(bytes)));
+                }
                 None => break 0,
             }
         };
@@ -201,10 +202,10 @@ impl Worker {
                 Ok(Ok(Some(reason))) => Event::Finished(reason),
                 Ok(Err(error)) => {
                     tracing::warn!("an answer failed: {error}");
-                    Event::Failed(ApiError::internal(error.to_string()))
+                    Event::Failed(error.into())
                 }
-                Err(_) => Event::Failed(ApiError::internal(
-                    "the model's computation failed; the server's log says more",
+                Err(_) => Event::Failed(RequestError::Internal(
+                    "the model's computation failed; the server's log says more".to_owned(),
                 )),
             };
             answer.end(event);
@@ -222,14 +223,6 @@ impl Worker {
         self.metrics.running.set(self.running.len() as i64);
         self.metrics.waiting.set(self.waiting.len() as i64);
     }
-}
-
-fn out_of_memory(memory: &KeyValueMemory) -> ApiError {
-    ApiError::unavailable(format!(
-        "adapters that were loaded since have left {} bytes for keys and values, which is too little for this answer; \
-         unload some, or raise --kv-cache-memory",
-        memory.bytes()
-    ))
 }
 
 /// An answer in progress.

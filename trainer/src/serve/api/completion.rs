@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::fields::{SamplingFields, Stop, StreamOptions};
+use super::fields::{AnswerFields, Delivery, SamplingFields, Stop, StreamOptions};
 use super::prompt::Prompt;
 use crate::serve::generation::TokenScore;
 
@@ -39,6 +39,16 @@ impl CompletionRequest {
             seed: self.seed,
             stop: self.stop.clone(),
             stop_token_ids: self.stop_token_ids.clone(),
+        }
+    }
+
+    /// How the answer is made and sent.
+    pub(crate) fn answer(&self) -> AnswerFields {
+        AnswerFields {
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            include_stop_str_in_output: self.include_stop_str_in_output.unwrap_or(false),
+            special_tokens: self.skip_special_tokens == Some(false),
+            delivery: Delivery::of(self.stream, self.stream_options),
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ApiError;
 use super::table::Table;
+use crate::serve::request_error::RequestError;
 use crate::serve::sampling::Sampling;
 
 /// The most stop strings of a request, and the longest one in bytes: each new token is compared with all of them.
@@ -14,7 +14,7 @@ const MAX_STOP_BYTES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 128;
 
 /// Reads a request whose fields are those of the table. An error names the field.
-pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T, ApiError> {
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T, RequestError> {
     // First, for it has the words of JSON, and takes no list for an object.
     fields.check(body)?;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
@@ -24,10 +24,10 @@ pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &Table) -> Result<T
         // Where in the body helps nobody whose client has made it.
         let cause = cause.rsplit_once(" at line ").map_or(&*cause, |(it, _)| it);
         if path == "." {
-            ApiError::bad_request(format!("the body is wrong: {cause}"))
+            RequestError::Request(format!("the body is wrong: {cause}"))
         } else {
             let field = path.split(['.', '[']).next().unwrap_or(&path).to_owned();
-            ApiError::field(field, format!("`{path}` is wrong: {cause}"))
+            RequestError::field(field, format!("`{path}` is wrong: {cause}"))
         }
     })
 }
@@ -61,6 +61,44 @@ pub(crate) struct SamplingFields {
     pub(crate) stop_token_ids: Option<Vec<u32>>,
 }
 
+/// How an answer is made and sent besides, with every default decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerFields {
+    /// Whether the model's own end tokens end no answer.
+    pub(crate) ignore_eos: bool,
+    /// Whether what ends an answer is text of it.
+    pub(crate) include_stop_str_in_output: bool,
+    /// Whether special tokens are text of it.
+    pub(crate) special_tokens: bool,
+    /// How it is sent.
+    pub(crate) delivery: Delivery,
+}
+
+/// How an answer is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Delivery {
+    /// At once, with its usage.
+    Whole,
+    /// Piece by piece.
+    Stream {
+        /// Whether the usage comes last.
+        with_usage: bool,
+    },
+}
+
+impl Delivery {
+    /// What a request says of it.
+    pub(super) fn of(stream: Option<bool>, options: Option<StreamOptions>) -> Self {
+        let usage = options.and_then(|options| options.include_usage);
+        match stream.unwrap_or(false) {
+            true => Self::Stream {
+                with_usage: usage.unwrap_or(false),
+            },
+            false => Self::Whole,
+        }
+    }
+}
+
 /// What ends an answer besides the model's end tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stops {
@@ -72,17 +110,17 @@ pub(crate) struct Stops {
 
 impl SamplingFields {
     /// The sampling and what ends the answer, or the first field that is out of bounds. `vocabulary` is the model's, in tokens.
-    pub(crate) fn validate(self, vocabulary: usize) -> Result<(Sampling, Stops), ApiError> {
+    pub(crate) fn validate(self, vocabulary: usize) -> Result<(Sampling, Stops), RequestError> {
         let temperature = self.temperature.unwrap_or(1.0);
         if !(0.0..=2.0).contains(&temperature) {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "temperature",
                 format!("`temperature` is {temperature}, expected 0 to 2"),
             ));
         }
         let top_p = self.top_p.unwrap_or(1.0);
         if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "top_p",
                 format!("`top_p` is {top_p}, expected more than 0 and at most 1"),
             ));
@@ -91,7 +129,7 @@ impl SamplingFields {
             None | Some(0 | -1) => None,
             Some(top_k) if top_k > 0 => Some(top_k as usize),
             Some(top_k) => {
-                return Err(ApiError::field(
+                return Err(RequestError::field(
                     "top_k",
                     format!("`top_k` is {top_k}, expected at least 1, or 0 or -1 for all"),
                 ));
@@ -103,7 +141,7 @@ impl SamplingFields {
             Some(Stop::Several(stops)) => stops,
         };
         if stops.len() > MAX_STOPS {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "stop",
                 format!(
                     "`stop` has {} strings, expected at most {MAX_STOPS}",
@@ -116,14 +154,14 @@ impl SamplingFields {
             .find(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES)
         {
             let length = stop.len();
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "stop",
                 format!("`stop` has a string of {length} bytes, expected 1 to {MAX_STOP_BYTES}"),
             ));
         }
         let tokens = self.stop_token_ids.unwrap_or_default();
         if tokens.len() > MAX_STOP_TOKENS {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "stop_token_ids",
                 format!(
                     "`stop_token_ids` has {} ids, expected at most {MAX_STOP_TOKENS}",
@@ -133,7 +171,7 @@ impl SamplingFields {
         }
         if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
             let last = vocabulary.saturating_sub(1);
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "stop_token_ids",
                 format!("`stop_token_ids` has the token id {token}, expected 0 to {last}"),
             ));
@@ -157,17 +195,13 @@ impl SamplingFields {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use serde_json::Value;
 
     use super::super::{COMPLETION, CompletionRequest};
     use super::*;
 
-    fn message(error: &ApiError) -> (String, Value) {
-        let body = error.body();
-        (
-            body["error"]["message"].as_str().unwrap().to_owned(),
-            body["error"]["param"].clone(),
-        )
+    fn message(error: &RequestError) -> (String, String) {
+        let field = error.param().unwrap_or_default().to_owned();
+        (error.to_string(), field)
     }
 
     #[rstest]

@@ -2,7 +2,6 @@
 
 mod chat;
 mod completion;
-mod error;
 mod fields;
 mod models;
 mod prompt;
@@ -10,8 +9,7 @@ mod table;
 
 pub(super) use chat::{ChatMessage, ChatRequest, Content, ToolCall, chat_log_probabilities};
 pub(super) use completion::{CompletionRequest, completion_log_probabilities};
-pub(super) use error::ApiError;
-pub(super) use fields::read;
+pub(super) use fields::{AnswerFields, Delivery, Stops, read};
 pub(super) use models::{LoadAdapterRequest, ModelCard, ModelList, UnloadAdapterRequest};
 pub(super) use prompt::Prompt;
 pub(super) use table::{CHAT, COMPLETION, LOAD_ADAPTER, UNLOAD_ADAPTER};

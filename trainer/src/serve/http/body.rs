@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use finetune_artifacts::network::bodies::{Announced, Limits, MAX_BODY};
 
 use super::Server;
-use crate::serve::api::ApiError;
+use super::error::ApiError;
 
 /// The room for bodies.
 pub(in crate::serve) const LIMITS: Limits = Limits {
@@ -33,12 +33,7 @@ impl FromRequest<Arc<Server>> for Body {
             expects_continue: head.headers.contains_key(header::EXPECT),
         };
         let read = server.bodies.read(announced, body.into_data_stream()).await;
-        read.map(Self).map_err(|fault| {
-            let message = fault.to_string();
-            match fault.status() {
-                StatusCode::SERVICE_UNAVAILABLE => ApiError::unavailable(message),
-                status => ApiError::new(status, "BadRequestError", message),
-            }
-        })
+        read.map(Self)
+            .map_err(|fault| ApiError::refused(fault.status(), fault.to_string()))
     }
 }

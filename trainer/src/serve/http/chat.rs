@@ -2,60 +2,42 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::stream::{self, Chunks};
-use super::{Ask, Body, Server, alternatives, answer_id, model, room};
-use crate::serve::api::{ApiError, CHAT, ChatRequest, Usage, chat_log_probabilities, read};
+use super::Server;
+use super::answer::{self, Begun, Question, alternatives};
+use super::body::Body;
+use super::error::ApiError;
+use super::form::{Answer, Head};
+use super::room::room;
+use crate::serve::api::{CHAT, ChatRequest, chat_log_probabilities, read};
 use crate::serve::call_reader::{CallReader, NamedCall};
 use crate::serve::conversation;
 use crate::serve::generation::FinishReason;
-use crate::serve::reply::{self, Piece, Reply};
-use crate::serve::stops::StopStrings;
+use crate::serve::reply::Piece;
+use crate::serve::request_error::RequestError;
 
 /// Answers a conversation.
 pub(super) async fn create(
     State(server): State<Arc<Server>>,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let begin = move |server: &Arc<Server>| begin(server, &body);
-    let (mut reply, form, stream) = server.prepare(begin).await?;
-    if stream {
-        return Ok(stream::response(reply, form));
-    }
-    let piece = reply.collect().await?;
-    let mut message = json!({ "role": "assistant", "content": piece.text });
-    if !piece.calls.is_empty() {
-        message["tool_calls"] = piece.calls.iter().map(call).collect();
-        if piece.text.is_empty() {
-            message["content"] = Value::Null;
-        }
-    }
-    let choice = json!({
-        "index": 0,
-        "message": message,
-        "logprobs": form.scores(&piece),
-        "finish_reason": piece.finish.map(FinishReason::as_str),
-    });
-    let mut answer = form.answer("chat.completion", &[choice]);
-    answer["usage"] = json!(reply.usage());
-    Ok(Json(answer).into_response())
+    answer::send(&server, body, begin).await
 }
 
-/// Reads a request and queues its prompt; says too whether the answer is to be a stream.
-fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiError> {
+/// Reads a request and queues its prompt.
+fn begin(server: &Arc<Server>, body: &[u8]) -> Result<Begun<Chat>, RequestError> {
     let request: ChatRequest = read(body, &CHAT)?;
-    let model = model(server, request.model.clone())?;
+    let model = answer::model(server, request.model.as_deref())?;
     let vocabulary = server.engine.config.vocabulary_size as usize;
     let (sampling, stops) = request.sampling().validate(vocabulary)?;
     let alternatives = match (request.logprobs.unwrap_or(false), request.top_logprobs) {
         (true, count) => Some(alternatives("top_logprobs", count.unwrap_or(0))?),
         (false, None | Some(0)) => None,
         (false, Some(count)) => {
-            return Err(ApiError::field(
+            return Err(RequestError::field(
                 "top_logprobs",
                 format!("`top_logprobs` is {count}, expected `logprobs` to be true with it"),
             ));
@@ -66,7 +48,7 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
         (None, wanted) => ("max_tokens", wanted),
     };
     if wanted == Some(0) {
-        return Err(ApiError::field(
+        return Err(RequestError::field(
             field,
             format!("`{field}` is 0, expected at least 1"),
         ));
@@ -74,12 +56,12 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
     let tokenizer = &server.engine.tokenizer;
     let template = tokenizer
         .template()
-        .map_err(|error| ApiError::bad_request(format!("{error}; or use /v1/completions")))?;
+        .map_err(|error| RequestError::Request(format!("{error}; or use /v1/completions")))?;
     let fits = |text: &str| server.check_length("messages", text);
     let prompt = conversation::prompt(&request, template, server.tool_calls, &fits)?;
     // The template writes the special tokens itself.
     let tokens = tokenizer.encode(&prompt.text).map_err(|error| {
-        ApiError::field(
+        RequestError::field(
             "messages",
             format!("`messages` cannot be tokenised: {error}"),
         )
@@ -91,9 +73,6 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
         field,
         wanted,
     )?;
-    let own_ends = !request.ignore_eos.unwrap_or(false);
-    let ends_in_text = request.include_stop_str_in_output.unwrap_or(false);
-    let (end_tokens, end_tokens_in_text) = server.end_tokens(own_ends, &stops.tokens, ends_in_text);
     let calls = match server.tool_calls.format {
         Some(format) if !prompt.functions.is_empty() => {
             let first_only = request.parallel_tool_calls == Some(false);
@@ -101,38 +80,21 @@ fn begin(server: &Arc<Server>, body: &[u8]) -> Result<(Reply, Form, bool), ApiEr
         }
         _ => None,
     };
-    let reply = server.ask(
-        Ask {
-            model: model.clone(),
-            prompt: tokens,
-            max_new_tokens,
-            sampling,
-            stop_at_end_tokens: own_ends,
-            stop_token_ids: stops.tokens,
-            alternatives,
-            score_prompt: false,
-        },
-        reply::Form {
-            stops: StopStrings::new(stops.strings, ends_in_text),
-            end_tokens,
-            end_tokens_in_text,
-            special_tokens: request.skip_special_tokens == Some(false),
-            echo: false,
-            calls,
-        },
-    )?;
-    let form = Form {
-        id: answer_id("chatcmpl"),
-        created: (server.now)(),
+    let question = Question {
+        kind: "chatcmpl",
         model,
-        with_scores: alternatives.is_some(),
-        with_usage: request
-            .stream_options
-            .and_then(|options| options.include_usage)
-            .unwrap_or(false),
-        server: Arc::clone(server),
+        prompt: tokens,
+        max_new_tokens,
+        sampling,
+        stops,
+        alternatives,
+        echo: false,
+        calls,
     };
-    Ok((reply, form, request.stream.unwrap_or(false)))
+    answer::ask(server, request.answer(), question, |head| Chat {
+        head,
+        server: Arc::clone(server),
+    })
 }
 
 /// A call as answers have it.
@@ -146,22 +108,14 @@ fn call(named: &NamedCall) -> Value {
 
 /// The form of an answer and of its chunks.
 #[derive(Debug)]
-struct Form {
-    id: String,
-    created: i64,
-    model: String,
-    with_scores: bool,
-    with_usage: bool,
+struct Chat {
+    head: Head,
     server: Arc<Server>,
 }
 
-impl Form {
-    fn answer(&self, object: &str, choices: &[Value]) -> Value {
-        json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices })
-    }
-
+impl Chat {
     fn scores(&self, piece: &Piece) -> Option<Value> {
-        self.with_scores.then(|| {
+        self.head.with_scores.then(|| {
             let tokenizer = &self.server.engine.tokenizer;
             chat_log_probabilities(&piece.scores, |token| tokenizer.token_bytes(token))
         })
@@ -171,11 +125,28 @@ impl Form {
         let choice = json!({
             "index": 0, "delta": delta, "logprobs": scores, "finish_reason": finish.map(FinishReason::as_str),
         });
-        self.answer("chat.completion.chunk", &[choice])
+        self.head.answer("chat.completion.chunk", &[choice])
     }
 }
 
-impl Chunks for Form {
+impl Answer for Chat {
+    fn whole(&mut self, piece: Piece) -> Value {
+        let mut message = json!({ "role": "assistant", "content": piece.text });
+        if !piece.calls.is_empty() {
+            message["tool_calls"] = piece.calls.iter().map(call).collect();
+            if piece.text.is_empty() {
+                message["content"] = Value::Null;
+            }
+        }
+        let choice = json!({
+            "index": 0,
+            "message": message,
+            "logprobs": self.scores(&piece),
+            "finish_reason": piece.finish.map(FinishReason::as_str),
+        });
+        self.head.answer("chat.completion", &[choice])
+    }
+
     fn first(&mut self) -> Option<Value> {
         Some(self.chunk(&json!({ "role": "assistant", "content": "" }), None, None))
     }
@@ -199,11 +170,7 @@ impl Chunks for Form {
         chunks
     }
 
-    fn usage(&mut self, usage: Usage) -> Option<Value> {
-        self.with_usage.then(|| {
-            let mut chunk = self.answer("chat.completion.chunk", &[]);
-            chunk["usage"] = json!(usage);
-            chunk
-        })
+    fn empty(&mut self) -> Value {
+        self.head.answer("chat.completion.chunk", &[])
     }
 }

@@ -1,8 +1,11 @@
 //! The routes. Handlers translate: what they decide is only what a request says.
 
+mod answer;
 mod body;
 mod chat;
 mod completions;
+mod error;
+mod form;
 mod models;
 mod prepare;
 mod room;
@@ -19,16 +22,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use finetune_artifacts::network::bodies::Bodies;
 
-use super::api::ApiError;
-use super::engine::{Ask, Engine};
+use super::engine::Engine;
+use super::request_error::RequestError;
 use super::tools::ToolCalls;
-use body::Body;
 pub(super) use body::LIMITS as BODIES;
+use error::ApiError;
 pub(super) use prepare::Preparation;
-use room::room;
-
-/// The most alternatives with log-probabilities.
-const MAX_ALTERNATIVES: usize = 20;
 
 /// The routes whose answers are counted from the start.
 const COUNTED: [&str; 6] = [
@@ -80,13 +79,12 @@ pub(super) fn router(server: Arc<Server>) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .fallback(async |request: Request| {
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-            ApiError::not_found(None, format!("there is no {method} {path}"))
+            ApiError::no_path(format!("there is no {method} {path}"))
         })
         .method_not_allowed_fallback(async |request: Request| {
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-            ApiError::new(
+            ApiError::refused(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "BadRequestError",
                 format!("{path} does not take {method}"),
             )
         })
@@ -105,7 +103,7 @@ async fn health(State(server): State<Arc<Server>>) -> StatusCode {
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     match server.engine.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => ApiError::internal(error.to_string()).into_response(),
+        Err(error) => ApiError::from(RequestError::Internal(error.to_string())).into_response(),
     }
 }
 
@@ -121,29 +119,4 @@ async fn count(State(server): State<Arc<Server>>, request: Request, next: Next) 
         .with_label_values(&[route, response.status().as_str()])
         .inc();
     response
-}
-
-/// The name in `model`, if it is served. Absent means the base, as in vLLM.
-fn model(server: &Server, model: Option<String>) -> Result<String, ApiError> {
-    let model = model
-        .filter(|model| !model.is_empty())
-        .unwrap_or_else(|| server.name.clone());
-    server.engine.check_model(&model)?;
-    Ok(model)
-}
-
-/// The number of alternatives, if it is one that is served.
-fn alternatives(field: &str, count: usize) -> Result<usize, ApiError> {
-    if count > MAX_ALTERNATIVES {
-        return Err(ApiError::field(
-            field,
-            format!("`{field}` is {count}, expected at most {MAX_ALTERNATIVES}"),
-        ));
-    }
-    Ok(count)
-}
-
-/// A name for an answer that no other answer has.
-fn answer_id(prefix: &str) -> String {
-    format!("{prefix}-{:032x}", rand::random::<u128>())
 }

@@ -7,11 +7,14 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path as UrlPath, State};
 
-use super::{Body, Server};
+use super::Server;
+use super::body::Body;
+use super::error::ApiError;
 use crate::serve::api::{
-    ApiError, LOAD_ADAPTER, LoadAdapterRequest, ModelCard, ModelList, UNLOAD_ADAPTER,
-    UnloadAdapterRequest, read,
+    LOAD_ADAPTER, LoadAdapterRequest, ModelCard, ModelList, UNLOAD_ADAPTER, UnloadAdapterRequest,
+    read,
 };
+use crate::serve::request_error::RequestError;
 
 /// `GET /v1/models`.
 pub(super) async fn list(State(server): State<Arc<Server>>) -> Json<ModelList> {
@@ -28,11 +31,12 @@ pub(super) async fn find(
 ) -> Result<Json<ModelCard>, ApiError> {
     let UrlPath(name) = name.map_err(|_| {
         let message = "the model's name in the path is not UTF-8, expected percent-encoded UTF-8";
-        ApiError::field("model", message)
+        RequestError::field("model", message)
     })?;
     let mut cards = cards(&server).into_iter();
     let card = cards.find(|card| card.id == name);
-    card.map(Json).ok_or_else(|| ApiError::unknown_model(&name))
+    card.map(Json)
+        .ok_or_else(|| RequestError::UnknownModel(name).into())
 }
 
 /// The base, then its adapters.
@@ -74,17 +78,17 @@ pub(super) async fn load(
     let name = request.lora_name.unwrap_or_default();
     let path = request.lora_path.unwrap_or_default();
     if name.is_empty() || path.is_empty() {
-        return Err(ApiError::user_input(
+        return Err(wrong_name(
             "Both 'lora_name' and 'lora_path' must be provided.",
         ));
     }
     if request.load_inplace == Some(true) {
-        return Err(ApiError::user_input(
+        return Err(wrong_name(
             "'load_inplace' is not supported: load the new weights under another name",
         ));
     }
     if !Path::new(&path).is_absolute() {
-        return Err(ApiError::user_input(format!(
+        return Err(wrong_name(format!(
             "'lora_path' is '{path}', expected an absolute path on the server's machine"
         )));
     }
@@ -92,8 +96,9 @@ pub(super) async fn load(
     let created = (server.now)();
     let load = move || server.engine.load(&name, &path, Path::new(&path), created);
     let loaded = tokio::task::spawn_blocking(load).await;
-    loaded
-        .map_err(|error| ApiError::internal(format!("loading the adapter failed: {error}")))??;
+    loaded.map_err(|error| {
+        RequestError::Internal(format!("loading the adapter failed: {error}"))
+    })??;
     Ok(success)
 }
 
@@ -105,7 +110,7 @@ pub(super) async fn unload(
     let request: UnloadAdapterRequest = read(&body, &UNLOAD_ADAPTER)?;
     let name = request.lora_name.unwrap_or_default();
     if name.is_empty() {
-        return Err(ApiError::user_input(
+        return Err(wrong_name(
             "'lora_name' needs to be provided to unload a LoRA adapter.",
         ));
     }
@@ -113,4 +118,8 @@ pub(super) async fn unload(
     Ok(format!(
         "Success: LoRA adapter '{name}' removed successfully."
     ))
+}
+
+fn wrong_name(message: impl Into<String>) -> ApiError {
+    RequestError::AdapterName(message.into()).into()
 }

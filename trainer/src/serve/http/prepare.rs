@@ -7,8 +7,9 @@ use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
 use super::Server;
-use crate::serve::api::ApiError;
 use crate::serve::engine::Ask;
+use crate::serve::reply::{Form, Reply};
+use crate::serve::request_error::RequestError;
 
 /// Requests that are made ready at a time: more would only take turns on the same processor, each with its text in memory.
 const AT_A_TIME: usize = 4;
@@ -47,10 +48,12 @@ impl Server {
     /// Does `work` when its turn comes, away from the threads that answer requests.
     pub(super) async fn prepare<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Arc<Self>) -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+        work: impl FnOnce(&Arc<Self>) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
         let counted = Counted::new(&self.engine.metrics.preparing);
-        let closed = |_| ApiError::internal("the queue of requests is closed; restart the server");
+        let closed = |_| {
+            RequestError::Internal("the queue of requests is closed; restart the server".to_owned())
+        };
         let place = Arc::clone(&self.preparation.places);
         let place = place.acquire_owned().await.map_err(closed)?;
         let server = Arc::clone(self);
@@ -59,19 +62,19 @@ impl Server {
             let (_counted, _place) = (counted, place);
             work(&server)
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| ApiError::internal(format!("reading the request failed: {error}")))?
+        tokio::task::spawn_blocking(work).await.map_err(|error| {
+            RequestError::Internal(format!("reading the request failed: {error}"))
+        })?
     }
 
     /// Refuses a text that is too long whatever its tokens are, before they are counted one by one.
-    pub(super) fn check_length(&self, field: &str, text: &str) -> Result<(), ApiError> {
+    pub(super) fn check_length(&self, field: &str, text: &str) -> Result<(), RequestError> {
         let context = self.engine.limits.context;
         let most = context.saturating_mul(self.longest_token);
         if text.len() <= most {
             return Ok(());
         }
-        Err(ApiError::field(
+        Err(RequestError::field(
             field,
             format!(
                 "`{field}` has {} bytes, which are more than the {context} tokens of the model's context: no token is longer than \
@@ -83,15 +86,11 @@ impl Server {
     }
 
     /// Queues a prompt and says how its answer is read.
-    pub(super) fn ask(
-        &self,
-        ask: Ask,
-        form: crate::serve::reply::Form,
-    ) -> Result<crate::serve::reply::Reply, ApiError> {
+    pub(super) fn ask(&self, ask: Ask, form: Form) -> Result<Reply, RequestError> {
         let prompt = ask.prompt.clone();
         let events = self.engine.ask(ask)?;
         let tokenizer = Arc::clone(&self.engine.tokenizer);
-        crate::serve::reply::Reply::new(events, tokenizer, &prompt, form)
+        Reply::new(events, tokenizer, &prompt, form)
     }
 
     /// The tokens that end an answer and are no text of it, and those that are text of it, where `named` end it besides the

@@ -1,20 +1,20 @@
 //! How long an answer may become. Pure.
 
-use crate::serve::api::ApiError;
 use crate::serve::engine::Context;
+use crate::serve::request_error::RequestError;
 
 /// How many tokens may follow a prompt of `prompt` tokens, of which the client wants `wanted`. The fields are those of the request
-/// that say the one and the other. What would fit without the adapters that are loaded now is a 503, since it may fit later;
-/// what would not is a 400.
+/// that say the one and the other. What would fit without the adapters that are loaded now may fit later, which is another error
+/// than a field that asks for too much.
 pub(super) fn room(
     limit: Context,
     prompt_field: &str,
     prompt: usize,
     wanted_field: &str,
     wanted: Option<usize>,
-) -> Result<usize, ApiError> {
+) -> Result<usize, RequestError> {
     if prompt == 0 {
-        return Err(ApiError::field(
+        return Err(RequestError::field(
             prompt_field,
             format!("`{prompt_field}` has no tokens, expected at least one"),
         ));
@@ -42,11 +42,11 @@ pub(super) fn room(
 }
 
 /// The error of a request that needs so many tokens.
-fn refused(limit: Context, needed: usize, field: &str, message: String) -> ApiError {
+fn refused(limit: Context, needed: usize, field: &str, message: String) -> RequestError {
     if needed > limit.without_adapters {
-        return ApiError::field(field, message);
+        return RequestError::field(field, message);
     }
-    ApiError::unavailable(format!(
+    RequestError::NotNow(format!(
         "{message}, or try again once other adapters are unloaded: without any there is room for {} tokens",
         limit.without_adapters
     ))
@@ -59,6 +59,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::serve::http::error::ApiError;
     use crate::serve::key_value_memory::{Budget, KeyValueMemory};
 
     /// Room for 128 tokens beside an adapter that takes that of 192 others.
@@ -87,7 +88,7 @@ mod tests {
         for part in ["128", "--kv-cache-memory", "adapters are unloaded", "320"] {
             assert!(message.contains(part), "{message} without {part}");
         }
-        let response = error.into_response();
+        let response = ApiError::from(error).into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key("retry-after"));
     }
@@ -107,7 +108,7 @@ mod tests {
         #[case] wanted: Option<usize>,
     ) {
         let error = room(limit(model), "prompt", prompt, "max_tokens", wanted).unwrap_err();
-        assert_eq!(error.into_response().status(), StatusCode::BAD_REQUEST);
+        assert!(matches!(error, RequestError::Field { .. }), "{error:?}");
     }
 
     #[test]

@@ -7,20 +7,11 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use futures::stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::serve::api::Usage;
-use crate::serve::reply::{Piece, Reply};
-
-/// The chunks of one stream.
-pub(super) trait Chunks: Send + 'static {
-    /// What is sent before the first piece.
-    fn first(&mut self) -> Option<Value>;
-    /// One piece, in one chunk or several.
-    fn piece(&mut self, piece: Piece) -> Vec<Value>;
-    /// What is sent after the last piece, where the client asked for the usage.
-    fn usage(&mut self, usage: Usage) -> Option<Value>;
-}
+use super::error::ApiError;
+use super::form::Answer;
+use crate::serve::reply::Reply;
 
 /// Where a stream stands.
 enum State {
@@ -31,30 +22,35 @@ enum State {
     End,
 }
 
-/// The reply as a stream. When the client goes away the reply is dropped, and the worker stops computing it.
-pub(super) fn response(reply: Reply, chunks: impl Chunks) -> Response {
+/// The reply as a stream, at whose end the usage stands where it is wanted. When the client goes away the reply is dropped, and
+/// the worker stops computing it.
+pub(super) fn response(reply: Reply, answer: impl Answer, with_usage: bool) -> Response {
     let events = stream::unfold(
-        (reply, chunks, State::First, VecDeque::<Value>::new()),
-        async |(mut reply, mut chunks, mut state, mut ready)| {
+        (reply, answer, State::First, VecDeque::<Value>::new()),
+        move |(mut reply, mut answer, mut state, mut ready)| async move {
             loop {
                 if let Some(value) = ready.pop_front() {
                     let event = Event::default().data(value.to_string());
-                    return Some((event, (reply, chunks, state, ready)));
+                    return Some((event, (reply, answer, state, ready)));
                 }
                 let (values, next) = match state {
-                    State::First => (chunks.first().into_iter().collect(), State::Pieces),
+                    State::First => (answer.first().into_iter().collect(), State::Pieces),
                     State::Pieces => match reply.next().await {
-                        Some(Ok(piece)) => (chunks.piece(piece), State::Pieces),
-                        Some(Err(error)) => (vec![error.body()], State::Done),
+                        Some(Ok(piece)) => (answer.piece(piece), State::Pieces),
+                        Some(Err(error)) => (vec![ApiError::from(error).body()], State::Done),
                         None => (Vec::new(), State::Usage),
                     },
                     State::Usage => {
-                        let usage = chunks.usage(reply.usage());
+                        let usage = with_usage.then(|| {
+                            let mut chunk = answer.empty();
+                            chunk["usage"] = json!(reply.usage());
+                            chunk
+                        });
                         (usage.into_iter().collect(), State::Done)
                     }
                     State::Done => {
                         let done = Event::default().data("[DONE]");
-                        return Some((done, (reply, chunks, State::End, ready)));
+                        return Some((done, (reply, answer, State::End, ready)));
                     }
                     State::End => return None,
                 };

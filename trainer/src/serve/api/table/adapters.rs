@@ -1,7 +1,7 @@
 //! The fields of vLLM's requests to load and unload an adapter.
 
+use super::field::{Field, acted_on, harmless};
 use super::kind::Kind::{Boolean, Text};
-use super::{Field, acted_on, harmless};
 
 pub(super) static LOAD: &[Field] = &[
     acted_on("lora_name", "the name under which it is served").is(Text),

@@ -1,7 +1,7 @@
 //! The fields of chats alone, with those of messages and tools.
 
+use super::field::{Field, Table, acted_on, harmless, refused, unless};
 use super::kind::{COUNT, Kind};
-use super::{Field, Table, acted_on, harmless, refused, unless};
 
 const TEMPLATE: &str = "conversations go through the model's own template; or write the prompt yourself and use `/v1/completions`";
 const TEXT_ONLY: &str = "text only";

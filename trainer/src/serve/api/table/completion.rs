@@ -1,7 +1,7 @@
 //! The fields of completions alone.
 
+use super::field::{Field, acted_on, refused, unless};
 use super::kind::Kind;
-use super::{Field, acted_on, refused, unless};
 
 pub(super) static FIELDS: &[Field] = &[
     acted_on(

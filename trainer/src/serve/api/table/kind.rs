@@ -7,8 +7,10 @@ use serde::Deserializer;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::SHOWN;
 use crate::serve::api::prompt;
+
+/// The most characters of a value that a message repeats.
+pub(super) const SHOWN: usize = 80;
 
 /// The kind of a value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::{CHAT, COMPLETION, Field, Table, Verdict, shared};
+use super::field::{Field, Table, Verdict};
+use super::{CHAT, COMPLETION, shared};
 
 const BEGIN: &str = "<!-- Made from the server's tables: `UPDATE_DOCS=1 cargo test -p trainer --lib page_of_the_api`. Do not edit. -->\n";
 const END: &str = "<!-- The end of what is made from the tables. -->\n";

@@ -1,7 +1,7 @@
 //! The fields that both requests have.
 
+use super::field::{Field, Table, acted_on, harmless, refused, unless};
 use super::kind::{COUNT, Kind, TOKENS, WHOLE};
-use super::{Field, Table, acted_on, harmless, refused, unless};
 
 /// What is not decoded under constraints.
 const NO_GRAMMAR: &str =
