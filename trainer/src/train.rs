@@ -19,7 +19,7 @@ use finetune_crds::fine_tune_job::PlanStatus;
 use crate::attempt::Attempt;
 use crate::checkpoint::{self, Identity};
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::{Job, TrainingMethod};
 use crate::progress::Reporter;
 use crate::stop::Stop;
 use crate::workplace::{TemporaryFolder, Workplace};
@@ -76,8 +76,8 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
     tracing::info!("attempt {}", attempt.number);
 
     let inputs = Inputs::of(job, place).await?;
-    let mut plan = Plan::new(
-        &job.spec,
+    let plan = Plan::new(
+        job,
         &lengths(&inputs.data.train),
         !inputs.data.validation.is_empty(),
     );
@@ -90,14 +90,14 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
     }
     let begun_in = begun.map(|begun| begun.compute_type);
     let compute = device::kind_of_run(job.spec.training.compute_type, begun_in);
-    let mut trainee =
-        Trainee::load(job, &inputs, compute).map_err(|failure| advised(failure, job, &plan))?;
+    let mut trainee = Trainee::load(job, &inputs, compute, plan.seed)
+        .map_err(|failure| advised(failure, job, &plan))?;
     let identity = Identity {
         spec_digest: job.spec_digest.clone(),
         earlier_spec_digest: job.spec.earlier_digest(),
         dataset_digest: inputs.data.report.tokens_digest.clone(),
         base_digest: inputs.base_digest.clone(),
-        parameters: trainee.parameters()?.count(),
+        parameters: trainee.parameters().count(),
     };
     let plan_status = PlanStatus {
         compute_type: Some(format!("{:?}", device::compute_type(compute))),
@@ -110,7 +110,7 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         .await?;
 
     stop.finish_first();
-    let metrics = run_steps(run, &attempt, &mut plan, &identity, &inputs, &mut trainee)
+    let metrics = run_steps(run, &attempt, &plan, &identity, &inputs, &mut trainee)
         .await
         .map_err(|failure| advised(failure, job, &plan))?;
     // What comes now may take long, and the next process makes it again.
@@ -120,14 +120,12 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
 
     reporter.phase(RunPhase::Evaluating);
     let folder = place.temporary()?;
-    let merged_wanted = job
-        .spec
-        .output
-        .as_ref()
-        .is_some_and(|output| output.merged_model);
-    let merged = merged_wanted.then(|| place.temporary()).transpose()?;
+    let merged = job
+        .wants_merged_model()
+        .then(|| place.temporary())
+        .transpose()?;
     let merged = merged.as_ref().map(TemporaryFolder::path);
-    export::write(folder.path(), merged, job, &inputs, &plan, trainee)?;
+    export::write(folder.path(), merged, job, &inputs, &plan, trainee.trained)?;
 
     reporter.phase(RunPhase::Publishing);
     let staged =
@@ -156,10 +154,9 @@ pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {
         .write(layout::DATASET_REPORT, inputs.data.report.to_json().into())
         .await?;
 
-    let (adapter, model) = if job.lora().is_some() {
-        (Some(published), merged_model)
-    } else {
-        (None, Some(published))
+    let (adapter, model) = match &job.method {
+        TrainingMethod::Full => (None, Some(published)),
+        TrainingMethod::Lora(_) | TrainingMethod::Qlora { .. } => (Some(published), merged_model),
     };
     let outcome = Outcome {
         gguf_adapter: adapter
@@ -239,10 +236,10 @@ fn advised(failure: Failure, job: &Job, plan: &Plan) -> Failure {
         "lower dataset.maxSequenceLength (now {})",
         job.spec.dataset.max_sequence_length
     ));
-    match plan.method {
-        "full" => advice.push("use method lora or qlora".to_owned()),
-        "lora" => advice.push("use method qlora".to_owned()),
-        _ => {}
+    match &job.method {
+        TrainingMethod::Full => advice.push("use method lora or qlora".to_owned()),
+        TrainingMethod::Lora(_) => advice.push("use method qlora".to_owned()),
+        TrainingMethod::Qlora { .. } => {}
     }
     advice.push("raise placement.resources.limits.memory".to_owned());
     Failure::new(

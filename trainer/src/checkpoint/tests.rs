@@ -2,7 +2,7 @@ use std::path::Path;
 
 use finetune_numerics::optimizer::{NewParameter, OptimizerKind};
 
-use crate::manifest_file::Job;
+use crate::manifest_file;
 use crate::train::metrics_log::Row;
 use crate::workplace::Places;
 
@@ -52,7 +52,7 @@ spec:
   dataset: { train: [ { uri: file:///train.jsonl } ] }
   method: { lora: {} }
 ";
-        let job = Job::parse(manifest, Path::new("job.yaml")).unwrap();
+        let job = manifest_file::parse(manifest, Path::new("job.yaml")).unwrap();
         let places = Places {
             work: folder.path().join("work").display().to_string(),
             passing: None,

@@ -7,7 +7,7 @@ use finetune_crds::contract::{ExitCode, Outcome, OutcomeReason, Progress, Stage}
 use serde::Serialize;
 
 use crate::failure::{Failure, exit_code};
-use crate::manifest_file::Job;
+use crate::job::Job;
 use crate::outcome;
 
 /// Ends a stage well or badly. `job` is absent where not even the manifest could be read: `uid` is the one of the command line then,

@@ -8,7 +8,7 @@ use clap::Args;
 use finetune_crds::contract::{ExitCode, Outcome, Stage};
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::Job;
 use crate::progress::{self, Metrics, Reporter};
 use crate::stop::{Signal, Stop};
 use crate::train::{self, Run, told_to_stop};

@@ -25,6 +25,7 @@ use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
+use crate::job::TrainingObjective;
 use sources::Sources;
 use tokenized::Tokenized;
 
@@ -232,20 +233,20 @@ fn settings(
             "dataset.appendEndOfSequence is set, which applies to format Text only, and the rows are {format}: remove it"
         )));
     }
-    match (request.spec.preference().is_some(), format) {
-        (true, RowFormat::Preference) => {}
-        (true, _) => {
+    match (TrainingObjective::of(request.spec), format) {
+        (TrainingObjective::Dpo { .. }, RowFormat::Preference) => {}
+        (TrainingObjective::Dpo { .. }, _) => {
             return Err(Error::Setting(format!(
                 "objective is dpo, which learns from rows of format Preference, and the rows are {format}: give them \
                  `prompt`, `chosen` and `rejected`, or use objective sft"
             )));
         }
-        (false, RowFormat::Preference) => {
+        (TrainingObjective::Sft, RowFormat::Preference) => {
             return Err(Error::Setting(
                 "the rows are Preference, which only objective dpo learns from: set objective: { dpo: {} }".to_owned(),
             ));
         }
-        (false, _) => {}
+        (TrainingObjective::Sft, _) => {}
     }
     Ok(EncoderSettings {
         loss_on: EncoderSettings::loss_on(dataset.loss_on, format).map_err(Error::Setting)?,
@@ -373,10 +374,9 @@ fn report(
         settings.max_length,
     );
     // Rows of tokens a row of the data.
-    let answers = if request.spec.preference().is_some() {
-        2
-    } else {
-        1
+    let answers = match TrainingObjective::of(request.spec) {
+        TrainingObjective::Sft => 1,
+        TrainingObjective::Dpo { .. } => 2,
     };
     let dataset = DatasetStatus {
         digest: sources.digest.clone(),

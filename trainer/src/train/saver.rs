@@ -13,6 +13,7 @@ use crate::checkpoint::{self, Best, Conduct, Identity, RunState};
 use crate::failure::Failure;
 
 use super::metrics_log::{MetricsLog, Row};
+use super::plan::CheckpointPlan;
 use super::trainee::Trainee;
 use super::{Run, write_metrics};
 
@@ -75,6 +76,8 @@ pub(super) struct Saver<'run> {
     identity: &'run Identity,
     conduct: Conduct,
     schedule: Schedule,
+    /// Checkpoints that are kept.
+    keep: usize,
     /// How often in a row old checkpoints could not be deleted.
     undeleted: u32,
 }
@@ -86,7 +89,7 @@ impl<'run> Saver<'run> {
         attempt: &'run Attempt,
         identity: &'run Identity,
         conduct: Conduct,
-        every_steps: u64,
+        plan: CheckpointPlan,
         step: u64,
     ) -> Self {
         let now = Instant::now();
@@ -96,13 +99,14 @@ impl<'run> Saver<'run> {
             identity,
             conduct,
             schedule: Schedule {
-                every_steps,
-                every: Duration::from_secs(run.job.spec.checkpoint.every_seconds as u64),
+                every_steps: plan.every_steps,
+                every: plan.every,
                 saved_step: step,
                 saved_at: now,
                 tried_at: now,
                 failures: 0,
             },
+            keep: plan.keep,
             undeleted: 0,
         }
     }
@@ -149,7 +153,6 @@ impl<'run> Saver<'run> {
     /// Saves the state, unless that of this step is saved already. Then deletes the oldest checkpoints.
     pub(super) async fn save(&mut self, snapshot: Snapshot<'_>) -> Result<(), Failure> {
         let Run {
-            job,
             place,
             reporter,
             now,
@@ -167,7 +170,7 @@ impl<'run> Saver<'run> {
             return Ok(());
         }
         let state = RunState {
-            parameters: trainee.parameters()?,
+            parameters: trainee.parameters(),
             optimizer,
             metrics,
             best,
@@ -183,8 +186,7 @@ impl<'run> Saver<'run> {
             let failure = place.with_cure(failure);
             tracing::warn!("failed to write the metrics up to step {step}: {failure}");
         }
-        let keep = job.spec.checkpoint.keep as usize;
-        match checkpoint::delete_old(place, self.attempt, keep).await {
+        match checkpoint::delete_old(place, self.attempt, self.keep).await {
             Ok(()) => self.undeleted = 0,
             Err(failure) => {
                 self.undeleted += 1;

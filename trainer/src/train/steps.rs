@@ -6,12 +6,12 @@
 use std::time::Instant;
 
 use finetune_crds::contract::{ExitCode, OutcomeReason, RunPhase};
+use finetune_dataset::Batches;
 use finetune_numerics::optimizer::{Optimizer, clip_gradient_norm, learning_rate};
 
 use crate::attempt::Attempt;
 use crate::checkpoint::{self, Best, Conduct, Identity};
 use crate::failure::Failure;
-use crate::numbers;
 use crate::objective::StepRows;
 use crate::progress::Step;
 
@@ -29,7 +29,7 @@ use super::trainee::Trainee;
 pub(super) async fn run_steps(
     run: &Run<'_>,
     attempt: &Attempt,
-    plan: &mut Plan,
+    plan: &Plan,
     identity: &Identity,
     inputs: &Inputs,
     trainee: &mut Trainee,
@@ -42,17 +42,13 @@ pub(super) async fn run_steps(
         ..
     } = *run;
     let training = &job.spec.training;
-    let mut optimizer = Optimizer::new(
-        numbers::optimizer(training.optimizer),
-        trainee.parameters()?,
-        training.weight_decay,
-    );
+    let mut optimizer = Optimizer::new(plan.optimizer, trainee.parameters(), training.weight_decay);
     let mut metrics = MetricsLog::default();
     let mut best: Option<Best> = None;
     let mut unvalidated: Option<Row> = None;
 
     if let Some(checkpoint) = checkpoint::newest(place, identity).await? {
-        checkpoint.restore(trainee.parameters_mut()?, &mut optimizer)?;
+        checkpoint.restore(trainee.parameters_mut(), &mut optimizer)?;
         (metrics, best) = (checkpoint.metrics, checkpoint.best);
         unvalidated = checkpoint.unvalidated;
         let rows = || metrics.rows().iter().chain(&unvalidated);
@@ -70,7 +66,7 @@ pub(super) async fn run_steps(
         spikes.check(row.loss);
     }
     let conduct = Conduct {
-        compute_type: crate::device::compute_type(trainee.base.compute()),
+        compute_type: crate::device::compute_type(trainee.trained.model().base.compute()),
         dealing: DEALING,
     };
     let mut saver = Saver::new(
@@ -78,7 +74,7 @@ pub(super) async fn run_steps(
         attempt,
         identity,
         conduct,
-        plan.checkpoint_every,
+        plan.checkpoints,
         optimizer.steps(),
     );
     reporter.start(
@@ -91,6 +87,8 @@ pub(super) async fn run_steps(
         reporter.best(step, loss);
     }
     reporter.phase(RunPhase::Training);
+    // The order of an epoch's rows is kept from step to step.
+    let mut batches = plan.batches.clone();
 
     let is_exhausted = |early_stopping: &Option<EarlyStopping>| {
         early_stopping
@@ -101,7 +99,15 @@ pub(super) async fn run_steps(
         let mut row = match unvalidated.take() {
             Some(row) => row,
             None if optimizer.steps() == plan.total_steps || is_exhausted(&early_stopping) => break,
-            None => match make_step(run, plan, inputs, trainee, &mut optimizer, &mut spikes)? {
+            None => match make_step(
+                run,
+                plan,
+                &mut batches,
+                inputs,
+                trainee,
+                &mut optimizer,
+                &mut spikes,
+            )? {
                 Some(row) => row,
                 None => {
                     let snapshot = Snapshot {
@@ -119,7 +125,7 @@ pub(super) async fn run_steps(
         if plan.validates_after(step) {
             let rows = &inputs.data.validation;
             let goes_on = || !stop.is_told();
-            let validation = trainee.loss_while(rows, plan.micro_batch_size, &goes_on)?;
+            let validation = trainee.loss(rows, plan.micro_batch_size, &goes_on)?;
             let Some(validation) = validation else {
                 let snapshot = Snapshot {
                     trainee,
@@ -135,7 +141,7 @@ pub(super) async fn run_steps(
                 && early_stopping.validated(step, validation.mean())
             {
                 reporter.best(step, validation.mean());
-                let values = trainee.parameters()?.values()?.to_vec();
+                let values = trainee.parameters().values()?.to_vec();
                 best = Some(Best { step, values });
             }
             row.validation_loss = Some(validation.mean());
@@ -166,7 +172,7 @@ pub(super) async fn run_steps(
             best.step
         );
         trainee
-            .parameters_mut()?
+            .parameters_mut()
             .values_mut()?
             .copy_from_slice(&best.values);
     }
@@ -177,7 +183,8 @@ pub(super) async fn run_steps(
 /// the gradient was complete. The row is without a validation.
 fn make_step(
     run: &Run<'_>,
-    plan: &mut Plan,
+    plan: &Plan,
+    batches: &mut Batches,
     inputs: &Inputs,
     trainee: &mut Trainee,
     optimizer: &mut Optimizer,
@@ -186,26 +193,26 @@ fn make_step(
     let started = Instant::now();
     run.reporter.step_begins((run.now)());
     let rate = learning_rate(
-        numbers::schedule(plan.schedule),
+        plan.schedule,
         plan.learning_rate,
         optimizer.steps(),
         plan.warmup_steps,
         plan.total_steps,
     );
-    let rows = plan.rows_of_step(optimizer.steps());
-    trainee.parameters_mut()?.zero_gradients()?;
+    let rows = plan.documents(batches.rows_of_step(optimizer.steps()));
+    trainee.parameters_mut().zero_gradients()?;
     let of_step = StepRows {
         data: &inputs.data.train,
         rows: &rows,
         micro_batch_size: plan.micro_batch_size,
         step: optimizer.steps(),
     };
-    let loss = trainee.accumulate_gradient_while(of_step, &|| !run.stop.is_told())?; // mean over the step's unmasked tokens
+    let loss = trainee.accumulate_gradient(of_step, &|| !run.stop.is_told())?; // mean over the step's unmasked tokens
     let Some(loss) = loss else {
         return Ok(None);
     };
     let most = run.job.spec.training.max_gradient_norm;
-    let gradient_norm = clip_gradient_norm(trainee.parameters_mut()?, most)?;
+    let gradient_norm = clip_gradient_norm(trainee.parameters_mut(), most)?;
     if !(loss.mean().is_finite() && gradient_norm.is_finite()) {
         return Err(diverged(
             optimizer.steps() + 1,
@@ -214,7 +221,7 @@ fn make_step(
             rate,
         ));
     }
-    optimizer.step(trainee.parameters_mut()?, rate)?;
+    optimizer.step(trainee.parameters_mut(), rate)?;
 
     let step = optimizer.steps();
     let epoch = plan.batches.epochs_after(step);
