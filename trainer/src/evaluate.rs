@@ -6,8 +6,8 @@ use crate::failure::Failure;
 use crate::job::Job;
 use crate::objective::Model;
 use crate::peft;
-use crate::train::inputs::Inputs;
-use crate::train::trainee::{load_base, objective};
+use crate::run::inputs::Inputs;
+use crate::run::trainee::{load_base, objective};
 use crate::workplace::Workplace;
 
 /// The file in the job's folder.

@@ -11,10 +11,10 @@ use crate::failure::Failure;
 use crate::job::{Job, TrainingMethod};
 use crate::outcome;
 use crate::peft;
+use crate::run::inputs;
+use crate::run::trainee::load_base;
 use crate::serve::sampling::{Sampler, Sampling};
 use crate::serve::text::IncrementalText;
-use crate::train::inputs;
-use crate::train::trainee::load_base;
 use crate::workplace::Workplace;
 
 /// Tokens of a prompt that are computed in one go: attention's memory grows with the square.

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::job::Job;
 use crate::outcome;
 use crate::peft;
-use crate::train::inputs;
+use crate::run::inputs;
 use crate::workplace::Workplace;
 
 /// Merges the adapter at `adapter`, or the one that the job has published, into the job's base, and publishes the model.

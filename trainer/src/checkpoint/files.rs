@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::local_file;
-use crate::train::metrics_log::{MetricsLog, Row};
+use crate::metrics_log::{MetricsLog, Row};
 
 use super::{Best, Checkpoint, Conduct, Identity, RunState};
 

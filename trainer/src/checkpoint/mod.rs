@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Attempt, number_of};
 use crate::failure::Failure;
-use crate::train::metrics_log::{MetricsLog, Row};
+use crate::metrics_log::{MetricsLog, Row};
 use crate::workplace::Workplace;
 
 /// What a checkpoint belongs to. A run never goes on from another one's.
@@ -62,7 +62,7 @@ pub struct RunState<'run> {
 pub struct Conduct {
     /// What `computeType` `Auto` came to, or what the manifest says.
     pub compute_type: ComputeType,
-    /// Which way rows are dealt to steps ([`crate::train::plan::DEALING`]).
+    /// Which way rows are dealt to steps ([`crate::run::plan::DEALING`]).
     pub dealing: u32,
 }
 

@@ -3,7 +3,7 @@ use std::path::Path;
 use finetune_numerics::optimizer::{NewParameter, OptimizerKind};
 
 use crate::manifest_file;
-use crate::train::metrics_log::Row;
+use crate::metrics_log::Row;
 use crate::workplace::Places;
 
 use super::*;

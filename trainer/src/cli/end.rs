@@ -98,3 +98,32 @@ pub(super) fn failed_to_start(error: &std::io::Error) -> std::process::ExitCode 
     tracing::error!("failed to start: {error}");
     std::process::ExitCode::from(ExitCode::Retry.code())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{base, prepare};
+
+    #[test]
+    fn a_missing_bucket_is_known_as_one_from_wherever_it_is_told() {
+        let missing = || finetune_artifacts::Error::BucketNotFound {
+            word: "bucket",
+            bucket: "nowhere".into(),
+            endpoint: "http://store:9000".into(),
+            uri: "s3://nowhere/.finetune/work/1/prepared/report.json".into(),
+        };
+        for failure in [
+            Failure::from(missing()),
+            Failure::from(prepare::Error::Store(missing())),
+            Failure::from(base::Error::Store(missing())),
+        ] {
+            assert_eq!(failure.reason, OutcomeReason::NotFound);
+            let bucket = failure.bucket.unwrap();
+            assert!(bucket.uri.starts_with("s3://nowhere/.finetune/"));
+            assert_eq!(
+                bucket.problem,
+                "bucket `nowhere` does not exist at http://store:9000"
+            );
+        }
+    }
+}

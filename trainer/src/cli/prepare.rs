@@ -11,9 +11,9 @@ use finetune_numerics::adapter::Lora;
 use crate::failure::Failure;
 use crate::job::{Job, TrainingMethod};
 use crate::outcome;
+use crate::run::inputs;
+use crate::run::plan::Plan;
 use crate::stop::{Signal, Stop};
-use crate::train::inputs;
-use crate::train::plan::Plan;
 use crate::workplace::Workplace;
 
 use super::arguments::JobArguments;

@@ -10,8 +10,9 @@ use finetune_crds::contract::{ExitCode, Outcome, Stage};
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::progress::{self, Metrics, Reporter};
+use crate::run::Run;
 use crate::stop::{Signal, Stop};
-use crate::train::{self, Run, told_to_stop};
+use crate::train::{self, told_to_stop};
 use crate::workplace::Workplace;
 
 use super::arguments::JobArguments;

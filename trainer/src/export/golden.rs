@@ -12,7 +12,7 @@ use finetune_numerics::model::{Base, TextScores, score_layer_by_layer};
 
 use crate::failure::Failure;
 use crate::job::{Job, TrainingMethod};
-use crate::train::inputs::Inputs;
+use crate::run::inputs::Inputs;
 
 /// How many rows.
 const SAMPLES: usize = 4;

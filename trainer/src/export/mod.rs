@@ -22,9 +22,9 @@ use crate::failure::Failure;
 use crate::job::Job;
 use crate::local_file;
 use crate::peft::{self, AdapterConfig};
-use crate::train::inputs::Inputs;
-use crate::train::plan::Plan;
-use crate::train::trainee::Trained;
+use crate::run::inputs::Inputs;
+use crate::run::plan::Plan;
+use crate::run::trainee::Trained;
 
 /// Writes the result into `folder`, and into `merged` the base with the adapter merged into it. Takes the model apart: a 4-bit
 /// base makes room for a layer of the dense one that engines serve.

@@ -12,8 +12,8 @@ use finetune_numerics::model::ModelConfig;
 use crate::base::BaseModelFiles;
 use crate::job::{Job, TrainingMethod};
 use crate::prepare::servable;
-use crate::train::inputs::Inputs;
-use crate::train::plan::Plan;
+use crate::run::inputs::Inputs;
+use crate::run::plan::Plan;
 
 /// The card of `job`'s result.
 pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {

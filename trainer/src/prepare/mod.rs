@@ -25,6 +25,7 @@ use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::{ChatTemplateUse, DatasetStatus, Format};
 
 use crate::base::BaseModelFiles;
+use crate::failure::Failure;
 use crate::job::TrainingObjective;
 use sources::Sources;
 use tokenized::Tokenized;
@@ -83,6 +84,16 @@ impl Error {
             | Self::Empty(_)
             | Self::Stale { .. } => OutcomeReason::InvalidInput,
             Self::Prepared(_) => OutcomeReason::Internal,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::new(error.reason(), error.to_string());
+        match &error {
+            Error::Store(error) => failure.at_store(error),
+            _ => failure,
         }
     }
 }

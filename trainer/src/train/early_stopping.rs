@@ -4,11 +4,11 @@
 
 use finetune_crds::fine_tune_job::EarlyStopping as Settings;
 
-use super::metrics_log::Row;
+use crate::metrics_log::Row;
 
 /// Where a run stands with its validation losses.
 #[derive(Clone, Debug)]
-pub struct EarlyStopping {
+pub(super) struct EarlyStopping {
     patience: u64,
     min_improvement: f64,
     best: Option<(u64, f64)>,
@@ -20,7 +20,7 @@ pub struct EarlyStopping {
 
 impl EarlyStopping {
     /// A run that has made the steps of `rows`.
-    pub fn new(settings: &Settings, rows: &[Row]) -> Self {
+    pub(super) fn new(settings: &Settings, rows: &[Row]) -> Self {
         let mut early_stopping = Self {
             patience: settings.patience.max(1) as u64,
             min_improvement: settings.min_improvement,
@@ -38,7 +38,7 @@ impl EarlyStopping {
 
     /// Takes the validation loss after `step` in; returns whether it is the lowest so far. One that is no number is
     /// neither the lowest nor an improvement.
-    pub fn validated(&mut self, step: u64, loss: f64) -> bool {
+    pub(super) fn validated(&mut self, step: u64, loss: f64) -> bool {
         let is_best = loss.is_finite() && self.best.is_none_or(|(_, best)| loss < best);
         if is_best {
             self.best = Some((step, loss));
@@ -53,12 +53,12 @@ impl EarlyStopping {
     }
 
     /// Whether patience has run out.
-    pub const fn is_exhausted(&self) -> bool {
+    pub(super) const fn is_exhausted(&self) -> bool {
         self.without_improvement >= self.patience
     }
 
     /// The step with the lowest loss, and that loss.
-    pub const fn best(&self) -> Option<(u64, f64)> {
+    pub(super) const fn best(&self) -> Option<(u64, f64)> {
         self.best
     }
 }

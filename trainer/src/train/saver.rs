@@ -12,10 +12,11 @@ use crate::attempt::Attempt;
 use crate::checkpoint::{self, Best, Conduct, Identity, RunState};
 use crate::failure::Failure;
 
-use super::metrics_log::{MetricsLog, Row};
-use super::plan::CheckpointPlan;
-use super::trainee::Trainee;
-use super::{Run, write_metrics};
+use super::write_metrics;
+use crate::metrics_log::{MetricsLog, Row};
+use crate::run::Run;
+use crate::run::plan::CheckpointPlan;
+use crate::run::trainee::Trainee;
 
 /// So many checkpoints in a row must have failed before a run is given up.
 const FAILURES: u32 = 3;

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::metrics_log::Row;
+use crate::metrics_log::Row;
 
 /// Losses that are looked back at.
 const WINDOW: usize = 32;
@@ -19,13 +19,13 @@ const LEAST_DEVIATION: f64 = 0.05;
 
 /// The last losses.
 #[derive(Clone, Debug, Default)]
-pub struct Spikes {
+pub(super) struct Spikes {
     window: VecDeque<f64>,
 }
 
 impl Spikes {
     /// After the steps of `rows`.
-    pub fn new(rows: &[Row]) -> Self {
+    pub(super) fn new(rows: &[Row]) -> Self {
         let mut spikes = Self::default();
         for row in &rows[rows.len().saturating_sub(WINDOW)..] {
             spikes.keep(row.loss);
@@ -34,7 +34,7 @@ impl Spikes {
     }
 
     /// Takes the next loss in. Where it stands out, returns the usual loss.
-    pub fn check(&mut self, loss: f64) -> Option<f64> {
+    pub(super) fn check(&mut self, loss: f64) -> Option<f64> {
         let usual = (self.window.len() >= LEAST).then(|| median(self.window.iter().copied()));
         let spike = usual.filter(|usual| {
             let deviation = median(self.window.iter().map(|loss| (loss - usual).abs()));

@@ -15,14 +15,14 @@ use crate::failure::Failure;
 use crate::objective::StepRows;
 use crate::progress::Step;
 
-use super::Run;
 use super::early_stopping::EarlyStopping;
-use super::inputs::Inputs;
-use super::metrics_log::{MetricsLog, Row};
-use super::plan::{DEALING, Plan};
 use super::saver::{Saver, Snapshot};
 use super::spikes::Spikes;
-use super::trainee::Trainee;
+use crate::metrics_log::{MetricsLog, Row};
+use crate::run::Run;
+use crate::run::inputs::Inputs;
+use crate::run::plan::{DEALING, Plan};
+use crate::run::trainee::Trainee;
 
 /// Makes all steps that are still to be made. Leaves the weights to be published in `trainee`, and returns the metrics of
 /// all steps.

@@ -8,7 +8,7 @@ use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
 use trainer::job::AdapterSettings;
 use trainer::objective::{Chance, Dpo, Loss, Objective, StepRows};
-use trainer::train::trainee::{Trained, Trainee};
+use trainer::run::trainee::{Trained, Trainee};
 
 use crate::expected::{Expected, wrong_losses};
 use crate::fixture::{adapter, assert_near, base};

@@ -3,15 +3,10 @@
 //!
 //! A process may die after any line of this file: what it has done by then is found by the next one, and done once.
 
-pub mod early_stopping;
-pub(crate) mod inputs;
-pub(crate) mod metrics_log;
-pub mod plan;
+mod early_stopping;
 mod saver;
-pub mod spikes;
+mod spikes;
 mod steps;
-pub mod tensorboard;
-pub mod trainee;
 
 use finetune_crds::contract::{Outcome, OutcomeReason, RunPhase, Stage, layout};
 use finetune_crds::fine_tune_job::PlanStatus;
@@ -20,34 +15,17 @@ use crate::attempt::Attempt;
 use crate::checkpoint::{self, Identity};
 use crate::failure::Failure;
 use crate::job::{Job, TrainingMethod};
+use crate::metrics_log::MetricsLog;
 use crate::progress::Reporter;
-use crate::stop::Stop;
+use crate::run::Run;
+use crate::run::inputs::Inputs;
+use crate::run::plan::{DEALING, Plan};
+use crate::run::trainee::Trainee;
 use crate::workplace::{TemporaryFolder, Workplace};
 use crate::{device, export, outcome};
 
 use finetune_dataset::lengths;
-use inputs::Inputs;
-use metrics_log::MetricsLog;
-use plan::{DEALING, Plan};
 use steps::run_steps;
-use trainee::Trainee;
-
-/// What a run needs from outside.
-#[derive(Clone, Copy)]
-pub struct Run<'run> {
-    /// What to do.
-    pub job: &'run Job,
-    /// Where.
-    pub place: &'run Workplace,
-    /// Who is told of it.
-    pub reporter: &'run Reporter,
-    /// Who may end it early.
-    pub stop: &'run Stop,
-    /// Who claims the attempt: a pod or host, and a process.
-    pub holder: &'run str,
-    /// The clock, for what people read; nothing is decided by it.
-    pub now: fn() -> jiff::Timestamp,
-}
 
 /// Trains and publishes, or finds that this was done.
 pub async fn train(run: &Run<'_>) -> Result<Outcome, Failure> {

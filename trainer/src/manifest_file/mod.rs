@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use finetune_crds::FineTuneJobSpec;
 
+use crate::failure::Failure;
 use crate::job::{Job, TrainingMethod, TrainingObjective};
 use crate::validate::{Fault, cut, validate};
 use documents::Document;
@@ -95,6 +96,12 @@ pub enum Error {
         /// What of its metadata is another's.
         others: Vec<Other>,
     },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::invalid(error)
+    }
 }
 
 /// Reads and checks the manifest at `path`, which must be the one that is `meant`. With a digest of its spec it is a cluster's:

@@ -3,11 +3,13 @@
 //! The rows of a resumed run are those of an uninterrupted one: what came after the checkpoint is cut off first. Wall
 //! time is left out of the first two for the same reason.
 
+mod tensorboard;
+
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::tensorboard::EventFile;
+use tensorboard::EventFile;
 
 /// What is kept of a step.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
