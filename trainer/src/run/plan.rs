@@ -5,7 +5,7 @@ use std::time::Duration;
 use finetune_crds::fine_tune_job as manifest;
 use finetune_crds::fine_tune_job::PlanStatus;
 use finetune_dataset::{Batches, pack};
-use finetune_numerics::optimizer::{OptimizerKind, Schedule};
+use finetune_numerics::optimizer::{OptimizerKind, Schedule, learning_rate};
 
 use crate::job::{Job, TrainingMethod, TrainingObjective};
 
@@ -49,6 +49,10 @@ pub struct Plan {
     pub validation_every: Option<u64>,
     /// How the optimiser holds its state.
     pub optimizer: OptimizerKind,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// The norm to which the gradient of a step is clipped; 0 clips nothing.
+    pub max_gradient_norm: f64,
     /// What all that is random follows from: the adapter's start, the shuffling, dropout, noise.
     pub seed: u64,
     /// When the state is saved.
@@ -113,6 +117,8 @@ impl Plan {
             validation_every: has_validation
                 .then(|| every_steps.map_or(once_an_epoch, |steps| steps as u64)),
             optimizer: optimizer(training.optimizer),
+            weight_decay: training.weight_decay,
+            max_gradient_norm: training.max_gradient_norm,
             seed,
             checkpoints: CheckpointPlan {
                 every_steps: checkpoint_every(spec.checkpoint.every_steps as u64, total_steps),
@@ -129,6 +135,12 @@ impl Plan {
             Some(packs) => rows.map(|row| packs[*row].clone()).collect(),
             None => rows.map(|row| vec![*row]).collect(),
         }
+    }
+
+    /// The learning rate that step `step`, from 0, uses.
+    pub fn learning_rate_of_step(&self, step: u64) -> f64 {
+        let (schedule, peak) = (self.schedule, self.learning_rate);
+        learning_rate(schedule, peak, step, self.warmup_steps, self.total_steps)
     }
 
     /// Whether the validation loss is due after `step`. The loss after the last step always is.

@@ -4,7 +4,7 @@
 
 use finetune_crds::fine_tune_job::EarlyStopping as Settings;
 
-use crate::metrics_log::Row;
+use crate::metrics_log::StepReport;
 
 /// Where a run stands with its validation losses.
 #[derive(Clone, Debug)]
@@ -19,8 +19,8 @@ pub(super) struct EarlyStopping {
 }
 
 impl EarlyStopping {
-    /// A run that has made the steps of `rows`.
-    pub(super) fn new(settings: &Settings, rows: &[Row]) -> Self {
+    /// A run that has made these steps.
+    pub(super) fn new(settings: &Settings, steps: &[StepReport]) -> Self {
         let mut early_stopping = Self {
             patience: settings.patience.max(1) as u64,
             min_improvement: settings.min_improvement,
@@ -28,9 +28,9 @@ impl EarlyStopping {
             reference: f64::INFINITY,
             without_improvement: 0,
         };
-        for row in rows {
-            if let Some(loss) = row.validation_loss {
-                early_stopping.validated(row.step, loss);
+        for report in steps {
+            if let Some(loss) = report.validation_loss {
+                early_stopping.validated(report.step, loss);
             }
         }
         early_stopping
@@ -72,16 +72,16 @@ mod tests {
             patience,
             min_improvement,
         };
-        let rows: Vec<Row> = losses
+        let steps: Vec<StepReport> = losses
             .iter()
             .zip(1..)
-            .map(|(loss, step)| Row {
+            .map(|(loss, step)| StepReport {
                 step,
                 validation_loss: Some(*loss),
-                ..Row::default()
+                ..StepReport::default()
             })
             .collect();
-        EarlyStopping::new(&settings, &rows)
+        EarlyStopping::new(&settings, &steps)
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::metrics_log::Row;
+use crate::metrics_log::StepReport;
 
 /// Losses that are looked back at.
 const WINDOW: usize = 32;
@@ -24,11 +24,11 @@ pub(super) struct Spikes {
 }
 
 impl Spikes {
-    /// After the steps of `rows`.
-    pub(super) fn new(rows: &[Row]) -> Self {
+    /// After these steps.
+    pub(super) fn new(steps: &[StepReport]) -> Self {
         let mut spikes = Self::default();
-        for row in &rows[rows.len().saturating_sub(WINDOW)..] {
-            spikes.keep(row.loss);
+        for report in &steps[steps.len().saturating_sub(WINDOW)..] {
+            spikes.keep(report.loss);
         }
         spikes
     }
@@ -100,16 +100,16 @@ mod tests {
 
     #[test]
     fn a_resumed_run_sees_the_same_spikes() {
-        let rows: Vec<Row> = (0..60)
-            .map(|step| Row {
+        let steps: Vec<StepReport> = (0..60)
+            .map(|step| StepReport {
                 loss: usual(step),
-                ..Row::default()
+                ..StepReport::default()
             })
             .collect();
         let mut whole = Spikes::default();
-        for row in &rows {
-            whole.check(row.loss);
+        for report in &steps {
+            whole.check(report.loss);
         }
-        assert_eq!(Spikes::new(&rows).check(4.0), whole.check(4.0));
+        assert_eq!(Spikes::new(&steps).check(4.0), whole.check(4.0));
     }
 }
