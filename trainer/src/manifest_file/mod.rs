@@ -142,15 +142,23 @@ fn parse_as(text: &str, path: &Path, meant: &Meant<'_>) -> Result<Job, Error> {
     if !faults.is_empty() {
         return Err(refused(faults));
     }
-    // What the schema lets pass and the types do not would be a fault of the schema's.
-    let spec: FineTuneJobSpec = serde_json::from_value(spec)
-        .map_err(|error| refused(vec![Fault::new("spec", format!("is refused: {error}"))]))?;
+    let out_of_bounds = schema::out_of_bounds(&spec, meant.spec_digest.is_some());
+    let spec: FineTuneJobSpec = match serde_json::from_value(spec) {
+        Ok(spec) => spec,
+        // A number that its type does not hold.
+        Err(_) if !out_of_bounds.is_empty() => return Err(refused(out_of_bounds)),
+        // What the schema lets pass and the types do not would be a fault of the schema's.
+        Err(error) => {
+            let message = format!("is refused: {error}");
+            return Err(refused(vec![Fault::new("spec", message)]));
+        }
+    };
     let spec_digest = spec.digest();
     let unknown = unknown.into_iter().map(|fault| fault.field).collect();
     meant.check_spec(path, &spec_digest, unknown)?;
     let metadata = Metadata::of(&raw, &spec_digest);
     meant.check_metadata(path, &metadata)?;
-    let faults = validate(&metadata.name, &spec);
+    let faults = without_repetition(out_of_bounds, validate(&metadata.name, &spec));
     if !faults.is_empty() {
         return Err(refused(faults));
     }
@@ -163,6 +171,13 @@ fn parse_as(text: &str, path: &Path, meant: &Meant<'_>) -> Result<Job, Error> {
         objective: TrainingObjective::of(&spec),
         spec,
     })
+}
+
+/// The faults of both kinds, for each field those of one: a rule says more of its value than a bound does.
+fn without_repetition(mut out_of_bounds: Vec<Fault>, against_rules: Vec<Fault>) -> Vec<Fault> {
+    out_of_bounds.retain(|bound| against_rules.iter().all(|rule| rule.field != bound.field));
+    out_of_bounds.extend(against_rules);
+    out_of_bounds
 }
 
 fn refused(path: &Path, text: &str, start: usize, faults: Vec<Fault>) -> Error {

@@ -4,6 +4,8 @@ use rstest::rstest;
 
 use super::*;
 
+mod refusals;
+
 const GOOD: &str = "apiVersion: finetune.dev/v1alpha1
 kind: FineTuneJob
 metadata:
@@ -207,6 +209,11 @@ fn a_fault_behind_another_document_is_named_with_its_own_line() {
 )]
 #[case("rank: 4", "rank: .nan", "`.nan` is not finite, expected a number")]
 #[case(
+    "spec:",
+    "spec:\n  training: { learningRate: .NaN }",
+    "`.NaN` is not finite, expected a number"
+)]
+#[case(
     "    train:",
     "    format: messages\n    train:",
     "spec.dataset.format is `messages`, expected one of Auto, Messages,"
@@ -258,6 +265,26 @@ fn what_the_clusters_schema_refuses_is_refused_by_hand_in_plain_words(
     ] {
         assert!(!message.contains(word), "{word} in: {message}");
     }
+}
+
+#[test]
+fn what_is_out_of_bounds_and_what_breaks_a_rule_is_told_at_once() {
+    let text = GOOD.replace("rank: 4", "rank: 0");
+    let message = refusal(&format!("{text}    full: {{}}\n"));
+    for expected in [
+        "line 13: spec.method.lora.rank is 0, expected 1 to 1024",
+        "line 11: spec.method has full and lora",
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_number_that_its_type_does_not_hold_is_out_of_bounds() {
+    let text = format!("{GOOD}  training: {{ seed: 18446744073709551615 }}\n");
+    let message = refusal(&text);
+    let expected = "spec.training.seed is 18446744073709551615, expected 0 to 4294967295";
+    assert!(message.ends_with(expected), "{message}");
 }
 
 #[test]
@@ -474,6 +501,19 @@ fn what_is_wrong_with_a_clusters_manifest_is_refused_too() {
         error.to_string().contains("spec.method.lora.rank"),
         "{error}"
     );
+}
+
+#[test]
+fn a_stored_uri_that_is_longer_than_new_ones_may_be_is_taken_from_a_cluster_alone() {
+    let path = Path::new("job.yaml");
+    let uri = format!("s3://adapters/{}", "a".repeat(900));
+    let text = format!("{GOOD}  output: {{ uri: {uri} }}\n");
+    let mut spec = parse(GOOD, path).unwrap().spec;
+    spec.output.get_or_insert_default().uri = Some(uri);
+    assert!(parse_as(&text, path, &of_digest(&spec.digest())).is_ok());
+    let message = refusal(&text);
+    let expected = "spec.output.uri has 914 characters, expected 1 to 256";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]
