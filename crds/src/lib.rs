@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod contract;
 pub mod fine_tune_job;
 pub mod names;
+pub mod patterns;
 pub mod schema;
 pub mod shared;
 pub mod uris;

@@ -12,7 +12,7 @@ pub struct SecretReference {
     /// The Secret's name.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+        regex(pattern = crate::patterns::SECRET)
     )]
     pub name: String,
 }

@@ -25,7 +25,7 @@ macro_rules! claim_or_hub {
 }
 
 /// The folder of results.
-pub(crate) const OUTPUT: &str = concat!("^", bucket!(), "(/.*)?$");
+pub const OUTPUT: &str = concat!("^", bucket!(), "(/.*)?$");
 /// The folder of a published version.
 pub(crate) const VERSION: &str = concat!("^", bucket!(), "/.*/$");
 /// A base: a folder or one file.
@@ -46,6 +46,9 @@ pub const ROWS: &str = concat!(
 );
 /// The folder of an adapter.
 pub const ADAPTER: &str = concat!("^(", bucket!(), "/.+|", claim_or_hub!(), ")$");
+
+/// The patterns of the URIs of a FineTuneJob. By hand each of these may be a `file://` instead.
+pub const OF_A_JOB: [&str; 4] = [OUTPUT, BASE, ROWS, ADAPTER];
 
 /// The schemes as a message lists them: `s3://, gs:// or az://`.
 pub fn list(schemes: &[&str]) -> String {

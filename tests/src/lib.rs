@@ -11,6 +11,7 @@ pub mod fine_tune_job;
 pub mod job;
 pub mod keep_alive;
 pub mod process;
+pub mod refusals;
 pub mod store;
 pub mod support;
 pub mod volume;

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
-use crate::objective::Chance;
+use crate::job::Job;
+use crate::objective::Model;
 use crate::peft;
-use crate::train::inputs::Inputs;
-use crate::train::trainee::{Trainee, load_base, objective};
+use crate::run::inputs::Inputs;
+use crate::run::trainee::{load_base, objective};
 use crate::workplace::Workplace;
 
 /// The file in the job's folder.
@@ -71,13 +71,13 @@ pub async fn evaluate(
         .training
         .micro_batch_size
         .map_or(MICRO_BATCH_SIZE, |size| size as usize);
-    let mut trainee = Trainee {
-        base,
-        lora,
-        chance: Chance::default(),
-        objective: objective(job, &inputs)?,
+    let model = Model {
+        base: &base,
+        lora: lora.as_ref(),
     };
-    let loss = trainee.loss(data, micro_batch_size)?;
+    let loss = objective(job, &inputs)?
+        .loss(model, data, micro_batch_size, &|| true)?
+        .ok_or_else(|| Failure::internal("an evaluation was left though nobody asked for it"))?;
     let evaluation = Evaluation {
         rows: data.len(),
         tokens: loss.tokens,

@@ -1,6 +1,6 @@
 //! How a stage can fail, in the terms of the contract: whose turn it is, and what to do.
 //!
-//! Every module has its own error type; here they meet the reasons and exit codes that the operator reads.
+//! Knows no module of this crate: each says beside its own error type what class of failure that is.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ pub struct LocalFault {
 }
 
 impl LocalFault {
-    fn new(path: &Path, source: &std::io::Error) -> Self {
+    /// That of a file or folder.
+    pub(crate) fn new(path: &Path, source: &std::io::Error) -> Self {
         Self {
             path: path.to_owned(),
             kind: source.kind(),
@@ -67,7 +68,8 @@ impl LocalFault {
         }
     }
 
-    fn of_weights(error: &safetensors_file::Error) -> Option<Self> {
+    /// That of a file of weights, where it is one.
+    pub(crate) fn of_weights(error: &safetensors_file::Error) -> Option<Self> {
         match error {
             safetensors_file::Error::Io { path, source } => Some(Self::new(path, source)),
             _ => None,
@@ -75,7 +77,7 @@ impl LocalFault {
     }
 
     /// Whether nothing can be written there: whatever the file holds is not at fault.
-    fn is_want_of_room(&self) -> bool {
+    pub(crate) fn is_want_of_room(&self) -> bool {
         matches!(
             self.kind,
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
@@ -114,15 +116,17 @@ impl Failure {
     }
 
     /// With what the local file system failed at.
-    fn at(self, local: Option<LocalFault>) -> Self {
+    #[must_use]
+    pub(crate) fn at(self, local: Option<LocalFault>) -> Self {
         Self { local, ..self }
     }
 
     /// With what a store failed at.
-    fn at_store(self, error: Option<&finetune_artifacts::Error>) -> Self {
+    #[must_use]
+    pub(crate) fn at_store(self, error: &finetune_artifacts::Error) -> Self {
         Self {
-            local: error.and_then(LocalFault::of_store),
-            bucket: error.and_then(MissingBucket::of_store),
+            local: LocalFault::of_store(error),
+            bucket: MissingBucket::of_store(error),
             ..self
         }
     }
@@ -173,41 +177,6 @@ impl From<tch::TchError> for Failure {
     }
 }
 
-impl From<crate::base::Error> for Failure {
-    fn from(error: crate::base::Error) -> Self {
-        let store = match &error {
-            crate::base::Error::Store(error) => Some(error),
-            _ => None,
-        };
-        Self::new(error.reason(), error.to_string()).at_store(store)
-    }
-}
-
-impl From<crate::prepare::Error> for Failure {
-    fn from(error: crate::prepare::Error) -> Self {
-        let store = match &error {
-            crate::prepare::Error::Store(error) => Some(error),
-            _ => None,
-        };
-        Self::new(error.reason(), error.to_string()).at_store(store)
-    }
-}
-
-impl From<crate::peft::Error> for Failure {
-    fn from(error: crate::peft::Error) -> Self {
-        let local = match &error {
-            crate::peft::Error::Io { path, source } => Some(LocalFault::new(path, source)),
-            crate::peft::Error::Weights(error) => LocalFault::of_weights(error),
-            _ => None,
-        };
-        let reason = match &local {
-            Some(fault) if fault.is_want_of_room() => OutcomeReason::Internal,
-            _ => OutcomeReason::InvalidInput,
-        };
-        Self::new(reason, error.to_string()).at(local)
-    }
-}
-
 /// Of a file that is written here; one that was handed in is at fault by itself and says so.
 impl From<safetensors_file::Error> for Failure {
     fn from(error: safetensors_file::Error) -> Self {
@@ -218,19 +187,13 @@ impl From<safetensors_file::Error> for Failure {
 
 impl From<finetune_artifacts::Error> for Failure {
     fn from(error: finetune_artifacts::Error) -> Self {
-        Self::new(error.reason(), error.to_string()).at_store(Some(&error))
+        Self::new(error.reason(), error.to_string()).at_store(&error)
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::internal(error)
-    }
-}
-
-impl From<crate::manifest_file::Error> for Failure {
-    fn from(error: crate::manifest_file::Error) -> Self {
-        Self::invalid(error)
     }
 }
 
@@ -245,46 +208,6 @@ mod tests {
         assert_eq!(failure.exit_code(), ExitCode::OutOfMemory);
         let failure = Failure::from(tch::TchError::Torch("shape mismatch".to_owned()));
         assert_eq!(failure.exit_code(), ExitCode::Retry);
-    }
-
-    #[test]
-    fn a_full_disk_is_no_fault_of_the_adapter_that_is_written() {
-        let write = |kind: ErrorKind| {
-            Failure::from(crate::peft::Error::Weights(safetensors_file::Error::Io {
-                path: "/cache/adapter_model.safetensors".into(),
-                source: kind.into(),
-            }))
-        };
-        let full = write(ErrorKind::StorageFull);
-        assert_eq!(full.exit_code(), ExitCode::Retry);
-        assert_eq!(full.local.unwrap().kind, ErrorKind::StorageFull);
-        assert_eq!(
-            write(ErrorKind::NotFound).exit_code(),
-            ExitCode::InvalidInput
-        );
-    }
-
-    #[test]
-    fn a_missing_bucket_is_known_as_one_from_wherever_it_is_told() {
-        let missing = || finetune_artifacts::Error::BucketNotFound {
-            word: "bucket",
-            bucket: "nowhere".into(),
-            endpoint: "http://store:9000".into(),
-            uri: "s3://nowhere/.finetune/work/1/prepared/report.json".into(),
-        };
-        for failure in [
-            Failure::from(missing()),
-            Failure::from(crate::prepare::Error::Store(missing())),
-            Failure::from(crate::base::Error::Store(missing())),
-        ] {
-            assert_eq!(failure.reason, OutcomeReason::NotFound);
-            let bucket = failure.bucket.unwrap();
-            assert!(bucket.uri.starts_with("s3://nowhere/.finetune/"));
-            assert_eq!(
-                bucket.problem,
-                "bucket `nowhere` does not exist at http://store:9000"
-            );
-        }
     }
 
     #[test]

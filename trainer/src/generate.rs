@@ -8,13 +8,13 @@ use finetune_numerics::model::{Base, LogitRows};
 
 use crate::base::{BaseModelFiles, Fetch};
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::{Job, TrainingMethod};
 use crate::outcome;
 use crate::peft;
+use crate::run::inputs;
+use crate::run::trainee::load_base;
 use crate::serve::sampling::{Sampler, Sampling};
 use crate::serve::text::IncrementalText;
-use crate::train::inputs;
-use crate::train::trainee::load_base;
 use crate::workplace::Workplace;
 
 /// Tokens of a prompt that are computed in one go: attention's memory grows with the square.
@@ -72,10 +72,9 @@ async fn model_of(
     let published = |of: fn(finetune_crds::contract::Outcome) -> Option<Published>| {
         outcome.clone().and_then(of).map(|published| published.uri)
     };
-    let model = if job.spec.method.full.is_some() {
-        published(|outcome| outcome.model)
-    } else {
-        None
+    let model = match &job.method {
+        TrainingMethod::Full => published(|outcome| outcome.model),
+        TrainingMethod::Lora(_) | TrainingMethod::Qlora { .. } => None,
     };
     tracing::info!(
         "model {}",

@@ -1,7 +1,7 @@
 //! The trainer as a library: everything that `trainer` does by hand or in a pod, without Kubernetes.
 //!
-//! What it computes is the crate `finetune_numerics`, how data becomes tokens `finetune_dataset`. `train` tells one run from the manifest to the published result; `cli` is the
-//! command line.
+//! What it computes is the crate `finetune_numerics`, how data becomes tokens `finetune_dataset`. `job` is what is to be done,
+//! `train` tells one run from there to the published result, `run` is what that is made of; `cli` is the command line.
 
 pub mod attempt;
 pub mod base;
@@ -13,15 +13,17 @@ pub mod evaluate;
 pub mod export;
 pub mod failure;
 pub mod generate;
+pub mod job;
 mod local_file;
 pub mod manifest_file;
 pub mod merge;
-pub mod numbers;
+pub mod metrics_log;
 pub mod objective;
 pub mod outcome;
 pub mod peft;
 pub mod prepare;
 pub mod progress;
+pub mod run;
 pub mod serve;
 pub mod stop;
 pub mod train;

@@ -5,10 +5,10 @@ use finetune_crds::contract::Published;
 use crate::base::Fetch;
 use crate::export;
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::Job;
 use crate::outcome;
 use crate::peft;
-use crate::train::inputs;
+use crate::run::inputs;
 use crate::workplace::Workplace;
 
 /// Merges the adapter at `adapter`, or the one that the job has published, into the job's base, and publishes the model.
@@ -17,7 +17,7 @@ pub async fn merge(
     place: &Workplace,
     adapter: Option<&str>,
 ) -> Result<Published, Failure> {
-    if job.spec.method.full.is_some() {
+    if job.method.adapter().is_none() {
         return Err(Failure::invalid(
             "spec.method is full, which makes a whole model: there is no adapter to merge",
         ));

@@ -10,7 +10,7 @@ use finetune_artifacts::store::{Creation, Store};
 use finetune_crds::contract::{Outcome, OutcomeReason, Progress, Stage, layout};
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::Job;
 
 /// A good outcome of `stage` that says nothing else yet.
 pub fn succeeded(job: &Job, stage: Stage, attempt: u32) -> Outcome {

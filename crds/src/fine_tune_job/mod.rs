@@ -28,7 +28,7 @@ pub use status::{
 pub use training::{Checkpoint, ComputeType, EarlyStopping, Optimizer, Schedule, Training};
 
 use crate::shared::SecretReference;
-use crate::uris;
+use crate::{patterns, uris};
 
 /// Fine-tunes a language model on your data and publishes the result by digest.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -172,7 +172,7 @@ pub struct BaseModel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 256),
-        regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+        regex(pattern = patterns::REVISION)
     )]
     pub revision: Option<String>,
     /// The Secret to read it with. Absent: the pod's own identity.
@@ -229,7 +229,7 @@ pub struct OutputAdapter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 52),
-        regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+        regex(pattern = patterns::ADAPTER)
     )]
     pub name: Option<String>,
     /// The engines that must be able to serve it: what one of them cannot serve is refused before training. Absent: nothing

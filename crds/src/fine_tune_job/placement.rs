@@ -41,7 +41,7 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = crate::patterns::CLAIM)
     )]
     pub cache_claim_name: Option<String>,
 }
@@ -140,7 +140,7 @@ fn quantities(schema: &mut schemars::Schema) {
         serde_json::json!({
             "x-kubernetes-int-or-string": true,
             "maxLength": 32,
-            "pattern": r"^([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$",
+            "pattern": crate::patterns::QUANTITY,
         }),
     );
 }

@@ -30,7 +30,7 @@ pub struct Base {
     final_norm: Dense,
     /// (V, H); absent where tied to the embedding.
     head: Option<Dense>,
-    /// What is trained, under `Storage::Trained`.
+    /// What is trained, where it is kept here.
     parameters: Option<Parameters>,
     scratch: RefCell<Scratch>,
 }
@@ -43,26 +43,49 @@ impl Base {
         options: &LoadOptions,
     ) -> Result<Self> {
         config.check()?;
+        let parameters = match options.storage {
+            Storage::Trained => Some(full::parameters(config)?),
+            Storage::Frozen | Storage::FourBit { .. } => None,
+        };
+        let base = Self::load_with(config, source, *options, parameters.as_ref())?;
+        Ok(Self { parameters, ..base })
+    }
+
+    /// The same under `Storage::Trained`, with what is trained beside the model, whose weights are views of it.
+    pub fn load_trained(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        compute: Kind,
+    ) -> Result<(Self, Parameters)> {
+        config.check()?;
+        let options = LoadOptions {
+            compute,
+            storage: Storage::Trained,
+        };
+        let parameters = full::parameters(config)?;
+        let base = Self::load_with(config, source, options, Some(&parameters))?;
+        Ok((base, parameters))
+    }
+
+    /// What is trained becomes a view of `parameters`.
+    fn load_with(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        options: LoadOptions,
+        parameters: Option<&Parameters>,
+    ) -> Result<Self> {
         if !matches!(options.compute, Kind::Float | Kind::BFloat16) {
             return Err(Error::Configuration(format!(
                 "activations in {:?} are not supported, expected Float or BFloat16",
                 options.compute
             )));
         }
-        let parameters = match options.storage {
-            Storage::Trained => Some(full::parameters(config)?),
-            Storage::Frozen | Storage::FourBit { .. } => None,
-        };
-        let loader = Loader::new(source, options, parameters.as_ref());
+        let loader = Loader::new(source, &options, parameters);
         let layers = (0..config.layers)
             .map(|layer| loader.layer(config, layer))
             .collect::<Result<_>>()?;
         let rest = Self::without_layers(config, &loader)?;
-        Ok(Self {
-            layers,
-            parameters,
-            ..rest
-        })
+        Ok(Self { layers, ..rest })
     }
 
     /// What stands before and behind the layers, without these and without anything to train.
@@ -96,7 +119,7 @@ impl Base {
         self.compute
     }
 
-    /// All weights, named as in `model.safetensors`, under `Storage::Trained`; else nothing.
+    /// All weights, named as in `model.safetensors`, where [`Self::load`] has loaded them under `Storage::Trained`; else nothing.
     pub const fn parameters(&self) -> Option<&Parameters> {
         self.parameters.as_ref()
     }

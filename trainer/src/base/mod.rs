@@ -23,6 +23,8 @@ use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
 use finetune_numerics::model::ModelConfig;
 
+use crate::failure::Failure;
+
 pub use family::{FAMILIES, Family, LlamaCpp};
 use finetune_dataset::tokenize::{self, Tokenizer};
 pub(crate) use gguf::{row_in_file, turned_heads};
@@ -80,6 +82,16 @@ impl Error {
             Self::Safetensors(_) | Self::Gguf(_) | Self::Tokenizer(_) | Self::Invalid { .. } => {
                 OutcomeReason::InvalidInput
             }
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::new(error.reason(), error.to_string());
+        match &error {
+            Error::Store(error) => failure.at_store(error),
+            _ => failure,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{Dtype, TensorView};
-use finetune_crds::fine_tune_job::Quantization;
+use finetune_crds::fine_tune_job::{Quantization, QuantizationType};
 use finetune_numerics::ops::four_bit::{
     BLOCK, Code, FourBitMatrix, NESTED_BLOCK, Scales, check_parts,
 };
@@ -17,7 +17,6 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::Error;
-use crate::numbers;
 
 /// The key of `config.json`.
 pub(super) const KEY: &str = "quantization_config";
@@ -56,7 +55,10 @@ pub struct BaseQuantization {
 impl From<&Quantization> for BaseQuantization {
     fn from(quantization: &Quantization) -> Self {
         Self {
-            code: numbers::code(quantization.type_),
+            code: match quantization.type_ {
+                QuantizationType::NF4 => Code::Nf4,
+                QuantizationType::FP4 => Code::Fp4,
+            },
             double_quantization: quantization.double_quantization,
         }
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::local_file;
-use crate::train::metrics_log::{MetricsLog, Row};
+use crate::metrics_log::{MetricsLog, StepReport};
 
 use super::{Best, Checkpoint, Conduct, Identity, RunState};
 
@@ -135,7 +135,7 @@ pub(super) fn read(
         metrics: MetricsLog::parse(&metrics, events).map_err(Failure::internal)?,
         unvalidated: state
             .unvalidated
-            .map(|line| Row::parse(&line))
+            .map(|line| StepReport::parse(&line))
             .transpose()
             .map_err(Failure::internal)?,
     })

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Attempt, number_of};
 use crate::failure::Failure;
-use crate::train::metrics_log::{MetricsLog, Row};
+use crate::metrics_log::{MetricsLog, StepReport};
 use crate::workplace::Workplace;
 
 /// What a checkpoint belongs to. A run never goes on from another one's.
@@ -51,8 +51,8 @@ pub struct RunState<'run> {
     pub metrics: &'run MetricsLog,
     /// With early stopping: the best weights so far.
     pub best: Option<&'run Best>,
-    /// The row of the last step where its validation is still to be done; then `metrics` does not have it yet.
-    pub unvalidated: Option<&'run Row>,
+    /// The last step where its validation is still to be done; then `metrics` does not have it yet.
+    pub unvalidated: Option<&'run StepReport>,
     /// How the run computes.
     pub conduct: Conduct,
 }
@@ -62,7 +62,7 @@ pub struct RunState<'run> {
 pub struct Conduct {
     /// What `computeType` `Auto` came to, or what the manifest says.
     pub compute_type: ComputeType,
-    /// Which way rows are dealt to steps ([`crate::train::plan::DEALING`]).
+    /// Which way rows are dealt to steps ([`crate::run::plan::DEALING`]).
     pub dealing: u32,
 }
 
@@ -88,8 +88,8 @@ pub struct Checkpoint {
     pub best: Option<Best>,
     /// The metrics of all steps up to this one, but for the one that [`Self::unvalidated`] has.
     pub metrics: MetricsLog,
-    /// The row of the last step, where the run was stopped before its validation was done.
-    pub unvalidated: Option<Row>,
+    /// The last step, where the run was stopped before its validation was done.
+    pub unvalidated: Option<StepReport>,
 }
 
 /// A complete checkpoint in the passing folder.

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use finetune_numerics::optimizer::{NewParameter, OptimizerKind};
 
-use crate::manifest_file::Job;
-use crate::train::metrics_log::Row;
+use crate::manifest_file;
+use crate::metrics_log::StepReport;
 use crate::workplace::Places;
 
 use super::*;
@@ -38,7 +38,7 @@ struct Bench {
     optimizer: Optimizer,
     metrics: MetricsLog,
     best: Option<Best>,
-    unvalidated: Option<Row>,
+    unvalidated: Option<StepReport>,
 }
 
 impl Bench {
@@ -52,7 +52,7 @@ spec:
   dataset: { train: [ { uri: file:///train.jsonl } ] }
   method: { lora: {} }
 ";
-        let job = Job::parse(manifest, Path::new("job.yaml")).unwrap();
+        let job = manifest_file::parse(manifest, Path::new("job.yaml")).unwrap();
         let places = Places {
             work: folder.path().join("work").display().to_string(),
             passing: None,
@@ -96,15 +96,17 @@ spec:
         }
         self.optimizer.step(&mut self.parameters, 0.1).unwrap();
         let step = self.optimizer.steps();
-        let row = Row {
+        let report = StepReport {
             step,
             loss: 1.0 / step as f64,
             learning_rate: 0.1,
             gradient_norm: 1.0,
             tokens: 5,
-            ..Row::default()
+            ..StepReport::default()
         };
-        self.metrics.push(row, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        self.metrics
+            .push(report, jiff::Timestamp::UNIX_EPOCH)
+            .unwrap();
         let run = RunState {
             parameters: &self.parameters,
             optimizer: &self.optimizer,
@@ -191,12 +193,12 @@ async fn the_best_weights_lie_beside_the_last_ones() {
 async fn a_step_that_is_not_yet_validated_is_kept_to_the_last_digit() {
     let mut bench = Bench::new();
     let attempt = bench.claim().await;
-    bench.unvalidated = Some(Row {
+    bench.unvalidated = Some(StepReport {
         step: 1,
         // serde_json reads 9.054250067662279 as 9.05425006766228.
         loss: 9.054_250_067_662_279,
         spike: true,
-        ..Row::default()
+        ..StepReport::default()
     });
     bench.save(&attempt, 2).await.unwrap();
     let checkpoint = newest(&bench.place, &bench.identity)

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::failure::Failure;
-use crate::manifest_file::{Job, Meant};
+use crate::job::Job;
+use crate::manifest_file::{self, Meant};
 use crate::workplace::{Places, Workplace};
 
 use super::values;
@@ -83,7 +84,7 @@ impl JobArguments {
             name: self.job_name.as_deref(),
             uid: self.job_uid.as_deref(),
         };
-        Ok(Job::read(&self.file, &meant)?)
+        Ok(manifest_file::read(&self.file, &meant)?)
     }
 
     /// Reads the manifest and opens its places, for a command that computes.

@@ -7,7 +7,7 @@ use finetune_crds::contract::{ExitCode, Outcome, OutcomeReason, Progress, Stage}
 use serde::Serialize;
 
 use crate::failure::{Failure, exit_code};
-use crate::manifest_file::Job;
+use crate::job::Job;
 use crate::outcome;
 
 /// Ends a stage well or badly. `job` is absent where not even the manifest could be read: `uid` is the one of the command line then,
@@ -97,4 +97,33 @@ pub(super) fn explain(text: &str) {
 pub(super) fn failed_to_start(error: &std::io::Error) -> std::process::ExitCode {
     tracing::error!("failed to start: {error}");
     std::process::ExitCode::from(ExitCode::Retry.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{base, prepare};
+
+    #[test]
+    fn a_missing_bucket_is_known_as_one_from_wherever_it_is_told() {
+        let missing = || finetune_artifacts::Error::BucketNotFound {
+            word: "bucket",
+            bucket: "nowhere".into(),
+            endpoint: "http://store:9000".into(),
+            uri: "s3://nowhere/.finetune/work/1/prepared/report.json".into(),
+        };
+        for failure in [
+            Failure::from(missing()),
+            Failure::from(prepare::Error::Store(missing())),
+            Failure::from(base::Error::Store(missing())),
+        ] {
+            assert_eq!(failure.reason, OutcomeReason::NotFound);
+            let bucket = failure.bucket.unwrap();
+            assert!(bucket.uri.starts_with("s3://nowhere/.finetune/"));
+            assert_eq!(
+                bucket.problem,
+                "bucket `nowhere` does not exist at http://store:9000"
+            );
+        }
+    }
 }

@@ -9,12 +9,11 @@ use finetune_dataset::lengths;
 use finetune_numerics::adapter::Lora;
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
-use crate::numbers;
+use crate::job::{Job, TrainingMethod};
 use crate::outcome;
+use crate::run::inputs;
+use crate::run::plan::Plan;
 use crate::stop::{Signal, Stop};
-use crate::train::inputs;
-use crate::train::plan::Plan;
 use crate::workplace::Workplace;
 
 use super::arguments::JobArguments;
@@ -77,14 +76,12 @@ async fn prepared_in(place: &Workplace, job: &Job) -> Result<Outcome, Failure> {
         .job_folder
         .write(layout::DATASET_REPORT, data.report.to_json().into())
         .await?;
-    let plan = Plan::new(
-        &job.spec,
-        &lengths(&data.train),
-        !data.validation.is_empty(),
-    );
-    let trainable_parameters = match job.lora() {
-        Some(lora) => Lora::count(base.config(), &numbers::lora(&lora))?,
-        None => base.config().parameters(),
+    let plan = Plan::new(job, &lengths(&data.train), !data.validation.is_empty());
+    let trainable_parameters = match &job.method {
+        TrainingMethod::Full => base.config().parameters(),
+        TrainingMethod::Lora(adapter) | TrainingMethod::Qlora { adapter, .. } => {
+            Lora::count(base.config(), &adapter.lora)?
+        }
     };
     Ok(Outcome {
         warnings: data.report.warnings,

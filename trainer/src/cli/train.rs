@@ -8,10 +8,11 @@ use clap::Args;
 use finetune_crds::contract::{ExitCode, Outcome, Stage};
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::Job;
 use crate::progress::{self, Metrics, Reporter};
+use crate::run::Run;
 use crate::stop::{Signal, Stop};
-use crate::train::{self, Run, told_to_stop};
+use crate::train::{self, told_to_stop};
 use crate::workplace::Workplace;
 
 use super::arguments::JobArguments;

@@ -11,8 +11,8 @@ use finetune_numerics::device::kind_name;
 use finetune_numerics::model::{Base, TextScores, score_layer_by_layer};
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
-use crate::train::inputs::Inputs;
+use crate::job::{Job, TrainingMethod};
+use crate::run::inputs::Inputs;
 
 /// How many rows.
 const SAMPLES: usize = 4;
@@ -39,7 +39,11 @@ pub(super) fn compute(
         .take(SAMPLES)
         .map(start_of)
         .collect();
-    let scores = if job.quantization().is_some() && inputs.base.quantization().is_none() {
+    let is_served_dense = match &job.method {
+        TrainingMethod::Qlora { .. } => inputs.base.quantization().is_none(),
+        TrainingMethod::Full | TrainingMethod::Lora(_) => false,
+    };
+    let scores = if is_served_dense {
         // The 4-bit base has done its work; the dense one passes by layer by layer.
         drop(base);
         let weights = inputs.base.weights()?;

@@ -19,12 +19,12 @@ use finetune_numerics::adapter::Lora;
 
 use crate::base::BaseModelFiles;
 use crate::failure::Failure;
+use crate::job::Job;
 use crate::local_file;
-use crate::manifest_file::Job;
 use crate::peft::{self, AdapterConfig};
-use crate::train::inputs::Inputs;
-use crate::train::plan::Plan;
-use crate::train::trainee::Trainee;
+use crate::run::inputs::Inputs;
+use crate::run::plan::Plan;
+use crate::run::trainee::Trained;
 
 /// Writes the result into `folder`, and into `merged` the base with the adapter merged into it. Takes the model apart: a 4-bit
 /// base makes room for a layer of the dense one that engines serve.
@@ -34,19 +34,30 @@ pub(crate) fn write(
     job: &Job,
     inputs: &Inputs,
     plan: &Plan,
-    trainee: Trainee,
+    trained: Trained,
 ) -> Result<(), Failure> {
     local_file::write(
         &folder.join("README.md"),
         model_card::text(job, inputs, plan),
     )?;
-    let Trainee { base, lora, .. } = trainee;
-    match lora.zip(job.lora()) {
-        Some((lora, settings)) => {
+    match trained {
+        Trained::All { parameters, .. } => {
+            whole_model::write_trained(folder, &inputs.base, &parameters)?;
+        }
+        Trained::Adapter {
+            base,
+            lora,
+            settings,
+        } => {
             let base_name = base_name(&job.spec.base_model.uri);
             let config = AdapterConfig {
                 revision: inputs.base.revision().map(str::to_owned),
-                ..AdapterConfig::of_training(inputs.base.config(), &settings, &base_name)
+                ..AdapterConfig::of_training(
+                    inputs.base.config(),
+                    &settings.lora,
+                    settings.dropout,
+                    &base_name,
+                )
             };
             peft::write(folder, &config, &lora)?;
             if job.wants_gguf_adapter() {
@@ -65,7 +76,6 @@ pub(crate) fn write(
                 write_merged(merged, job, &inputs.base, &inputs.base_digest, &lora)?;
             }
         }
-        None => whole_model::write_trained(folder, &inputs.base, &base)?,
     }
     Ok(())
 }

@@ -10,16 +10,15 @@ use finetune_numerics::adapter::Lora;
 use finetune_numerics::model::ModelConfig;
 
 use crate::base::BaseModelFiles;
-use crate::manifest_file::Job;
-use crate::numbers;
+use crate::job::{Job, TrainingMethod};
 use crate::prepare::servable;
-use crate::train::inputs::Inputs;
-use crate::train::plan::Plan;
+use crate::run::inputs::Inputs;
+use crate::run::plan::Plan;
 
 /// The card of `job`'s result.
 pub(super) fn text(job: &Job, inputs: &Inputs, plan: &Plan) -> String {
     let base_uri = super::shown(&job.spec.base_model.uri);
-    let is_adapter = job.lora().is_some();
+    let is_adapter = job.method.adapter().is_some();
     let name = job.spec.adapter_name(&job.name).unwrap_or(&job.name);
     let mut card = String::new();
     // Writing to a string cannot fail.
@@ -89,7 +88,8 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
     let mut row =
         |name: &str, value: &dyn std::fmt::Display| writeln!(card, "| {name} | {value} |");
     row("Method", &plan.method)?;
-    if let Some(lora) = job.lora() {
+    if let Some(adapter) = job.method.adapter() {
+        let lora = &adapter.lora;
         row("Rank", &lora.rank)?;
         row("Alpha", &lora.alpha)?;
         for (name, pattern) in [
@@ -110,8 +110,8 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
         if lora.use_dora {
             row("Magnitudes", &"trained (DoRA)")?;
         }
-        if lora.dropout > 0.0 {
-            row("Dropout", &lora.dropout)?;
+        if adapter.dropout > 0.0 {
+            row("Dropout", &adapter.dropout)?;
         }
         row("Target modules", &lora.target_modules.join(", "))?;
     }
@@ -121,7 +121,7 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
     if let Some(alpha) = training.neftune_noise_alpha {
         row("NEFTune's alpha", &alpha)?;
     }
-    if let Some(quantization) = job.quantization() {
+    if let TrainingMethod::Qlora { quantization, .. } = &job.method {
         let double = if quantization.double_quantization {
             ", scales quantised too"
         } else {
@@ -129,10 +129,10 @@ fn write_hyper_parameters(card: &mut String, job: &Job, plan: &Plan) -> std::fmt
         };
         row(
             "Base in training",
-            &format!("{:?}{double}", quantization.type_),
+            &format!("{}{double}", quantization.code),
         )?;
     }
-    row("Optimiser", &format!("{:?}", training.optimizer))?;
+    row("Optimiser", &format!("{:?}", plan.optimizer))?;
     row("Optimiser steps", &plan.total_steps)?;
     row("Batch size", &plan.batch_size)?;
     if let Some(packs) = &plan.packs {
@@ -173,8 +173,9 @@ fn write_adapter_usage(
          ```\n\n"
     )?;
     let modules = job
-        .lora()
-        .and_then(|settings| Lora::adapted(config, &numbers::lora(&settings)).ok())
+        .method
+        .adapter()
+        .and_then(|settings| Lora::adapted(config, &settings.lora).ok())
         .unwrap_or_default();
     let rank = modules.iter().map(|module| module.rank).max().unwrap_or(0);
     let is_served = |engine| servable::is_served_by(engine, &job.spec, config);

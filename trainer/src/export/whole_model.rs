@@ -9,7 +9,8 @@ use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, TensorPlan, TensorView};
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{Base, WeightSource};
+use finetune_numerics::model::WeightSource;
+use finetune_numerics::optimizer::Parameters;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
@@ -30,15 +31,12 @@ const GENERATION: &str = "generation_config.json";
 /// The most bytes of one file, as transformers splits models.
 const SHARD_BYTES: usize = 5_000_000_000;
 
-/// Writes the trained `base` into `folder`.
+/// Writes the model of these `files` with trained weights into `folder`.
 pub(super) fn write_trained(
     folder: &Path,
     files: &BaseModelFiles,
-    base: &Base,
+    parameters: &Parameters,
 ) -> Result<(), Failure> {
-    let parameters = base
-        .parameters()
-        .ok_or_else(|| Failure::internal("the model has no trained weights to write"))?;
     let stored = files.weights()?;
     let names = parameters.list().iter().map(|p| p.name.clone()).collect();
     write_companions(folder, files)?;

@@ -2,6 +2,7 @@
 
 use finetune_crds::names;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::schema;
 use crate::validate::{Fault, cut};
@@ -10,6 +11,44 @@ use crate::validate::{Fault, cut};
 const LABEL: usize = 63;
 /// The most characters of a UID; Kubernetes gives 36.
 const UID: usize = 128;
+
+/// Which job a manifest is of.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    pub(super) name: String,
+    /// `default` where the manifest has none.
+    pub(super) namespace: String,
+    /// Derived from the rest where the manifest has none.
+    pub(super) uid: String,
+}
+
+impl Metadata {
+    /// That of a manifest whose frame has no faults.
+    pub(super) fn of(raw: &Value, spec_digest: &str) -> Self {
+        let text_of = |field: &str| raw["metadata"][field].as_str().map(str::to_owned);
+        let name = text_of("name").unwrap_or_default();
+        let namespace = text_of("namespace").unwrap_or_else(|| "default".to_owned());
+        let uid = text_of("uid").unwrap_or_else(|| derived_uid(&namespace, &name, spec_digest));
+        Self {
+            name,
+            namespace,
+            uid,
+        }
+    }
+}
+
+/// An id in the shape of a UID, the same for the same manifest.
+fn derived_uid(namespace: &str, name: &str, spec_digest: &str) -> String {
+    let hex = hex::encode(Sha256::digest(format!("{namespace}/{name}/{spec_digest}")));
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..32]
+    )
+}
 
 /// What is wrong with the frame around the spec, which the schema says nothing of.
 pub(super) fn faults(raw: &Value) -> Vec<Fault> {

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use super::{Error, Job};
+use super::Error;
+use super::frame::Metadata;
 use crate::validate::cut;
 
 /// What the command line says of the manifest; what is absent is not asked, as by hand.
@@ -61,11 +62,11 @@ impl Meant<'_> {
     }
 
     /// Refuses the manifest of another job: its result would go to that job's folder.
-    pub(super) fn check_job(&self, path: &Path, job: &Job) -> Result<(), Error> {
+    pub(super) fn check_metadata(&self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
         let others: Vec<_> = [
-            ("namespace", &job.namespace, self.namespace),
-            ("name", &job.name, self.name),
-            ("uid", &job.uid, self.uid),
+            ("namespace", &metadata.namespace, self.namespace),
+            ("name", &metadata.name, self.name),
+            ("uid", &metadata.uid, self.uid),
         ]
         .into_iter()
         .filter_map(|(field, found, expected)| {

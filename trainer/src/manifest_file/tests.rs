@@ -4,6 +4,8 @@ use rstest::rstest;
 
 use super::*;
 
+mod refusals;
+
 const GOOD: &str = "apiVersion: finetune.dev/v1alpha1
 kind: FineTuneJob
 metadata:
@@ -20,23 +22,18 @@ spec:
 ";
 
 fn refusal(text: &str) -> String {
-    Job::parse(text, Path::new("job.yaml"))
-        .unwrap_err()
-        .to_string()
+    parse(text, Path::new("job.yaml")).unwrap_err().to_string()
 }
 
 #[test]
 fn a_manifest_by_hand_gets_a_namespace_and_an_id_that_stays() {
-    let job = Job::parse(GOOD, Path::new("job.yaml")).unwrap();
+    let job = parse(GOOD, Path::new("job.yaml")).unwrap();
     assert_eq!(job.namespace, "default");
     assert_eq!(job.uid.len(), 36);
-    assert_eq!(
-        job.uid,
-        Job::parse(GOOD, Path::new("other.yaml")).unwrap().uid
-    );
+    assert_eq!(job.uid, parse(GOOD, Path::new("other.yaml")).unwrap().uid);
     assert_ne!(
         job.uid,
-        Job::parse(&GOOD.replace("rank: 4", "rank: 8"), Path::new("job.yaml"))
+        parse(&GOOD.replace("rank: 4", "rank: 8"), Path::new("job.yaml"))
             .unwrap()
             .uid
     );
@@ -48,7 +45,7 @@ fn a_uid_of_the_cluster_is_kept() {
         "  name: support",
         "  name: support\n  uid: abc\n  namespace: team-a",
     );
-    let job = Job::parse(&text, Path::new("job.yaml")).unwrap();
+    let job = parse(&text, Path::new("job.yaml")).unwrap();
     assert_eq!(
         (job.uid.as_str(), job.namespace.as_str()),
         ("abc", "team-a")
@@ -83,7 +80,7 @@ fn a_namespace_or_uid_that_no_cluster_gives_is_refused_with_its_line(
 fn a_namespace_may_be_as_long_as_a_dns_label_and_begin_with_a_digit() {
     let namespace = format!("0{}", "a".repeat(62));
     let line = format!("  name: support\n  namespace: {namespace}");
-    let job = Job::parse(
+    let job = parse(
         &GOOD.replace("  name: support", &line),
         Path::new("job.yaml"),
     )
@@ -132,7 +129,7 @@ stringData: { AWS_REGION: us-east-1 }
 ";
 
 fn name(text: &str) -> String {
-    Job::parse(text, Path::new("job.yaml")).unwrap().name
+    parse(text, Path::new("job.yaml")).unwrap().name
 }
 
 #[rstest]
@@ -212,6 +209,11 @@ fn a_fault_behind_another_document_is_named_with_its_own_line() {
 )]
 #[case("rank: 4", "rank: .nan", "`.nan` is not finite, expected a number")]
 #[case(
+    "spec:",
+    "spec:\n  training: { learningRate: .NaN }",
+    "`.NaN` is not finite, expected a number"
+)]
+#[case(
     "    train:",
     "    format: messages\n    train:",
     "spec.dataset.format is `messages`, expected one of Auto, Messages,"
@@ -263,6 +265,26 @@ fn what_the_clusters_schema_refuses_is_refused_by_hand_in_plain_words(
     ] {
         assert!(!message.contains(word), "{word} in: {message}");
     }
+}
+
+#[test]
+fn what_is_out_of_bounds_and_what_breaks_a_rule_is_told_at_once() {
+    let text = GOOD.replace("rank: 4", "rank: 0");
+    let message = refusal(&format!("{text}    full: {{}}\n"));
+    for expected in [
+        "line 13: spec.method.lora.rank is 0, expected 1 to 1024",
+        "line 11: spec.method has full and lora",
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_number_that_its_type_does_not_hold_is_out_of_bounds() {
+    let text = format!("{GOOD}  training: {{ seed: 18446744073709551615 }}\n");
+    let message = refusal(&text);
+    let expected = "spec.training.seed is 18446744073709551615, expected 0 to 4294967295";
+    assert!(message.ends_with(expected), "{message}");
 }
 
 #[test]
@@ -325,7 +347,7 @@ fn refusal_of_bytes(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("job.yaml");
     std::fs::write(&path, bytes).unwrap();
-    Job::read(&path, &Meant::default()).unwrap_err().to_string()
+    read(&path, &Meant::default()).unwrap_err().to_string()
 }
 
 #[rstest]
@@ -391,9 +413,9 @@ fn a_tag_that_is_not_of_yamls_core_schema_is_refused_by_name(
 #[case("metadata:", "metadata: !!map")]
 fn a_tag_of_yamls_core_schema_is_taken(#[case] from: &str, #[case] to: &str) {
     let text = GOOD.replacen(from, to, 1);
-    let job = Job::parse(&text, Path::new("job.yaml")).unwrap();
+    let job = parse(&text, Path::new("job.yaml")).unwrap();
     assert_eq!(
-        (job.name.as_str(), job.lora().unwrap().rank),
+        (job.name.as_str(), job.method.adapter().unwrap().lora.rank),
         ("support", 4)
     );
 }
@@ -407,8 +429,8 @@ fn a_tag_of_yamls_core_schema_is_taken(#[case] from: &str, #[case] to: &str) {
 #[case("false", false)]
 fn booleans_are_those_of_yaml_1_1_as_in_kubectl(#[case] text: &str, #[case] expected: bool) {
     let manifest = GOOD.replace("rank: 4", &format!("rank: 4\n      useRslora: {text}"));
-    let job = Job::parse(&manifest, Path::new("job.yaml")).unwrap();
-    assert_eq!(job.lora().unwrap().use_rslora, expected);
+    let job = parse(&manifest, Path::new("job.yaml")).unwrap();
+    assert_eq!(job.method.adapter().unwrap().lora.use_rslora, expected);
 }
 
 #[rstest]
@@ -417,22 +439,19 @@ fn booleans_are_those_of_yaml_1_1_as_in_kubectl(#[case] text: &str, #[case] expe
 #[case("0x10", 16)]
 #[case("010", 8)]
 fn whole_numbers_are_read_as_kubectl_reads_them(#[case] text: &str, #[case] expected: i64) {
-    let job = Job::parse(
+    let job = parse(
         &GOOD.replace("rank: 4", &format!("rank: {text}")),
         Path::new("job.yaml"),
     )
     .unwrap();
-    assert_eq!(job.lora().unwrap().rank, expected);
+    assert_eq!(job.method.adapter().unwrap().lora.rank, expected);
 }
 
 #[test]
 fn a_field_that_is_null_is_absent() {
     let text = GOOD.replace("rank: 4", "rank: 4\n      alpha: null");
-    let job = Job::parse(&text, Path::new("job.yaml")).unwrap();
-    assert_eq!(
-        job.spec,
-        Job::parse(GOOD, Path::new("job.yaml")).unwrap().spec
-    );
+    let job = parse(&text, Path::new("job.yaml")).unwrap();
+    assert_eq!(job.spec, parse(GOOD, Path::new("job.yaml")).unwrap().spec);
 }
 
 fn of_digest(digest: &str) -> Meant<'_> {
@@ -445,9 +464,9 @@ fn of_digest(digest: &str) -> Meant<'_> {
 #[test]
 fn an_unknown_field_of_a_clusters_manifest_is_passed_over_and_by_hand_refused() {
     let path = Path::new("job.yaml");
-    let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+    let digest = parse(GOOD, path).unwrap().spec_digest;
     let newer = format!("{GOOD}  suspend: false\n");
-    let job = Job::parse_as(&newer, path, &of_digest(&digest)).unwrap();
+    let job = parse_as(&newer, path, &of_digest(&digest)).unwrap();
     assert_eq!(job.spec_digest, digest);
     assert!(refusal(&newer).contains("spec.suspend"));
 }
@@ -456,8 +475,8 @@ fn an_unknown_field_of_a_clusters_manifest_is_passed_over_and_by_hand_refused() 
 fn a_manifest_of_another_digest_is_refused_with_both() {
     let path = Path::new("job.yaml");
     let meant = format!("sha256:{}", "0".repeat(64));
-    let found = Job::parse(GOOD, path).unwrap().spec_digest;
-    let message = Job::parse_as(GOOD, path, &of_digest(&meant))
+    let found = parse(GOOD, path).unwrap().spec_digest;
+    let message = parse_as(GOOD, path, &of_digest(&meant))
         .unwrap_err()
         .to_string();
     assert!(
@@ -465,7 +484,7 @@ fn a_manifest_of_another_digest_is_refused_with_both() {
         "{message}"
     );
     let newer = format!("{GOOD}  novelty: 3\n");
-    let message = Job::parse_as(&newer, path, &of_digest(&meant))
+    let message = parse_as(&newer, path, &of_digest(&meant))
         .unwrap_err()
         .to_string();
     assert!(message.contains("does not know spec.novelty"), "{message}");
@@ -475,9 +494,9 @@ fn a_manifest_of_another_digest_is_refused_with_both() {
 fn what_is_wrong_with_a_clusters_manifest_is_refused_too() {
     let path = Path::new("job.yaml");
     let text = GOOD.replace("rank: 4", "rank: 0");
-    let mut spec = Job::parse(GOOD, path).unwrap().spec;
+    let mut spec = parse(GOOD, path).unwrap().spec;
     spec.method.lora.as_mut().unwrap().rank = 0;
-    let error = Job::parse_as(&text, path, &of_digest(&spec.digest())).unwrap_err();
+    let error = parse_as(&text, path, &of_digest(&spec.digest())).unwrap_err();
     assert!(
         error.to_string().contains("spec.method.lora.rank"),
         "{error}"
@@ -485,11 +504,24 @@ fn what_is_wrong_with_a_clusters_manifest_is_refused_too() {
 }
 
 #[test]
+fn a_stored_uri_that_is_longer_than_new_ones_may_be_is_taken_from_a_cluster_alone() {
+    let path = Path::new("job.yaml");
+    let uri = format!("s3://adapters/{}", "a".repeat(900));
+    let text = format!("{GOOD}  output: {{ uri: {uri} }}\n");
+    let mut spec = parse(GOOD, path).unwrap().spec;
+    spec.output.get_or_insert_default().uri = Some(uri);
+    assert!(parse_as(&text, path, &of_digest(&spec.digest())).is_ok());
+    let message = refusal(&text);
+    let expected = "spec.output.uri has 914 characters, expected 1 to 256";
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
 fn a_wrong_type_in_a_clusters_manifest_is_refused_too() {
     let path = Path::new("job.yaml");
-    let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+    let digest = parse(GOOD, path).unwrap().spec_digest;
     let text = format!("{}  novelty: 3\n", GOOD.replace("rank: 4", "rank: \"4\""));
-    let error = Job::parse_as(&text, path, &of_digest(&digest)).unwrap_err();
+    let error = parse_as(&text, path, &of_digest(&digest)).unwrap_err();
     assert!(
         error.to_string().contains("spec.method.lora.rank"),
         "{error}"
@@ -519,14 +551,14 @@ fn a_manifest_of_another_job_is_refused_although_it_has_the_digest_that_is_meant
 ) {
     let path = Path::new("job.yaml");
     let text = GOOD.replace("  name: support", metadata);
-    let digest = Job::parse(GOOD, path).unwrap().spec_digest;
+    let digest = parse(GOOD, path).unwrap().spec_digest;
     let meant = Meant {
         namespace: Some("team-a"),
         name: Some("support"),
         uid: Some("uid-1"),
         ..of_digest(&digest)
     };
-    let message = match Job::parse_as(&text, path, &meant) {
+    let message = match parse_as(&text, path, &meant) {
         Ok(job) => {
             assert_eq!(job.namespace, "team-a");
             String::new()

@@ -31,7 +31,7 @@ pub(super) fn accumulate_gradient(
             return Ok(None);
         }
         tracing::debug!("step {}: pass {} of {count}", step + 1, pass + 1);
-        let batch = batch(data, &rows, Layout::of(chance))?;
+        let batch = batch(data, &rows, Layout::of(chance))?; // (1, T) end to end, or (B, T) padded
         let random = chance.of_pass(step, pass as u64);
         let sum = model
             .base
@@ -57,7 +57,7 @@ pub(super) fn loss(
             return Ok(None);
         }
         tracing::debug!("validation: pass {} of {count}", pass + 1);
-        let batch = batch(data, &rows, Layout::EndToEnd)?;
+        let batch = batch(data, &rows, Layout::EndToEnd)?; // (1, T)
         loss.add(&model.base.loss(model.lora, &batch, None)?);
     }
     Ok(Some(loss))

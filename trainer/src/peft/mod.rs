@@ -9,8 +9,13 @@ mod write;
 
 use std::path::PathBuf;
 
-pub use config::AdapterConfig;
+use finetune_artifacts::safetensors_file;
+use finetune_crds::contract::OutcomeReason;
 use finetune_numerics::ops;
+
+use crate::failure::{Failure, LocalFault};
+
+pub use config::AdapterConfig;
 pub use read::{Adapter, fetch, read};
 pub use write::write;
 
@@ -35,7 +40,7 @@ pub enum Error {
     },
     /// The weights are no safetensors file.
     #[error(transparent)]
-    Weights(#[from] finetune_artifacts::safetensors_file::Error),
+    Weights(#[from] safetensors_file::Error),
     /// A tensor does not fit.
     #[error("{}: tensor `{name}` {message}", path.display())]
     Tensor {
@@ -49,4 +54,45 @@ pub enum Error {
     /// The adapter does not fit the base model.
     #[error(transparent)]
     Model(#[from] ops::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let local = match &error {
+            Error::Io { path, source } => Some(LocalFault::new(path, source)),
+            Error::Weights(error) => LocalFault::of_weights(error),
+            _ => None,
+        };
+        let reason = match &local {
+            Some(fault) if fault.is_want_of_room() => OutcomeReason::Internal,
+            _ => OutcomeReason::InvalidInput,
+        };
+        Self::new(reason, error.to_string()).at(local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use finetune_crds::contract::ExitCode;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_adapter_that_is_written() {
+        let write = |kind: ErrorKind| {
+            Failure::from(Error::Weights(safetensors_file::Error::Io {
+                path: "/cache/adapter_model.safetensors".into(),
+                source: kind.into(),
+            }))
+        };
+        let full = write(ErrorKind::StorageFull);
+        assert_eq!(full.exit_code(), ExitCode::Retry);
+        assert_eq!(full.local.unwrap().kind, ErrorKind::StorageFull);
+        assert_eq!(
+            write(ErrorKind::NotFound).exit_code(),
+            ExitCode::InvalidInput
+        );
+    }
 }

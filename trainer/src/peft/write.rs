@@ -4,8 +4,7 @@ use std::path::Path;
 
 use finetune_artifacts::safetensors_file::{self, Dtype, TensorData};
 use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
-use finetune_crds::fine_tune_job::Lora as Settings;
-use finetune_numerics::adapter::Lora;
+use finetune_numerics::adapter::{Lora, LoraSettings};
 use finetune_numerics::model::{ModelConfig, Wiring};
 
 use super::{AdapterConfig, Error};
@@ -15,8 +14,13 @@ const SHORTENED_FROM: usize = 20;
 const ALL_LINEAR: &str = "all-linear";
 
 impl AdapterConfig {
-    /// The configuration of an adapter that was trained with `settings` on the base at `base_model`.
-    pub fn of_training(config: &ModelConfig, settings: &Settings, base_model: &str) -> Self {
+    /// The configuration of an adapter that was trained with `settings` and this rate of dropout on the base at `base_model`.
+    pub fn of_training(
+        config: &ModelConfig,
+        settings: &LoraSettings,
+        dropout: f64,
+        base_model: &str,
+    ) -> Self {
         let all = settings
             .target_modules
             .iter()
@@ -45,7 +49,7 @@ impl AdapterConfig {
                 .collect(),
             rank_stabilized: settings.use_rslora,
             dora: settings.use_dora,
-            dropout: settings.dropout,
+            dropout,
             target_modules,
             base_model: Some(base_model.to_owned()),
             revision: None,

@@ -14,9 +14,20 @@ use finetune_crds::FineTuneJobSpec;
 use finetune_dataset::{PreparedSet, prepare as data};
 
 use crate::base::BaseModelFiles;
+use crate::failure::Failure;
 use crate::workplace::TemporaryFolder;
 
 pub use finetune_dataset::prepare::{Error, Prepared};
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::new(error.reason(), error.to_string());
+        match &error {
+            Error::Store(error) => failure.at_store(error),
+            _ => failure,
+        }
+    }
+}
 
 /// What preparing needs.
 #[derive(Clone, Copy, Debug)]

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 
 use finetune_crds::FineTuneJobSpec;
-use finetune_crds::fine_tune_job::{Lora as Settings, ServingEngine};
-use finetune_numerics::adapter::{AdaptedModule, Lora};
+use finetune_crds::fine_tune_job::ServingEngine;
+use finetune_numerics::adapter::{AdaptedModule, Lora, LoraSettings};
 use finetune_numerics::model::ModelConfig;
 use finetune_numerics::ops;
 
 use crate::base::Family;
-use crate::numbers;
+use crate::job::TrainingMethod;
 use crate::validate;
 
 /// The values that vLLM's `--max-lora-rank` takes.
@@ -24,11 +24,12 @@ const VLLM_DEFAULT_RANK: i64 = 16;
 /// Refuses settings that no adapter on this base can have, and an adapter that one of the engines could not serve. Returns
 /// what to mind where it is served.
 pub(super) fn check(spec: &FineTuneJobSpec, config: &ModelConfig) -> Result<Vec<String>, String> {
-    let Some(settings) = settings(spec) else {
+    let method = TrainingMethod::of(&spec.method);
+    let Some(adapter) = method.adapter() else {
         return Ok(Vec::new());
     };
-    let method = spec.method.name();
-    let modules = Lora::adapted(config, &numbers::lora(&settings)).map_err(|error| {
+    let method = method.name();
+    let modules = Lora::adapted(config, &adapter.lora).map_err(|error| {
         let message = match error {
             ops::Error::Adapter(message) => message,
             other => other.to_string(),
@@ -39,7 +40,7 @@ pub(super) fn check(spec: &FineTuneJobSpec, config: &ModelConfig) -> Result<Vec<
     let mut notes = Vec::new();
     for engine in spec.engines() {
         match engine {
-            ServingEngine::Vllm => notes.extend(notes_on_vllm(&settings, &modules)),
+            ServingEngine::Vllm => notes.extend(notes_on_vllm(&adapter.lora, &modules)),
             ServingEngine::SgLang => {
                 refuse_halves(&modules).map_err(|fault| {
                     format!(
@@ -85,17 +86,11 @@ pub(crate) fn vllm_step(rank: i64) -> Option<i64> {
     VLLM_RANKS.into_iter().find(|step| *step >= rank)
 }
 
-fn settings(spec: &FineTuneJobSpec) -> Option<Settings> {
-    let method = &spec.method;
-    let of_qlora = || Some(method.qlora.as_ref()?.lora());
-    method.lora.clone().or_else(of_qlora)
-}
-
 fn greatest_rank(modules: &[AdaptedModule]) -> i64 {
     modules.iter().map(|module| module.rank).max().unwrap_or(0)
 }
 
-fn notes_on_vllm(settings: &Settings, modules: &[AdaptedModule]) -> Vec<String> {
+fn notes_on_vllm(settings: &LoraSettings, modules: &[AdaptedModule]) -> Vec<String> {
     let rank = greatest_rank(modules);
     let mut notes = Vec::new();
     if let Some(step) = vllm_step(rank).filter(|step| *step > VLLM_DEFAULT_RANK) {

@@ -1,11 +1,13 @@
 //! The run's metrics for Prometheus, in a registry of their own.
 
+use std::time::Duration;
+
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder,
 };
 
-use super::Step;
 use super::memory::peak_resident_bytes;
+use crate::metrics_log::StepReport;
 
 /// The metrics of one run.
 #[derive(Clone, Debug)]
@@ -92,14 +94,14 @@ impl Metrics {
     }
 
     /// A step is done.
-    pub(super) fn step(&self, step: &Step) {
+    pub(super) fn step(&self, step: &StepReport, duration: Duration) {
         self.step_started.set(f64::NAN);
         self.step.set(step.step as i64);
         self.loss.set(step.loss);
         self.learning_rate.set(step.learning_rate);
         self.gradient_norm.set(step.gradient_norm);
         self.tokens.inc_by(step.tokens);
-        self.step_seconds.observe(step.duration.as_secs_f64());
+        self.step_seconds.observe(duration.as_secs_f64());
     }
 
     /// The validation loss was computed.
@@ -125,8 +127,6 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -136,15 +136,7 @@ mod tests {
         assert!(started().is_nan());
         metrics.step_begins(jiff::Timestamp::from_millisecond(1_500).unwrap());
         assert!((started() - 1.5).abs() < 1e-9);
-        metrics.step(&Step {
-            step: 1,
-            epoch: 0.5,
-            loss: 1.0,
-            learning_rate: 0.1,
-            gradient_norm: 1.0,
-            tokens: 10,
-            duration: Duration::from_secs(1),
-        });
+        metrics.step(&StepReport::default(), Duration::from_secs(1));
         assert!(started().is_nan());
         assert!(
             metrics

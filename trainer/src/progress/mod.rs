@@ -16,26 +16,8 @@ pub use memory::peak_resident_bytes;
 pub use metrics::Metrics;
 pub use server::serve;
 
+use crate::metrics_log::StepReport;
 use terminal::Terminal;
-
-/// What one optimiser step did.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    /// From 1.
-    pub step: u64,
-    /// Epochs done, with a fraction.
-    pub epoch: f64,
-    /// The mean loss over the step's unmasked tokens, in nats.
-    pub loss: f64,
-    /// The rate that the step used.
-    pub learning_rate: f64,
-    /// The gradient's norm before clipping.
-    pub gradient_norm: f64,
-    /// Tokens of the step's rows.
-    pub tokens: u64,
-    /// How long it took.
-    pub duration: Duration,
-}
 
 /// The one writer of a run's progress; clones share it.
 #[derive(Clone, Debug)]
@@ -109,9 +91,9 @@ impl Reporter {
         self.shared.metrics.step_begins(time);
     }
 
-    /// A step is done.
-    pub fn step(&self, step: &Step) {
-        let tokens_per_second = lock(&self.shared.speed).after(step);
+    /// A step is done, which took this long.
+    pub fn step(&self, step: &StepReport, duration: Duration) {
+        let tokens_per_second = lock(&self.shared.speed).after(step.tokens, duration);
         let progress = {
             let mut progress = self.lock();
             progress.step = step.step;
@@ -125,7 +107,7 @@ impl Reporter {
             });
             progress.clone()
         };
-        self.shared.metrics.step(step);
+        self.shared.metrics.step(step, duration);
         self.shared.terminal.step(&progress);
     }
 
@@ -210,13 +192,13 @@ struct Speed {
 impl Speed {
     /// Takes a step in and returns the tokens a second. Time between steps (validation, checkpoints) counts for the ETA,
     /// not for the speed.
-    fn after(&mut self, step: &Step) -> Option<f64> {
+    fn after(&mut self, tokens: u64, duration: Duration) -> Option<f64> {
         const WEIGHT: f64 = 0.1;
         let mean =
             |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old + WEIGHT * (new - old)));
-        let seconds = step.duration.as_secs_f64();
+        let seconds = duration.as_secs_f64();
         if seconds > 0.0 {
-            self.tokens_per_second = mean(self.tokens_per_second, step.tokens as f64 / seconds);
+            self.tokens_per_second = mean(self.tokens_per_second, tokens as f64 / seconds);
         }
         let now = Instant::now();
         let whole = self.last.map_or(seconds, |last| (now - last).as_secs_f64());

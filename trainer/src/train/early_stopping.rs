@@ -4,11 +4,11 @@
 
 use finetune_crds::fine_tune_job::EarlyStopping as Settings;
 
-use super::metrics_log::Row;
+use crate::metrics_log::StepReport;
 
 /// Where a run stands with its validation losses.
 #[derive(Clone, Debug)]
-pub struct EarlyStopping {
+pub(super) struct EarlyStopping {
     patience: u64,
     min_improvement: f64,
     best: Option<(u64, f64)>,
@@ -19,8 +19,8 @@ pub struct EarlyStopping {
 }
 
 impl EarlyStopping {
-    /// A run that has made the steps of `rows`.
-    pub fn new(settings: &Settings, rows: &[Row]) -> Self {
+    /// A run that has made these steps.
+    pub(super) fn new(settings: &Settings, steps: &[StepReport]) -> Self {
         let mut early_stopping = Self {
             patience: settings.patience.max(1) as u64,
             min_improvement: settings.min_improvement,
@@ -28,9 +28,9 @@ impl EarlyStopping {
             reference: f64::INFINITY,
             without_improvement: 0,
         };
-        for row in rows {
-            if let Some(loss) = row.validation_loss {
-                early_stopping.validated(row.step, loss);
+        for report in steps {
+            if let Some(loss) = report.validation_loss {
+                early_stopping.validated(report.step, loss);
             }
         }
         early_stopping
@@ -38,7 +38,7 @@ impl EarlyStopping {
 
     /// Takes the validation loss after `step` in; returns whether it is the lowest so far. One that is no number is
     /// neither the lowest nor an improvement.
-    pub fn validated(&mut self, step: u64, loss: f64) -> bool {
+    pub(super) fn validated(&mut self, step: u64, loss: f64) -> bool {
         let is_best = loss.is_finite() && self.best.is_none_or(|(_, best)| loss < best);
         if is_best {
             self.best = Some((step, loss));
@@ -53,12 +53,12 @@ impl EarlyStopping {
     }
 
     /// Whether patience has run out.
-    pub const fn is_exhausted(&self) -> bool {
+    pub(super) const fn is_exhausted(&self) -> bool {
         self.without_improvement >= self.patience
     }
 
     /// The step with the lowest loss, and that loss.
-    pub const fn best(&self) -> Option<(u64, f64)> {
+    pub(super) const fn best(&self) -> Option<(u64, f64)> {
         self.best
     }
 }
@@ -72,16 +72,16 @@ mod tests {
             patience,
             min_improvement,
         };
-        let rows: Vec<Row> = losses
+        let steps: Vec<StepReport> = losses
             .iter()
             .zip(1..)
-            .map(|(loss, step)| Row {
+            .map(|(loss, step)| StepReport {
                 step,
                 validation_loss: Some(*loss),
-                ..Row::default()
+                ..StepReport::default()
             })
             .collect();
-        EarlyStopping::new(&settings, &rows)
+        EarlyStopping::new(&settings, &steps)
     }
 
     #[test]

@@ -5,16 +5,16 @@
 
 use std::time::{Duration, Instant};
 
-use finetune_crds::contract::OutcomeReason;
-use finetune_numerics::optimizer::Optimizer;
+use finetune_crds::contract::{ExitCode, OutcomeReason};
 
 use crate::attempt::Attempt;
-use crate::checkpoint::{self, Best, Conduct, Identity, RunState};
+use crate::checkpoint::{self, Conduct, Identity, RunState};
 use crate::failure::Failure;
+use crate::run::Run;
+use crate::run::plan::CheckpointPlan;
 
-use super::metrics_log::{MetricsLog, Row};
-use super::trainee::Trainee;
-use super::{Run, write_metrics};
+use super::publish::write_metrics;
+use super::state::State;
 
 /// So many checkpoints in a row must have failed before a run is given up.
 const FAILURES: u32 = 3;
@@ -57,17 +57,6 @@ impl Schedule {
     }
 }
 
-/// What is saved of a step.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Snapshot<'run> {
-    pub trainee: &'run Trainee,
-    pub optimizer: &'run Optimizer,
-    pub metrics: &'run MetricsLog,
-    pub best: Option<&'run Best>,
-    /// The row of the last step, where its validation is still to be done.
-    pub unvalidated: Option<&'run Row>,
-}
-
 /// Makes a run's checkpoints.
 pub(super) struct Saver<'run> {
     run: &'run Run<'run>,
@@ -75,6 +64,8 @@ pub(super) struct Saver<'run> {
     identity: &'run Identity,
     conduct: Conduct,
     schedule: Schedule,
+    /// Checkpoints that are kept.
+    keep: usize,
     /// How often in a row old checkpoints could not be deleted.
     undeleted: u32,
 }
@@ -86,7 +77,7 @@ impl<'run> Saver<'run> {
         attempt: &'run Attempt,
         identity: &'run Identity,
         conduct: Conduct,
-        every_steps: u64,
+        plan: CheckpointPlan,
         step: u64,
     ) -> Self {
         let now = Instant::now();
@@ -96,34 +87,30 @@ impl<'run> Saver<'run> {
             identity,
             conduct,
             schedule: Schedule {
-                every_steps,
-                every: Duration::from_secs(run.job.spec.checkpoint.every_seconds as u64),
+                every_steps: plan.every_steps,
+                every: plan.every,
                 saved_step: step,
                 saved_at: now,
                 tried_at: now,
                 failures: 0,
             },
+            keep: plan.keep,
             undeleted: 0,
         }
-    }
-
-    /// The step of the newest checkpoint.
-    pub(super) const fn saved_step(&self) -> u64 {
-        self.schedule.saved_step
     }
 
     /// Saves the state where a checkpoint is due or `is_last` says so. A failure is a warning, unless nothing could be saved
     /// for long or another attempt has claimed the job.
     pub(super) async fn save_if_due(
         &mut self,
-        snapshot: Snapshot<'_>,
+        state: &State<'_>,
         is_last: bool,
     ) -> Result<(), Failure> {
-        let step = snapshot.optimizer.steps();
+        let step = state.steps();
         if !is_last && !self.schedule.is_due(step, Instant::now()) {
             return Ok(());
         }
-        let Err(failure) = self.save(snapshot).await else {
+        let Err(failure) = self.save(state).await else {
             return Ok(());
         };
         if failure.reason == OutcomeReason::Superseded {
@@ -146,45 +133,58 @@ impl<'run> Saver<'run> {
         Ok(())
     }
 
+    /// Saves the state of a run that was told to stop, and says that it was.
+    pub(super) async fn stop(&mut self, state: &State<'_>) -> Failure {
+        let step = state.steps();
+        match self.save(state).await {
+            Ok(()) => Failure::new(
+                OutcomeReason::Preempted,
+                format!("told to stop after step {step}; run it again to go on from there"),
+            ),
+            Err(failure) => Failure::new(
+                // Another try may save what this one could not.
+                match ExitCode::FINAL.contains(&failure.exit_code()) {
+                    true => OutcomeReason::Unavailable,
+                    false => failure.reason,
+                },
+                format!(
+                    "told to stop after step {step}, whose state could not be saved: {failure}; run it again to go on from step {}",
+                    self.schedule.saved_step
+                ),
+            ),
+        }
+    }
+
     /// Saves the state, unless that of this step is saved already. Then deletes the oldest checkpoints.
-    pub(super) async fn save(&mut self, snapshot: Snapshot<'_>) -> Result<(), Failure> {
+    async fn save(&mut self, state: &State<'_>) -> Result<(), Failure> {
         let Run {
-            job,
             place,
             reporter,
             now,
             ..
         } = *self.run;
-        let Snapshot {
-            trainee,
-            optimizer,
-            metrics,
-            best,
-            unvalidated,
-        } = snapshot;
-        let step = optimizer.steps();
+        let step = state.steps();
         if step == self.schedule.saved_step {
             return Ok(());
         }
-        let state = RunState {
-            parameters: trainee.parameters()?,
-            optimizer,
-            metrics,
-            best,
-            unvalidated,
+        let saved = RunState {
+            parameters: state.trainee.parameters(),
+            optimizer: &state.optimizer,
+            metrics: &state.metrics,
+            best: state.best.as_ref(),
+            unvalidated: state.unvalidated.as_ref(),
             conduct: self.conduct,
         };
-        checkpoint::write(place, self.attempt, self.identity, &state)
+        checkpoint::write(place, self.attempt, self.identity, &saved)
             .await
             .map_err(|failure| place.with_cure(failure))?;
         self.schedule.saved(step, Instant::now());
         reporter.checkpoint(step, now());
-        if let Err(failure) = write_metrics(place, metrics).await {
+        if let Err(failure) = write_metrics(place, &state.metrics).await {
             let failure = place.with_cure(failure);
             tracing::warn!("failed to write the metrics up to step {step}: {failure}");
         }
-        let keep = job.spec.checkpoint.keep as usize;
-        match checkpoint::delete_old(place, self.attempt, keep).await {
+        match checkpoint::delete_old(place, self.attempt, self.keep).await {
             Ok(()) => self.undeleted = 0,
             Err(failure) => {
                 self.undeleted += 1;

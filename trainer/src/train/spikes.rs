@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::metrics_log::Row;
+use crate::metrics_log::StepReport;
 
 /// Losses that are looked back at.
 const WINDOW: usize = 32;
@@ -19,22 +19,22 @@ const LEAST_DEVIATION: f64 = 0.05;
 
 /// The last losses.
 #[derive(Clone, Debug, Default)]
-pub struct Spikes {
+pub(super) struct Spikes {
     window: VecDeque<f64>,
 }
 
 impl Spikes {
-    /// After the steps of `rows`.
-    pub fn new(rows: &[Row]) -> Self {
+    /// After these steps.
+    pub(super) fn new(steps: &[StepReport]) -> Self {
         let mut spikes = Self::default();
-        for row in &rows[rows.len().saturating_sub(WINDOW)..] {
-            spikes.keep(row.loss);
+        for report in &steps[steps.len().saturating_sub(WINDOW)..] {
+            spikes.keep(report.loss);
         }
         spikes
     }
 
     /// Takes the next loss in. Where it stands out, returns the usual loss.
-    pub fn check(&mut self, loss: f64) -> Option<f64> {
+    pub(super) fn check(&mut self, loss: f64) -> Option<f64> {
         let usual = (self.window.len() >= LEAST).then(|| median(self.window.iter().copied()));
         let spike = usual.filter(|usual| {
             let deviation = median(self.window.iter().map(|loss| (loss - usual).abs()));
@@ -100,16 +100,16 @@ mod tests {
 
     #[test]
     fn a_resumed_run_sees_the_same_spikes() {
-        let rows: Vec<Row> = (0..60)
-            .map(|step| Row {
+        let steps: Vec<StepReport> = (0..60)
+            .map(|step| StepReport {
                 loss: usual(step),
-                ..Row::default()
+                ..StepReport::default()
             })
             .collect();
         let mut whole = Spikes::default();
-        for row in &rows {
-            whole.check(row.loss);
+        for report in &steps {
+            whole.check(report.loss);
         }
-        assert_eq!(Spikes::new(&rows).check(4.0), whole.check(4.0));
+        assert_eq!(Spikes::new(&steps).check(4.0), whole.check(4.0));
     }
 }

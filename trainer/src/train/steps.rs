@@ -1,277 +1,204 @@
 //! The loop: from the newest checkpoint to the last step, or to where the validation loss no longer falls.
 //!
-//! A step is complete once the parameters are updated; its row is once the validation that is due after it is done. Between
+//! A step is complete once the parameters are updated; its report is once the validation that is due after it is done. Between
 //! any two passes over the model the loop can be told to stop: what was begun is dropped, and what is complete is saved.
 
 use std::time::Instant;
 
-use finetune_crds::contract::{ExitCode, OutcomeReason, RunPhase};
-use finetune_numerics::optimizer::{Optimizer, clip_gradient_norm, learning_rate};
+use finetune_crds::contract::RunPhase;
+use finetune_numerics::optimizer::clip_gradient_norm;
 
 use crate::attempt::Attempt;
-use crate::checkpoint::{self, Best, Conduct, Identity};
+use crate::checkpoint::{Conduct, Identity};
+use crate::device;
 use crate::failure::Failure;
-use crate::numbers;
+use crate::metrics_log::{MetricsLog, StepReport};
 use crate::objective::StepRows;
-use crate::progress::Step;
+use crate::progress::Reporter;
+use crate::run::Run;
+use crate::run::inputs::Inputs;
+use crate::run::plan::{DEALING, Plan};
+use crate::run::trainee::Trainee;
 
-use super::Run;
 use super::early_stopping::EarlyStopping;
-use super::inputs::Inputs;
-use super::metrics_log::{MetricsLog, Row};
-use super::plan::{DEALING, Plan};
-use super::saver::{Saver, Snapshot};
-use super::spikes::Spikes;
-use super::trainee::Trainee;
+use super::failures::diverged;
+use super::saver::Saver;
+use super::state::State;
 
 /// Makes all steps that are still to be made. Leaves the weights to be published in `trainee`, and returns the metrics of
 /// all steps.
 pub(super) async fn run_steps(
     run: &Run<'_>,
     attempt: &Attempt,
-    plan: &mut Plan,
+    plan: &Plan,
     identity: &Identity,
     inputs: &Inputs,
     trainee: &mut Trainee,
 ) -> Result<MetricsLog, Failure> {
-    let Run {
-        job,
-        place,
-        reporter,
-        stop,
-        ..
-    } = *run;
-    let training = &job.spec.training;
-    let mut optimizer = Optimizer::new(
-        numbers::optimizer(training.optimizer),
-        trainee.parameters()?,
-        training.weight_decay,
-    );
-    let mut metrics = MetricsLog::default();
-    let mut best: Option<Best> = None;
-    let mut unvalidated: Option<Row> = None;
-
-    if let Some(checkpoint) = checkpoint::newest(place, identity).await? {
-        checkpoint.restore(trainee.parameters_mut()?, &mut optimizer)?;
-        (metrics, best) = (checkpoint.metrics, checkpoint.best);
-        unvalidated = checkpoint.unvalidated;
-        let rows = || metrics.rows().iter().chain(&unvalidated);
-        reporter.restore(
-            rows().next_back().map(|row| row.loss),
-            metrics.validation_loss(),
-            rows().filter(|row| row.spike).count() as u64,
-        );
-        tracing::info!("resumed after step {}", optimizer.steps());
-    }
-    let settings = training.early_stopping.as_ref();
-    let mut early_stopping = settings.map(|settings| EarlyStopping::new(settings, metrics.rows()));
-    let mut spikes = Spikes::new(metrics.rows());
-    if let Some(row) = &unvalidated {
-        spikes.check(row.loss);
-    }
     let conduct = Conduct {
-        compute_type: crate::device::compute_type(trainee.base.compute()),
+        compute_type: device::compute_type(trainee.trained.model().base.compute()),
         dealing: DEALING,
     };
+    let mut state = State::resume(run, plan, identity, trainee).await?;
     let mut saver = Saver::new(
         run,
         attempt,
         identity,
         conduct,
-        plan.checkpoint_every,
-        optimizer.steps(),
+        plan.checkpoints,
+        state.steps(),
     );
-    reporter.start(
-        optimizer.steps(),
-        plan.total_steps,
-        metrics.tokens() + unvalidated.as_ref().map_or(0, |row| row.tokens),
-        plan.batches.epochs_after(optimizer.steps()),
-    );
-    if let Some((step, loss)) = early_stopping.as_ref().and_then(EarlyStopping::best) {
-        reporter.best(step, loss);
-    }
-    reporter.phase(RunPhase::Training);
+    // Holds the order of the epoch's rows.
+    let mut batches = plan.batches.clone();
+    tell_start(run.reporter, plan, &state);
 
-    let is_exhausted = |early_stopping: &Option<EarlyStopping>| {
-        early_stopping
-            .as_ref()
-            .is_some_and(EarlyStopping::is_exhausted)
-    };
-    loop {
-        let mut row = match unvalidated.take() {
-            Some(row) => row,
-            None if optimizer.steps() == plan.total_steps || is_exhausted(&early_stopping) => break,
-            None => match make_step(run, plan, inputs, trainee, &mut optimizer, &mut spikes)? {
-                Some(row) => row,
-                None => {
-                    let snapshot = Snapshot {
-                        trainee,
-                        optimizer: &optimizer,
-                        metrics: &metrics,
-                        best: best.as_ref(),
-                        unvalidated: None,
-                    };
-                    return Err(stopped(&mut saver, snapshot).await);
+    while state.unvalidated.is_some() || !state.is_done(plan) {
+        // A step, unless a checkpoint has left one whose validation is still to be done.
+        let mut report = match state.unvalidated.take() {
+            Some(report) => report,
+            None => {
+                let rows = plan.documents(batches.rows_of_step(state.steps()));
+                match take_step(run, plan, inputs, &rows, &mut state)? {
+                    Some(report) => report,
+                    None => return Err(saver.stop(&state).await),
                 }
-            },
-        };
-        let step = row.step;
-        if plan.validates_after(step) {
-            let rows = &inputs.data.validation;
-            let goes_on = || !stop.is_told();
-            let validation = trainee.loss_while(rows, plan.micro_batch_size, &goes_on)?;
-            let Some(validation) = validation else {
-                let snapshot = Snapshot {
-                    trainee,
-                    optimizer: &optimizer,
-                    metrics: &metrics,
-                    best: best.as_ref(),
-                    unvalidated: Some(&row),
-                };
-                return Err(stopped(&mut saver, snapshot).await);
-            };
-            reporter.validation(step, validation.mean());
-            if let Some(early_stopping) = &mut early_stopping
-                && early_stopping.validated(step, validation.mean())
-            {
-                reporter.best(step, validation.mean());
-                let values = trainee.parameters()?.values()?.to_vec();
-                best = Some(Best { step, values });
             }
-            row.validation_loss = Some(validation.mean());
-            row.validation_accuracy = Some(validation.accuracy());
-        }
-        metrics.push(row, (run.now)()).map_err(Failure::internal)?;
-        let is_last = step == plan.total_steps || is_exhausted(&early_stopping);
-        let snapshot = Snapshot {
-            trainee,
-            optimizer: &optimizer,
-            metrics: &metrics,
-            best: best.as_ref(),
-            unvalidated: None,
         };
-        saver.save_if_due(snapshot, is_last).await?;
+
+        // Once in a while: the loss of the rows that are held back.
+        if plan.validates_after(report.step)
+            && !validate(run, plan, inputs, &mut state, &mut report)?
+        {
+            state.unvalidated = Some(report);
+            return Err(saver.stop(&state).await);
+        }
+
+        // The step is complete with all that is known of it.
+        let now = (run.now)();
+        state.metrics.push(report, now).map_err(Failure::internal)?;
+
+        // Once in a while, and after the last step: a checkpoint.
+        saver.save_if_due(&state, state.is_done(plan)).await?;
     }
-    if optimizer.steps() < plan.total_steps {
-        reporter.stopped_early(optimizer.steps());
+
+    let steps = state.steps();
+    if steps < plan.total_steps {
+        run.reporter.stopped_early(steps);
         tracing::info!(
-            "stopped after step {} of {}: the validation loss no longer falls",
-            optimizer.steps(),
+            "stopped after step {steps} of {}: the validation loss no longer falls",
             plan.total_steps
         );
     }
-    if let Some(best) = best.filter(|best| best.step != optimizer.steps()) {
-        tracing::info!(
-            "the weights of step {} are published, which had the lowest validation loss",
-            best.step
-        );
-        trainee
-            .parameters_mut()?
-            .values_mut()?
-            .copy_from_slice(&best.values);
-    }
-    Ok(metrics)
+    state.return_to_best()?;
+    Ok(state.metrics)
 }
 
 /// One optimiser step: gradient, clipping, update. `None`, and nothing is changed, where the process was told to stop before
-/// the gradient was complete. The row is without a validation.
-fn make_step(
+/// the gradient was complete. The report is without a validation.
+fn take_step(
     run: &Run<'_>,
-    plan: &mut Plan,
+    plan: &Plan,
     inputs: &Inputs,
-    trainee: &mut Trainee,
-    optimizer: &mut Optimizer,
-    spikes: &mut Spikes,
-) -> Result<Option<Row>, Failure> {
+    rows: &[Vec<usize>],
+    state: &mut State<'_>,
+) -> Result<Option<StepReport>, Failure> {
     let started = Instant::now();
     run.reporter.step_begins((run.now)());
-    let rate = learning_rate(
-        numbers::schedule(plan.schedule),
-        plan.learning_rate,
-        optimizer.steps(),
-        plan.warmup_steps,
-        plan.total_steps,
-    );
-    let rows = plan.rows_of_step(optimizer.steps());
-    trainee.parameters_mut()?.zero_gradients()?;
-    let of_step = StepRows {
+    let State {
+        trainee,
+        optimizer,
+        spikes,
+        ..
+    } = state;
+    let step = optimizer.steps(); // from 0
+    let learning_rate = plan.learning_rate_of_step(step);
+
+    // Forward to the loss and backward to the gradients, a micro-batch (B, T) at a time.
+    trainee.parameters_mut().zero_gradients()?;
+    let step_rows = StepRows {
         data: &inputs.data.train,
-        rows: &rows,
+        rows,
         micro_batch_size: plan.micro_batch_size,
-        step: optimizer.steps(),
+        step,
     };
-    let loss = trainee.accumulate_gradient_while(of_step, &|| !run.stop.is_told())?; // mean over the step's unmasked tokens
-    let Some(loss) = loss else {
+    let Some(loss) = trainee.accumulate_gradient(step_rows, &|| !run.stop.is_told())? else {
         return Ok(None);
     };
-    let most = run.job.spec.training.max_gradient_norm;
-    let gradient_norm = clip_gradient_norm(trainee.parameters_mut()?, most)?;
-    if !(loss.mean().is_finite() && gradient_norm.is_finite()) {
-        return Err(diverged(
-            optimizer.steps() + 1,
-            loss.mean(),
-            gradient_norm,
-            rate,
-        ));
-    }
-    optimizer.step(trainee.parameters_mut()?, rate)?;
+    let mean = loss.mean(); // over the step's unmasked tokens, or its pairs
 
-    let step = optimizer.steps();
-    let epoch = plan.batches.epochs_after(step);
-    let usual = spikes.check(loss.mean());
-    if let Some(usual) = usual {
-        run.reporter.spike(step, loss.mean(), usual);
+    // Clip, refuse what is no number, update.
+    let gradient_norm = clip_gradient_norm(trainee.parameters_mut(), plan.max_gradient_norm)?;
+    if !(mean.is_finite() && gradient_norm.is_finite()) {
+        return Err(diverged(step + 1, mean, gradient_norm, learning_rate));
     }
-    run.reporter.step(&Step {
+    optimizer.step(trainee.parameters_mut(), learning_rate)?;
+
+    let step = optimizer.steps(); // from 1
+    let usual = spikes.check(mean);
+    if let Some(usual) = usual {
+        run.reporter.spike(step, mean, usual);
+    }
+    let report = StepReport {
         step,
-        epoch,
-        loss: loss.mean(),
-        learning_rate: rate,
-        gradient_norm,
-        tokens: loss.tokens,
-        duration: started.elapsed(),
-    });
-    Ok(Some(Row {
-        step,
-        epoch,
-        loss: loss.mean(),
+        epoch: plan.batches.epochs_after(step),
+        loss: mean,
         accuracy: loss.accuracy(),
-        learning_rate: rate,
+        learning_rate,
         gradient_norm,
         tokens: loss.tokens,
         spike: usual.is_some(),
         validation_loss: None,
         validation_accuracy: None,
-    }))
+    };
+    run.reporter.step(&report, started.elapsed());
+    Ok(Some(report))
 }
 
-/// Saves what is complete, and says that the run was stopped.
-async fn stopped(saver: &mut Saver<'_>, snapshot: Snapshot<'_>) -> Failure {
-    let step = snapshot.optimizer.steps();
-    match saver.save(snapshot).await {
-        Ok(()) => Failure::new(
-            OutcomeReason::Preempted,
-            format!("told to stop after step {step}; run it again to go on from there"),
-        ),
-        Err(failure) => Failure::new(
-            // Another try may save what this one could not.
-            match ExitCode::FINAL.contains(&failure.exit_code()) {
-                true => OutcomeReason::Unavailable,
-                false => failure.reason,
-            },
-            format!(
-                "told to stop after step {step}, whose state could not be saved: {failure}; run it again to go on from step {}",
-                saver.saved_step()
-            ),
-        ),
+/// Computes the validation loss after the last step into its `report`, and keeps the weights where they are the best so far.
+/// Returns whether it is complete: not where the process was told to stop.
+fn validate(
+    run: &Run<'_>,
+    plan: &Plan,
+    inputs: &Inputs,
+    state: &mut State<'_>,
+    report: &mut StepReport,
+) -> Result<bool, Failure> {
+    let rows = &inputs.data.validation;
+    let goes_on = || !run.stop.is_told();
+    let Some(loss) = state.trainee.loss(rows, plan.micro_batch_size, &goes_on)? else {
+        return Ok(false);
+    };
+    run.reporter.validation(report.step, loss.mean());
+    if state.keep_if_best(loss.mean())? {
+        run.reporter.best(report.step, loss.mean());
     }
+    report.validation_loss = Some(loss.mean());
+    report.validation_accuracy = Some(loss.accuracy());
+    Ok(true)
 }
 
-fn diverged(step: u64, loss: f64, gradient_norm: f64, rate: f64) -> Failure {
-    Failure::new(
-        OutcomeReason::Diverged,
-        format!(
-            "step {step}: the loss is {loss} and the gradient's norm {gradient_norm}, expected numbers; lower training.learningRate (it was {rate:e} here) or raise training.warmupFraction"
-        ),
-    )
+/// Tells from where the run goes on.
+fn tell_start(reporter: &Reporter, plan: &Plan, state: &State<'_>) {
+    let State {
+        metrics,
+        unvalidated,
+        early_stopping,
+        ..
+    } = state;
+    let reports = || metrics.steps().iter().chain(unvalidated);
+    reporter.restore(
+        reports().next_back().map(|report| report.loss),
+        metrics.validation_loss(),
+        reports().filter(|report| report.spike).count() as u64,
+    );
+    reporter.start(
+        state.steps(),
+        plan.total_steps,
+        reports().map(|report| report.tokens).sum(),
+        plan.batches.epochs_after(state.steps()),
+    );
+    if let Some((step, loss)) = early_stopping.as_ref().and_then(EarlyStopping::best) {
+        reporter.best(step, loss);
+    }
+    reporter.phase(RunPhase::Training);
 }

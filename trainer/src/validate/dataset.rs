@@ -1,60 +1,17 @@
 //! The rules of `spec.dataset`.
 
 use finetune_artifacts::rows::RowFormat;
-use finetune_crds::fine_tune_job::{ChatTemplateUse, Columns, Dataset, Format, Replay};
+use finetune_crds::fine_tune_job::{ChatTemplateUse, Columns, Dataset, Format, Source, Validation};
 
-use super::{Fault, check_range, check_uri};
+use super::{Fault, check_uri};
 
 pub(super) fn check_dataset(dataset: &Dataset, faults: &mut Vec<Fault>) {
-    if !(1..=64).contains(&dataset.train.len()) {
-        let count = dataset.train.len();
-        faults.push(Fault::new(
-            "spec.dataset.train",
-            format!("has {count} sources, expected 1 to 64"),
-        ));
-    }
-    for (index, source) in dataset.train.iter().enumerate() {
-        check_uri(
-            &format!("spec.dataset.train[{index}].uri"),
-            &source.uri,
-            faults,
-        );
-    }
+    check_sources("spec.dataset.train", &dataset.train, faults);
     if let Some(validation) = &dataset.validation {
-        let field = "spec.dataset.validation";
-        match (validation.fraction, &validation.sources) {
-            (Some(fraction), None) => {
-                check_range(&format!("{field}.fraction"), fraction, 0.001..=0.5, faults);
-            }
-            (None, Some(sources)) if (1..=64).contains(&sources.len()) => {
-                for (index, source) in sources.iter().enumerate() {
-                    check_uri(&format!("{field}.sources[{index}].uri"), &source.uri, faults);
-                }
-            }
-            (None, Some(sources)) => {
-                let count = sources.len();
-                faults.push(Fault::new(&format!("{field}.sources"), format!("has {count} sources, expected 1 to 64")));
-            }
-            (Some(_), Some(_)) => faults.push(Fault::new(
-                field,
-                "has both fraction and sources, expected exactly one: remove one of them",
-            )),
-            (None, None) => faults.push(Fault::new(
-                field,
-                "has neither fraction nor sources, expected exactly one: add one, or remove validation",
-            )),
-        }
-        if let Some(every_steps) = validation.every_steps {
-            check_range(
-                &format!("{field}.everySteps"),
-                every_steps,
-                1..=1_000_000_000,
-                faults,
-            );
-        }
+        check_validation(validation, faults);
     }
     if let Some(replay) = &dataset.replay {
-        check_replay(replay, faults);
+        check_sources("spec.dataset.replay.sources", &replay.sources, faults);
     }
     if let Some(columns) = &dataset.columns {
         check_columns(columns, dataset.format, faults);
@@ -73,47 +30,33 @@ pub(super) fn check_dataset(dataset: &Dataset, faults: &mut Vec<Fault>) {
             "is Never, but conversations become a text by the base's chat template alone: remove it",
         ));
     }
-    check_range(
-        "spec.dataset.maxSequenceLength",
-        dataset.max_sequence_length,
-        2..=1_048_576,
-        faults,
-    );
 }
 
-fn check_replay(replay: &Replay, faults: &mut Vec<Fault>) {
-    let field = "spec.dataset.replay";
-    if !(1..=64).contains(&replay.sources.len()) {
-        let count = replay.sources.len();
-        faults.push(Fault::new(
-            &format!("{field}.sources"),
-            format!("has {count} sources, expected 1 to 64"),
-        ));
+fn check_sources(field: &str, sources: &[Source], faults: &mut Vec<Fault>) {
+    for (index, source) in sources.iter().enumerate() {
+        check_uri(&format!("{field}[{index}].uri"), &source.uri, faults);
     }
-    for (index, source) in replay.sources.iter().enumerate() {
-        check_uri(
-            &format!("{field}.sources[{index}].uri"),
-            &source.uri,
-            faults,
-        );
+}
+
+fn check_validation(validation: &Validation, faults: &mut Vec<Fault>) {
+    let field = "spec.dataset.validation";
+    if let Some(sources) = &validation.sources {
+        check_sources(&format!("{field}.sources"), sources, faults);
     }
-    check_range(
-        &format!("{field}.fraction"),
-        replay.fraction,
-        0.001..=0.5,
-        faults,
-    );
+    match (validation.fraction, &validation.sources) {
+        (Some(_), Some(_)) => faults.push(Fault::new(
+            field,
+            "has both fraction and sources, expected exactly one: remove one of them",
+        )),
+        (None, None) => faults.push(Fault::new(
+            field,
+            "has neither fraction nor sources, expected exactly one: add one, or remove validation",
+        )),
+        (Some(_), None) | (None, Some(_)) => {}
+    }
 }
 
 fn check_columns(columns: &Columns, format: Format, faults: &mut Vec<Fault>) {
-    for (name, value) in columns.named() {
-        if !(1..=256).contains(&value.chars().count()) {
-            faults.push(Fault::new(
-                &format!("spec.dataset.columns.{name}"),
-                "is empty or longer than 256 characters, expected the name of a column",
-            ));
-        }
-    }
     let named: Vec<&str> = columns.named().map(|(name, _)| name).collect();
     let named = named.join(", ");
     match RowFormat::wanted(format) {

@@ -12,15 +12,6 @@ const VLLM_MOST: i64 = 512;
 
 pub(super) fn check_engines(adapter: &OutputAdapter, method: &Method, faults: &mut Vec<Fault>) {
     let engines = &adapter.engines;
-    let repeated = |(index, engine): (usize, &ServingEngine)| {
-        engines[..index].contains(engine).then(|| engine.name())
-    };
-    if let Some(name) = engines.iter().enumerate().find_map(repeated) {
-        faults.push(Fault::new(
-            "spec.output.adapter.engines",
-            format!("has {name} twice, expected each once: remove one"),
-        ));
-    }
     let adapters = [
         method.lora.clone().map(|lora| ("lora", lora)),
         method.qlora.as_ref().map(|qlora| ("qlora", qlora.lora())),

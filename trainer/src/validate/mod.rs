@@ -1,10 +1,10 @@
-//! The rules of the CRD, for manifests that no API server has seen.
+//! The rules of a FineTuneJob that its schema cannot say: across fields, of URIs, of patterns of modules, of engines.
 //!
-//! Pure: a fault is data. The bounds are those of the schema; a rule that stands here and not there would surprise.
+//! Pure: a fault is data. Bounds are the schema's own, which `manifest_file` holds a spec against. The rules that the API server has
+//! are those of the CRD; `crds/tests/refusals.yaml` says of each mistake which of both refuse it.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::RangeInclusive;
 
 use finetune_artifacts::uri::Location;
 use finetune_crds::fine_tune_job::{Method, OutputAdapter};
@@ -14,7 +14,7 @@ use dataset::check_dataset;
 use engines::check_engines;
 use method::{check_method, check_objective};
 use output::check_output;
-use training::{check_checkpoint, check_early_stopping, check_packing, check_training};
+use training::{check_early_stopping, check_packing, check_training};
 
 mod dataset;
 mod engines;
@@ -51,7 +51,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with the spec of the job called `name`; empty where nothing is.
+/// What breaks a rule in the spec of the job called `name`; empty where nothing does.
 pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
     check_name(name, &mut faults);
@@ -91,10 +91,7 @@ pub fn validate(name: &str, spec: &FineTuneJobSpec) -> Vec<Fault> {
     }
     check_training(&spec.training, &mut faults);
     check_packing(spec, &mut faults);
-    if let Some(early_stopping) = &spec.training.early_stopping {
-        check_early_stopping(early_stopping, &spec.dataset, &mut faults);
-    }
-    check_checkpoint(&spec.checkpoint, &mut faults);
+    check_early_stopping(spec, &mut faults);
     if let Some(output) = &spec.output {
         check_output(output, &spec.method, &mut faults);
         if let Some(adapter) = &output.adapter {
@@ -144,20 +141,5 @@ fn check_uri(field: &str, uri: &str, faults: &mut Vec<Fault>) {
             }
         }
         faults.push(Fault::new(field, format!("is `{}`: {problem}", cut(uri))));
-    }
-}
-
-/// NaN lies in no range.
-fn check_range<T: Copy + PartialOrd + fmt::Display>(
-    field: &str,
-    value: T,
-    range: RangeInclusive<T>,
-    faults: &mut Vec<Fault>,
-) {
-    if !range.contains(&value) {
-        faults.push(Fault::new(
-            field,
-            format!("is {value}, expected {} to {}", range.start(), range.end()),
-        ));
     }
 }

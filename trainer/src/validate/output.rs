@@ -45,6 +45,7 @@ pub(super) fn check_output(output: &Output, method: &Method, faults: &mut Vec<Fa
             "is true with useDora, for whose magnitudes GGUF has no place: set one of them to false",
         ));
     }
+    // The name becomes a folder of the result, so it is held to its rule whoever wrote the manifest.
     if let Some(adapter) = output
         .adapter
         .as_ref()

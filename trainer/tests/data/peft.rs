@@ -4,8 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::safetensors_file::{self, SafetensorsFile, TensorData};
-use finetune_crds::fine_tune_job::Lora as Settings;
-use finetune_numerics::adapter::{AdaptedModule, Lora};
+use finetune_numerics::adapter::{AdaptedModule, Lora, LoraSettings as Settings};
 use rstest::rstest;
 use trainer::base::BaseModelFiles;
 use trainer::peft::{self, AdapterConfig};
@@ -87,7 +86,7 @@ fn a_fresh_adapter_is_described_as_peft_would(
         alpha: 8,
         ..settings
     };
-    let config = AdapterConfig::of_training(base.config(), &settings, base_name);
+    let config = AdapterConfig::of_training(base.config(), &settings, 0.0, base_name);
     let expected = std::fs::read(fixtures().join("adapters").join(name).join(CONFIG))?;
     ensure!(
         config.to_bytes() == expected,
@@ -100,7 +99,7 @@ fn a_fresh_adapter_is_described_as_peft_would(
     peft::write(
         folder.path(),
         &config,
-        &Lora::new(base.config(), &trainer::numbers::lora(&settings), 42)?,
+        &Lora::new(base.config(), &settings, 42)?,
     )?;
     peft::read(folder.path(), base.config())?;
     Ok(())
@@ -126,7 +125,7 @@ fn all_linear_layers_of_a_deep_model_are_named_so_that_they_mean_no_other(
         target_modules: vec!["all-linear".to_owned()],
         ..Settings::default()
     };
-    let config = AdapterConfig::of_training(&deep, &settings, family);
+    let config = AdapterConfig::of_training(&deep, &settings, 0.0, family);
     ensure!(config.target_modules.len() == words, "{config:?}");
     ensure!(
         config.target_modules.iter().any(|known| known == word),

@@ -1,13 +1,14 @@
 //! Direct preference optimisation: loss, gradients and steps against TRL's trainer with peft.
 
 use finetune_dataset::TokenizedRow;
-use finetune_numerics::adapter::Lora;
+use finetune_numerics::adapter::{Lora, LoraSettings};
 use finetune_numerics::model::{Base, Storage};
 use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
 use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
-use trainer::objective::{Chance, Dpo, Objective, StepRows};
-use trainer::train::trainee::Trainee;
+use trainer::job::AdapterSettings;
+use trainer::objective::{Chance, Dpo, Loss, Objective, StepRows};
+use trainer::run::trainee::{Trained, Trainee};
 
 use crate::expected::{Expected, wrong_losses};
 use crate::fixture::{adapter, assert_near, base};
@@ -31,20 +32,34 @@ fn rows(tokens: &Tensor, labels: &Tensor) -> Vec<TokenizedRow> {
     tokens.into_iter().zip(labels).map(row).collect()
 }
 
-/// The pairs of the first step.
-const fn of_first_step<'a>(data: &'a [TokenizedRow], rows: &'a [Vec<usize>]) -> StepRows<'a> {
-    StepRows {
+/// Adds the gradient of all pairs as those of the first step.
+fn accumulate_gradient(trainee: &mut Trainee, data: &[TokenizedRow]) -> Loss {
+    let rows = StepRows {
         data,
-        rows,
+        rows: &PAIRS.map(|pair| vec![pair]),
         micro_batch_size: 1,
         step: 0,
-    }
+    };
+    trainee
+        .accumulate_gradient(rows, &|| true)
+        .unwrap()
+        .unwrap()
+}
+
+fn loss(trainee: &mut Trainee, data: &[TokenizedRow]) -> Loss {
+    trainee.loss(data, 1, &|| true).unwrap().unwrap()
 }
 
 fn trainee(preference: Dpo, chance: Chance) -> Trainee {
     Trainee {
-        base: base("tiny-llama", Kind::Float, Storage::Frozen),
-        lora: Some(adapter("tiny-llama", "tiny-llama")),
+        trained: Trained::Adapter {
+            base: base("tiny-llama", Kind::Float, Storage::Frozen),
+            lora: adapter("tiny-llama", "tiny-llama"),
+            settings: AdapterSettings {
+                lora: LoraSettings::default(),
+                dropout: chance.dropout,
+            },
+        },
         chance,
         objective: Objective::Dpo(preference),
     }
@@ -64,14 +79,12 @@ fn loss_gradients_and_log_probabilities_equal_trls() {
     let mut trainee = trainee(Dpo::new(BETA, None), Chance::default());
     for _ in 0..2 {
         // The second time the reference is known already.
-        trainee.parameters_mut().unwrap().zero_gradients().unwrap();
-        let loss = trainee
-            .accumulate_gradient(of_first_step(&data, &PAIRS.map(|pair| vec![pair])))
-            .unwrap();
+        trainee.parameters_mut().zero_gradients().unwrap();
+        let loss = accumulate_gradient(&mut trainee, &data);
         expected.assert_near("loss", loss.mean());
-        expected.assert_gradients(trainee.parameters().unwrap(), "grad.");
+        expected.assert_gradients(trainee.parameters(), "grad.");
     }
-    let without_gradient = trainee.loss(&data, 1).unwrap();
+    let without_gradient = loss(&mut trainee, &data);
     expected.assert_near("loss", without_gradient.mean());
 }
 
@@ -91,16 +104,14 @@ fn answer(base: &Base, lora: Option<&Lora>, row: &TokenizedRow) -> f64 {
 fn four_steps_equal_trls(#[case] losses: &str, #[case] reference: Option<Lora>) {
     let expected = expected();
     let mut trainee = trainee(Dpo::new(BETA, reference), Chance::default());
-    let mut optimizer = AdamW::new(trainee.parameters().unwrap().count(), 0.0);
+    let mut optimizer = AdamW::new(trainee.parameters().count(), 0.0);
     for step in 0..4 {
         let at = |name: &str| expected[&format!("trajectory.{name}")].i(step);
         let data = rows(&at("tokens"), &at("labels"));
-        let parameters = trainee.parameters_mut().unwrap();
+        let parameters = trainee.parameters_mut();
         parameters.zero_gradients().unwrap();
-        let loss = trainee
-            .accumulate_gradient(of_first_step(&data, &PAIRS.map(|pair| vec![pair])))
-            .unwrap();
-        let parameters = trainee.parameters_mut().unwrap();
+        let loss = accumulate_gradient(&mut trainee, &data);
+        let parameters = trainee.parameters_mut();
         clip_gradient_norm(parameters, 1.0).unwrap();
         optimizer.step(parameters, 1e-2).unwrap();
         expected.assert_number(&format!("trajectory.{losses}"), step, loss.mean());
@@ -122,7 +133,7 @@ fn a_wrong_loss_is_the_wrong_one_of_the_reference(
     }
     let mut trainee = trainee(Dpo::new(beta, None), Chance::default());
     let wrong = wrong_losses("expected/preference-mutations.json");
-    let loss = trainee.loss(&data, 1).unwrap().mean();
+    let loss = loss(&mut trainee, &data).mean();
     wrong.assert_near(name, loss, &wrong.report["mutations"][name]["loss"]);
 }
 
@@ -138,11 +149,9 @@ fn against_its_own_start_every_pair_costs_ln_2_also_where_inputs_are_dropped_lat
     };
     let ln_2 = std::f64::consts::LN_2;
     let mut random = trainee(itself(), chance);
-    let dropped = random
-        .accumulate_gradient(of_first_step(&data, &PAIRS.map(|pair| vec![pair])))
-        .unwrap();
+    let dropped = accumulate_gradient(&mut random, &data);
     assert!((dropped.mean() - ln_2).abs() > 1e-3, "{dropped:?}");
     // Neither the reference nor the loss without gradient is random.
-    let still = random.loss(&data, 1).unwrap().mean();
+    let still = loss(&mut random, &data).mean();
     assert_near("loss", still, ln_2, SINGLE);
 }

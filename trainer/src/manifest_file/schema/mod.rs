@@ -1,9 +1,17 @@
 //! Holds a spec against the schema of the CustomResourceDefinition: types, required fields, names of values, and fields that it
-//! does not know, which would otherwise be settings that silently do nothing. Bounds and rules are `validate`'s.
+//! does not know, which would otherwise be settings that silently do nothing. `bounds` holds it against the rest of the schema,
+//! `validate` against what a schema cannot say.
 
 use serde_json::{Map, Value};
 
 use crate::validate::{Fault, cut};
+
+pub(super) use bounds::out_of_bounds;
+
+mod bounds;
+mod range;
+#[cfg(test)]
+mod tests;
 
 /// What is said of a field that the schema does not have.
 pub(super) const UNKNOWN: &str = "is not a field of this version: remove it or mend its spelling";

@@ -17,7 +17,7 @@ use finetune_crds::shared::SecretReference;
 use finetune_crds::uris;
 
 use crate::failure::Failure;
-use crate::manifest_file::Job;
+use crate::job::Job;
 use roots::Roots;
 
 pub use temporary_folder::TemporaryFolder;

@@ -11,8 +11,7 @@ use finetune_numerics::adapter::Lora;
 
 use crate::base::{BaseModelFiles, BaseQuantization, Fetch};
 use crate::failure::Failure;
-use crate::manifest_file::Job;
-use crate::numbers;
+use crate::job::{Job, TrainingMethod};
 use crate::outcome;
 use crate::peft;
 use crate::prepare::{self, Prepared, Request};
@@ -73,7 +72,7 @@ async fn initial_adapter(
     place: &Workplace,
     base: &BaseModelFiles,
 ) -> Result<Option<PathBuf>, Failure> {
-    let (Some(adapter), Some(settings)) = (&job.spec.initial_adapter, job.lora()) else {
+    let (Some(adapter), Some(settings)) = (&job.spec.initial_adapter, job.method.adapter()) else {
         return Ok(None);
     };
     let folder = peft::fetch(
@@ -88,7 +87,7 @@ async fn initial_adapter(
     let lora = peft::read(&folder, base.config())
         .map_err(|error| fault(&error))?
         .lora;
-    lora.refuse_other(base.config(), &numbers::lora(&settings))
+    lora.refuse_other(base.config(), &settings.lora)
         .map_err(|error| fault(&error))?;
     Ok(Some(folder))
 }
@@ -148,12 +147,15 @@ async fn pinned(job: &Job, place: &Workplace) -> Result<String, Failure> {
 /// A base that is saved in 4 bits is trained as it is: refuses a manifest that asks for anything else.
 fn check_quantization(job: &Job, stored: BaseQuantization) -> Result<(), Failure> {
     let uri = &job.spec.base_model.uri;
-    let Some(wanted) = job.quantization().map(BaseQuantization::from) else {
-        return Err(Failure::invalid(format!(
-            "spec.method is {}, but the base {uri} is saved in 4 bits ({stored}): use method qlora, or the base as it was \
-             before",
-            job.spec.method.name()
-        )));
+    let wanted = match &job.method {
+        TrainingMethod::Qlora { quantization, .. } => *quantization,
+        TrainingMethod::Full | TrainingMethod::Lora(_) => {
+            return Err(Failure::invalid(format!(
+                "spec.method is {}, but the base {uri} is saved in 4 bits ({stored}): use method qlora, or the base as it was \
+                 before",
+                job.method.name()
+            )));
+        }
     };
     if wanted != stored {
         return Err(Failure::invalid(format!(
@@ -162,12 +164,7 @@ fn check_quantization(job: &Job, stored: BaseQuantization) -> Result<(), Failure
             stored.code, stored.double_quantization
         )));
     }
-    if job
-        .spec
-        .output
-        .as_ref()
-        .is_some_and(|output| output.merged_model)
-    {
+    if job.wants_merged_model() {
         return Err(Failure::invalid(format!(
             "spec.output.mergedModel is true, but the base {uri} is saved in 4 bits, into which nothing is merged: set it to \
              false, and merge into the base as it was before"

@@ -8,23 +8,23 @@ const VERSION: &str = "brain.Event:2";
 
 /// An event file that grows.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct EventFile {
+pub(super) struct EventFile {
     bytes: Vec<u8>,
 }
 
 impl EventFile {
     /// Goes on with a file that was written earlier.
-    pub const fn from_bytes(bytes: Vec<u8>) -> Self {
+    pub(super) const fn from_bytes(bytes: Vec<u8>) -> Self {
         Self { bytes }
     }
 
     /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Adds the numbers of a step, each under its tag, at `seconds` since 1970.
-    pub fn push(&mut self, seconds: f64, step: u64, scalars: &[(&str, f64)]) {
+    pub(super) fn push(&mut self, seconds: f64, step: u64, scalars: &[(&str, f64)]) {
         if self.bytes.is_empty() {
             let mut event = Message::default();
             event.double(field::WALL_TIME, seconds);

@@ -1,73 +1,21 @@
-//! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: a row an optimiser step.
+//! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: a row an optimiser step, which is its report.
 //!
 //! The rows of a resumed run are those of an uninterrupted one: what came after the checkpoint is cut off first. Wall
 //! time is left out of the first two for the same reason.
 
+mod step_report;
+mod tensorboard;
+
 use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
+pub use step_report::StepReport;
+use tensorboard::EventFile;
 
-use super::tensorboard::EventFile;
-
-/// What is kept of a step.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Row {
-    /// From 1.
-    pub step: u64,
-    /// Epochs done, with a fraction.
-    pub epoch: f64,
-    /// The mean loss over the step's unmasked tokens, in nats, before the update.
-    pub loss: f64,
-    /// The share of those tokens that the model finds likeliest of all, before the update; of preferences the share of pairs
-    /// of which it prefers the right answer.
-    pub accuracy: f64,
-    /// The rate that the step used.
-    pub learning_rate: f64,
-    /// The gradient's norm before clipping.
-    pub gradient_norm: f64,
-    /// Tokens of the step's rows.
-    pub tokens: u64,
-    /// Whether the loss stood out far above those before.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub spike: bool,
-    /// The validation loss after the update, where it was due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation_loss: Option<f64>,
-    /// The same share of the validation rows, likewise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation_accuracy: Option<f64>,
-}
-
-impl Row {
-    /// The row of a line, its numbers to the last digit: serde_json reads some of them one unit of the last place off, and then
-    /// a resumed run could decide otherwise.
-    pub(crate) fn parse(line: &str) -> Result<Self, serde_json::Error> {
-        let mut row: Self = serde_json::from_str(line)?;
-        let exact = |key: &str| -> Option<f64> {
-            let (_, rest) = line.split_once(&format!("\"{key}\":"))?;
-            rest.split([',', '}']).next()?.trim().parse().ok()
-        };
-        for (number, key) in [
-            (&mut row.epoch, "epoch"),
-            (&mut row.loss, "loss"),
-            (&mut row.accuracy, "accuracy"),
-            (&mut row.learning_rate, "learningRate"),
-            (&mut row.gradient_norm, "gradientNorm"),
-        ] {
-            *number = exact(key).unwrap_or(*number);
-        }
-        row.validation_loss = exact("validationLoss");
-        row.validation_accuracy = exact("validationAccuracy");
-        Ok(row)
-    }
-}
-
-/// All rows so far, in order of their steps.
+/// The reports of all steps so far, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetricsLog {
-    rows: Vec<Row>,
-    /// The rows as text. Kept, because reading a number and writing it again may change its last digit.
+    steps: Vec<StepReport>,
+    /// The same as text. Kept, because reading a number and writing it again may change its last digit.
     lines: Vec<String>,
     events: EventFile,
 }
@@ -80,50 +28,58 @@ impl MetricsLog {
             ..Self::default()
         };
         for line in jsonl.lines().filter(|line| !line.is_empty()) {
-            log.rows.push(Row::parse(line)?);
+            log.steps.push(StepReport::parse(line)?);
             log.lines.push(line.to_owned());
         }
         Ok(log)
     }
 
-    /// Adds the row of the next step, which was done at `now`.
-    pub fn push(&mut self, row: Row, now: jiff::Timestamp) -> Result<(), serde_json::Error> {
-        self.lines.push(serde_json::to_string(&row)?);
+    /// Adds the report of the next step, which was done at `now`.
+    pub fn push(
+        &mut self,
+        report: StepReport,
+        now: jiff::Timestamp,
+    ) -> Result<(), serde_json::Error> {
+        self.lines.push(serde_json::to_string(&report)?);
         let mut scalars = vec![
-            ("train/loss", row.loss),
-            ("train/accuracy", row.accuracy),
-            ("train/learning_rate", row.learning_rate),
-            ("train/gradient_norm", row.gradient_norm),
+            ("train/loss", report.loss),
+            ("train/accuracy", report.accuracy),
+            ("train/learning_rate", report.learning_rate),
+            ("train/gradient_norm", report.gradient_norm),
         ];
-        scalars.extend(row.validation_loss.map(|loss| ("validation/loss", loss)));
+        scalars.extend(report.validation_loss.map(|loss| ("validation/loss", loss)));
         scalars.extend(
-            row.validation_accuracy
+            report
+                .validation_accuracy
                 .map(|accuracy| ("validation/accuracy", accuracy)),
         );
         let seconds = now.as_microsecond() as f64 / 1e6;
-        self.events.push(seconds, row.step, &scalars);
-        self.rows.push(row);
+        self.events.push(seconds, report.step, &scalars);
+        self.steps.push(report);
         Ok(())
     }
 
-    /// All rows.
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
+    /// All steps.
+    pub fn steps(&self) -> &[StepReport] {
+        &self.steps
     }
 
-    /// The last row.
-    pub fn last(&self) -> Option<&Row> {
-        self.rows.last()
+    /// The last step.
+    pub fn last(&self) -> Option<&StepReport> {
+        self.steps.last()
     }
 
     /// The newest validation loss.
     pub fn validation_loss(&self) -> Option<f64> {
-        self.rows.iter().rev().find_map(|row| row.validation_loss)
+        self.steps
+            .iter()
+            .rev()
+            .find_map(|step| step.validation_loss)
     }
 
-    /// Tokens of all rows.
+    /// Tokens of all steps.
     pub fn tokens(&self) -> u64 {
-        self.rows.iter().map(|row| row.tokens).sum()
+        self.steps.iter().map(|step| step.tokens).sum()
     }
 
     /// One JSON object a line.
@@ -141,7 +97,7 @@ impl MetricsLog {
             .to_owned();
         let optional =
             |number: Option<f64>| number.map_or_else(String::new, |number| number.to_string());
-        for row in &self.rows {
+        for row in &self.steps {
             let _ = writeln!(
                 text,
                 "{},{},{},{},{},{},{},{}",
@@ -171,7 +127,7 @@ mod tests {
     fn log(steps: u64) -> MetricsLog {
         let mut log = MetricsLog::default();
         for step in 1..=steps {
-            let row = Row {
+            let report = StepReport {
                 step,
                 epoch: 0.5,
                 // serde_json reads 9.054250067662279 as 9.05425006766228.
@@ -182,9 +138,9 @@ mod tests {
                 tokens: 7,
                 validation_loss: (step == 2).then_some(1.0 / 3.0),
                 validation_accuracy: (step == 2).then_some(0.75),
-                ..Row::default()
+                ..StepReport::default()
             };
-            log.push(row, jiff::Timestamp::UNIX_EPOCH).unwrap();
+            log.push(report, jiff::Timestamp::UNIX_EPOCH).unwrap();
         }
         log
     }
@@ -195,7 +151,7 @@ mod tests {
         let read = MetricsLog::parse(&written.to_jsonl(), written.events().to_vec()).unwrap();
         assert_eq!(read, written);
         assert_eq!(read.to_csv(), written.to_csv());
-        assert_eq!(read.last().map(|row| row.step), Some(3));
+        assert_eq!(read.last().map(|last| last.step), Some(3));
         assert_eq!(read.tokens(), 21);
         assert!(read.validation_loss().is_some());
     }

@@ -7,11 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use finetune_crds::FineTuneJobSpec;
-use finetune_crds::fine_tune_job::{Lora, Quantization};
-use sha2::{Digest, Sha256};
 
+use crate::failure::Failure;
+use crate::job::{Job, TrainingMethod, TrainingObjective};
 use crate::validate::{Fault, cut, validate};
 use documents::Document;
+use frame::Metadata;
 
 pub use meant::{Meant, Other};
 
@@ -23,21 +24,6 @@ mod schema;
 mod tags;
 #[cfg(test)]
 mod tests;
-
-/// A manifest that was read, checked and found good.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.namespace`, or `default`.
-    pub namespace: String,
-    /// `metadata.uid`, or an id derived from namespace, name and spec for a manifest written by hand.
-    pub uid: String,
-    /// The digest of [`Self::spec`].
-    pub spec_digest: String,
-    /// What to do.
-    pub spec: FineTuneJobSpec,
-}
 
 /// Why a manifest was refused.
 #[derive(Debug, thiserror::Error)]
@@ -112,97 +98,86 @@ pub enum Error {
     },
 }
 
-impl Job {
-    /// Reads and checks the manifest at `path`, which must be the one that is `meant`. With a digest of its spec it is a cluster's:
-    /// a field that is not known here is then a warning, for the operator may be newer than this trainer.
-    pub fn read(path: &Path, meant: &Meant<'_>) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let text = encoding::decoded(bytes).map_err(|problem| Error::Encoding {
-            path: path.to_owned(),
-            problem,
-        })?;
-        Self::parse_as(&text, path, meant)
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::invalid(error)
     }
+}
 
-    /// The same for the text of a manifest that was written by hand; `path` is for messages only.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        Self::parse_as(text, path, &Meant::default())
+/// Reads and checks the manifest at `path`, which must be the one that is `meant`. With a digest of its spec it is a cluster's:
+/// a field that is not known here is then a warning, for the operator may be newer than this trainer.
+pub fn read(path: &Path, meant: &Meant<'_>) -> Result<Job, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let text = encoding::decoded(bytes).map_err(|problem| Error::Encoding {
+        path: path.to_owned(),
+        problem,
+    })?;
+    parse_as(&text, path, meant)
+}
+
+/// The same for the text of a manifest that was written by hand; `path` is for messages only.
+pub fn parse(text: &str, path: &Path) -> Result<Job, Error> {
+    parse_as(text, path, &Meant::default())
+}
+
+fn parse_as(text: &str, path: &Path, meant: &Meant<'_>) -> Result<Job, Error> {
+    let Document { line, value: raw } = documents::job(text, path)?;
+    let refused = |faults| refused(path, text, line, faults);
+    let mut faults = frame::faults(&raw);
+    let mut spec = raw.get("spec").cloned().unwrap_or_default();
+    let mut unknown = Vec::new();
+    if spec.is_object() {
+        let found = schema::conform_spec(&mut spec);
+        let is_known = |fault: &Fault| fault.message != schema::UNKNOWN;
+        let (wrong, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_known);
+        faults.extend(wrong);
+        unknown = others;
     }
-
-    fn parse_as(text: &str, path: &Path, meant: &Meant<'_>) -> Result<Self, Error> {
-        let Document { line, value: raw } = documents::job(text, path)?;
-        let refused = |faults| refused(path, text, line, faults);
-        let mut faults = frame::faults(&raw);
-        let mut spec = raw.get("spec").cloned().unwrap_or_default();
-        let mut unknown = Vec::new();
-        if spec.is_object() {
-            let found = schema::conform_spec(&mut spec);
-            let is_known = |fault: &Fault| fault.message != schema::UNKNOWN;
-            let (wrong, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_known);
-            faults.extend(wrong);
-            unknown = others;
-        }
-        if meant.spec_digest.is_none() {
-            faults.append(&mut unknown);
-        }
-        if !faults.is_empty() {
-            return Err(refused(faults));
-        }
+    if meant.spec_digest.is_none() {
+        faults.append(&mut unknown);
+    }
+    if !faults.is_empty() {
+        return Err(refused(faults));
+    }
+    let out_of_bounds = schema::out_of_bounds(&spec, meant.spec_digest.is_some());
+    let spec: FineTuneJobSpec = match serde_json::from_value(spec) {
+        Ok(spec) => spec,
+        // A number that its type does not hold.
+        Err(_) if !out_of_bounds.is_empty() => return Err(refused(out_of_bounds)),
         // What the schema lets pass and the types do not would be a fault of the schema's.
-        let spec: FineTuneJobSpec = serde_json::from_value(spec)
-            .map_err(|error| refused(vec![Fault::new("spec", format!("is refused: {error}"))]))?;
-        let spec_digest = spec.digest();
-        let unknown = unknown.into_iter().map(|fault| fault.field).collect();
-        meant.check_spec(path, &spec_digest, unknown)?;
-        let text_of = |field: &str| raw["metadata"][field].as_str().map(str::to_owned);
-        let name = text_of("name").unwrap_or_default();
-        let namespace = text_of("namespace").unwrap_or_else(|| "default".to_owned());
-        let uid = text_of("uid").unwrap_or_else(|| derived_uid(&namespace, &name, &spec_digest));
-        let job = Self {
-            name,
-            namespace,
-            uid,
-            spec_digest,
-            spec,
-        };
-        meant.check_job(path, &job)?;
-        let faults = validate(&job.name, &job.spec);
-        if !faults.is_empty() {
-            return Err(refused(faults));
+        Err(error) => {
+            let message = format!("is refused: {error}");
+            return Err(refused(vec![Fault::new("spec", message)]));
         }
-        Ok(job)
+    };
+    let spec_digest = spec.digest();
+    let unknown = unknown.into_iter().map(|fault| fault.field).collect();
+    meant.check_spec(path, &spec_digest, unknown)?;
+    let metadata = Metadata::of(&raw, &spec_digest);
+    meant.check_metadata(path, &metadata)?;
+    let faults = without_repetition(out_of_bounds, validate(&metadata.name, &spec));
+    if !faults.is_empty() {
+        return Err(refused(faults));
     }
+    Ok(Job {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        spec_digest,
+        method: TrainingMethod::of(&spec.method),
+        objective: TrainingObjective::of(&spec),
+        spec,
+    })
+}
 
-    /// The adapter that is trained; `None` with method `full`.
-    pub fn lora(&self) -> Option<Lora> {
-        let method = &self.spec.method;
-        method.lora.clone().or_else(|| {
-            method
-                .qlora
-                .as_ref()
-                .map(finetune_crds::fine_tune_job::Qlora::lora)
-        })
-    }
-
-    /// Whether the adapter is written for llama.cpp too.
-    pub fn wants_gguf_adapter(&self) -> bool {
-        self.spec
-            .output
-            .as_ref()
-            .is_some_and(|output| output.gguf_adapter)
-    }
-
-    /// How the base is held in 4 bits; `None` where it is dense.
-    pub fn quantization(&self) -> Option<&Quantization> {
-        self.spec
-            .method
-            .qlora
-            .as_ref()
-            .map(|qlora| &qlora.quantization)
-    }
+/// The faults of both kinds, for each field those of one: a rule says more of its value than a bound does.
+fn without_repetition(mut out_of_bounds: Vec<Fault>, against_rules: Vec<Fault>) -> Vec<Fault> {
+    out_of_bounds.retain(|bound| against_rules.iter().all(|rule| rule.field != bound.field));
+    out_of_bounds.extend(against_rules);
+    out_of_bounds
 }
 
 fn refused(path: &Path, text: &str, start: usize, faults: Vec<Fault>) -> Error {
@@ -244,19 +219,6 @@ fn line_of(text: &str, start: usize, field: &str) -> Option<usize> {
         found = Some(from + 1);
     }
     found
-}
-
-/// An id in the shape of a UID, the same for the same manifest.
-fn derived_uid(namespace: &str, name: &str, spec_digest: &str) -> String {
-    let hex = hex::encode(Sha256::digest(format!("{namespace}/{name}/{spec_digest}")));
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..32]
-    )
 }
 
 fn shown(line: &str) -> String {
