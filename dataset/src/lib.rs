@@ -12,7 +12,7 @@ mod refusal;
 pub mod template;
 pub mod tokenize;
 
-pub use batches::{Batches, micro_batches};
+pub use batches::{Batches, MicroBatchSize, micro_batches};
 pub use encode::{EncodedRow, Encoder, EncoderSettings};
 pub use left_out::{LeftOut, Part};
 pub use packing::pack;
