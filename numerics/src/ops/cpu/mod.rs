@@ -2,9 +2,11 @@
 //!
 //! Nothing in here knows what is computed. An operation's own loops stand in its `cpu.rs`.
 
+pub(crate) mod brgemm;
 pub(crate) mod instructions;
 pub(crate) mod kernel;
 pub(crate) mod lanes;
+pub(crate) mod matmul;
 pub(crate) mod memory;
 pub(crate) mod panel;
 pub(crate) mod product;
