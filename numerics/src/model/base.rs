@@ -12,7 +12,7 @@ use super::loader::{LoadOptions, Loader, Storage};
 use super::randomness::Randomness;
 use super::{Batch, KeyValueCache, ModelConfig, WeightSource, full};
 use crate::adapter::Lora;
-use crate::ops::cross_entropy::{self, Head, LossSum};
+use crate::ops::cross_entropy::{self, Head, LossSum, Targets};
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::profile::{Operation, timed};
 use crate::ops::{Error, Result, embedding, logits, rms_norm};
@@ -258,11 +258,16 @@ impl Base {
         self.last_norm(&x)
     }
 
-    /// log p of every token after each of these hidden rows (M, V), fp32.
-    pub(super) fn log_probabilities_of(&self, hidden: &Tensor) -> Result<Tensor> {
+    /// The log-probability, in nats, of each token but the first from the last hidden rows (T, H).
+    pub(super) fn picked(&self, hidden: &Tensor, tokens: &[i64]) -> Result<Vec<f64>> {
         let scratch = &mut self.scratch.borrow_mut();
-        let head = self.head().in_kind(scratch)?;
-        cross_entropy::log_probabilities(hidden, &head, self.config.wiring.logits)
+        let head = Head {
+            matrix: &self.head().in_kind(scratch)?,
+            gradient: None,
+            settings: self.config.wiring.logits,
+        };
+        let targets = Targets::new(tokens.get(1..).unwrap_or_default())?;
+        cross_entropy::log_probabilities(hidden, head, &targets)
     }
 
     /// The logits after each of these hidden rows (M, V), fp32.

@@ -48,17 +48,6 @@ impl Base {
         self.picked(&hidden, tokens)
     }
 
-    /// The log-probability of each token but the first from the last hidden rows (T, H).
-    pub(super) fn picked(&self, hidden: &Tensor, tokens: &[i64]) -> Result<Vec<f64>> {
-        let mut picked = Vec::with_capacity(tokens.len().saturating_sub(1));
-        for (position, &token) in tokens.iter().enumerate().skip(1) {
-            // Row by row, so that long texts do not hold (T, V) numbers.
-            let row = self.log_probabilities_of(&hidden.f_narrow(0, position as i64 - 1, 1)?)?;
-            picked.push(row.f_double_value(&[0, token])?);
-        }
-        Ok(picked)
-    }
-
     /// The logits (B, T, V) in fp32 of tokens (B, T).
     pub fn logits(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Tensor> {
         let (batch, length) = tokens.size2()?;

@@ -11,7 +11,7 @@ use crate::ops::cpu::matmul::{is_own, matmul};
 use crate::ops::cpu::memory::{self, Element, slice_mut};
 use crate::ops::cpu::panel::Matrix;
 use crate::ops::cpu::threads;
-use crate::ops::cpu::widening_product::times_transposed_into;
+use crate::ops::cpu::widening_product::{times_transposed, times_transposed_into};
 use crate::ops::{Error, Result};
 
 /// The most logits held at once: 32 MiB in fp32, and half as much for their gradient in bfloat16.
@@ -31,7 +31,7 @@ pub(super) fn passes(
     let targets = Vec::<i64>::try_from(targets)?;
     let each = (CHUNK_LOGITS / vocabulary).clamp(1, count);
     let buffer = memory::empty::<f32>(&[each, vocabulary])?;
-    let mut total = (0.0, 0);
+    let mut total = Total::default();
     let mut d_rows = Vec::new();
     for (start, targets) in (0..count)
         .step_by(each as usize)
@@ -42,19 +42,24 @@ pub(super) fn passes(
         let mut logits = buffer.f_narrow(0, 0, length)?; // (m, V)
         times_transposed_into(&mut logits, &hidden, head.matrix)?;
         let Some(scale) = scale else {
-            losses_into::<f32>(&mut logits, targets, cap, Gradients::None, &mut total)?;
+            total.add(&losses_into::<f32>(
+                &mut logits,
+                targets,
+                cap,
+                Gradients::None,
+            )?);
             continue;
         };
         d_rows.push(match rows.f_kind()? {
             kind if kind == Kind::Float || is_own(kind) => {
                 let gradients = Gradients::OverLogits(scale as f32);
-                losses_into::<f32>(&mut logits, targets, cap, gradients, &mut total)?;
+                total.add(&losses_into::<f32>(&mut logits, targets, cap, gradients)?);
                 backward(&logits, &hidden, head, kind)?
             }
             Kind::BFloat16 => {
                 let mut d_logits = memory::empty::<bf16>(&[length, vocabulary])?;
                 let gradients = Gradients::Into(scale as f32, slice_mut(&mut d_logits)?);
-                losses_into::<bf16>(&mut logits, targets, cap, gradients, &mut total)?;
+                total.add(&losses_into::<bf16>(&mut logits, targets, cap, gradients)?);
                 backward(&d_logits, &hidden, head, Kind::BFloat16)?
             }
             other => {
@@ -64,11 +69,46 @@ pub(super) fn passes(
             }
         });
     }
-    let found = Tensor::f_from_slice(&[total.0, f64::from(total.1)])?;
+    let found = Tensor::f_from_slice(&[total.loss, total.correct])?;
     let _ = sum.values.f_add_(&found)?;
     (!d_rows.is_empty())
         .then(|| Ok(Tensor::f_cat(&d_rows, 0)?))
         .transpose()
+}
+
+/// The loss of each of hidden rows (K, H), at least one.
+pub(super) fn losses(rows: &Tensor, head: Head<'_>, targets: &Tensor) -> Result<Vec<f64>> {
+    let vocabulary = head.matrix.size()[0];
+    let cap = head.settings.soft_cap.map(|cap| cap as f32);
+    let targets = Vec::<i64>::try_from(targets)?;
+    let each = (CHUNK_LOGITS / vocabulary).clamp(1, rows.size()[0]);
+    let mut found = Vec::with_capacity(targets.len());
+    for (start, targets) in (0..)
+        .step_by(each as usize)
+        .zip(targets.chunks(each as usize))
+    {
+        let hidden = rows.f_narrow(0, start, targets.len() as i64)?;
+        let mut logits = times_transposed(&hidden, head.matrix)?; // (m, V)
+        let losses = losses_into::<f32>(&mut logits, targets, cap, Gradients::None)?;
+        found.extend(losses.into_iter().map(|(loss, _)| loss));
+    }
+    Ok(found)
+}
+
+/// What rows' losses come to.
+#[derive(Default)]
+struct Total {
+    loss: f64,
+    correct: f64,
+}
+
+impl Total {
+    fn add(&mut self, losses: &[(f64, bool)]) {
+        for (loss, is_likeliest) in losses {
+            self.loss += loss;
+            self.correct += f64::from(u8::from(*is_likeliest));
+        }
+    }
 }
 
 /// The gradient for some rows (m, H), in `kind`, from that for their logits (m, V); that for the head is added to.
@@ -105,15 +145,14 @@ impl<T> Gradients<'_, T> {
     }
 }
 
-/// Adds the losses of rows of logits (m, V), and how many targets are the likeliest, to `total`. What is left in the logits, if it is
-/// not their gradient, has no meaning.
+/// Of each row of logits (m, V) the loss, and whether its target is the likeliest. What is left in the logits, if it is not their
+/// gradient, has no meaning.
 fn losses_into<T: Element>(
     logits: &mut Tensor,
     targets: &[i64],
     cap: Option<f32>,
     mut gradients: Gradients<'_, T>,
-    total: &mut (f64, u32),
-) -> Result<()> {
+) -> Result<Vec<(f64, bool)>> {
     let vocabulary = logits.size()[1] as usize;
     let mut losses = vec![(0.0, false); targets.len()];
     let length = kernel::rows_per_part(vocabulary);
@@ -135,11 +174,7 @@ fn losses_into<T: Element>(
         });
     }
     threads::run_all(tasks, lanes::run);
-    for (loss, is_likeliest) in losses {
-        total.0 += loss;
-        total.1 += u32::from(is_likeliest);
-    }
-    Ok(())
+    Ok(losses)
 }
 
 struct RowLosses<'a, T> {

@@ -9,13 +9,13 @@ mod softmax;
 mod sum;
 mod targets;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 pub use self::sum::{LossSum, Losses};
 pub use self::targets::{IGNORED, Targets};
 
 use super::Result;
-use super::logits::{self, LogitSettings};
+use super::logits::LogitSettings;
 use super::side::Side;
 use super::trained::Gradient;
 
@@ -78,13 +78,19 @@ fn passes(
     Ok((sum, d_rows.transpose()?))
 }
 
-/// log p of every token after each hidden row: (M, V) in fp32.
-pub fn log_probabilities(
-    hidden: &Tensor,
-    head: &Tensor,
-    settings: LogitSettings,
-) -> Result<Tensor> {
-    Ok(logits::forward(hidden, head, settings)?.f_log_softmax(-1, Kind::Float)?)
+/// log p of the target of each hidden row (M, H) that has one, in nats. Cost: a product of these rows with the whole head, and no
+/// more than a chunk of its logits at a time.
+pub fn log_probabilities(hidden: &Tensor, head: Head<'_>, targets: &Targets) -> Result<Vec<f64>> {
+    targets.check(head.matrix.size()[0])?;
+    if targets.count() == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = hidden.f_index_select(0, &targets.rows)?;
+    let rows = times(rows, head.settings.multiplier)?;
+    let losses = match Side::of(hidden, "hidden rows")? {
+        Side::CpuFloat | Side::CpuBrain => cpu::losses(&rows, head, &targets.tokens)?,
+    };
+    Ok(losses.into_iter().map(|loss| -loss).collect())
 }
 
 /// In place.
@@ -102,6 +108,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use tch::Kind;
+
     use crate::ops::test_support::{FLOAT, assert_close, random};
 
     fn frozen(matrix: &Tensor) -> Head<'_> {
@@ -120,6 +128,9 @@ mod tests {
             .unwrap();
         let (same, _) = loss_and_gradient(hidden, frozen(matrix), targets, 1.0).unwrap();
         assert_eq!(same.read().unwrap(), sum);
+        let each = log_probabilities(hidden, frozen(matrix), targets).unwrap();
+        assert_eq!(each.len() as i64, targets.count());
+        assert!((each.iter().sum::<f64>() + sum.loss).abs() < 1e-9 * sum.loss.abs());
         sum
     }
 
@@ -146,7 +157,7 @@ mod tests {
 
         let (hidden_value, head_value) = (hidden.detach(), head.detach());
         let d_head = Tensor::zeros([20, 8], FLOAT);
-        let gradient = Gradient::new(d_head.shallow_clone());
+        let gradient = Gradient::alone(&d_head);
         let head_value = Head {
             matrix: &head_value,
             gradient: Some(&gradient),

@@ -29,7 +29,7 @@ fn weight(output: i64, seed: u64, in_four_bit: bool, kind: Kind) -> (Weight, Ten
 }
 
 fn adapter(output: i64, rank: i64, seed: u64) -> LowRank {
-    let gradient = |shape: &[i64]| Gradient::new(Tensor::zeros(shape, FLOAT));
+    let gradient = |shape: &[i64]| Gradient::alone(&Tensor::zeros(shape, FLOAT));
     LowRank {
         module: format!("module {seed}"),
         a: random(&[rank, INPUT], seed),
