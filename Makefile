@@ -104,8 +104,10 @@ demo: cluster-up ## Install the chart, fine-tune a model on examples/support, se
 	@tests/demo.sh
 
 .PHONY: bench
-bench: setup ## Speed of a training step, beside what libtorch's own products allow
-	@GOMP_SPINCOUNT=2000 cargo bench --locked -p finetune-numerics --bench step -- $(ARGS)
+bench: setup ## Speed of a training step, beside what libtorch's own products allow, and of whole runs
+	@export GOMP_SPINCOUNT=2000
+	cargo bench --locked -p finetune-numerics --bench step -- $(ARGS)
+	cargo bench --locked -p trainer --bench run -- $(ARGS)
 
 .PHONY: parity
 parity: build ## Make the numeric fixtures again with the reference stack, and compare
