@@ -13,10 +13,10 @@ use super::{Linear, RowBlock, SavedAt, SavedLinears, SavedLowRank, Scratch, Weig
 use crate::device::{Bfloat16, multiplies_bfloat16};
 use crate::ops::cpu::lanes;
 use crate::ops::cpu::memory::{self, slice, slice_mut};
-use crate::ops::cpu::panel::{Matrix, Numbers};
-use crate::ops::cpu::product::{self, Out, OutNumbers, Product, Shared};
-use crate::ops::cpu::rows::Rows;
 use crate::ops::low_rank::LowRank;
+use crate::ops::product::panel::{Matrix, Numbers};
+use crate::ops::product::rows::Rows;
+use crate::ops::product::{self, Out, OutNumbers, Product, Shared};
 use crate::ops::profile::{Operation, timed};
 use crate::ops::random::Dropout;
 use crate::ops::trained::Gradient;

@@ -1,25 +1,11 @@
 //! The forward of one head's queries of one document.
 
 use super::block::{Block, KEYS, QUERIES, Wide, blocks, transpose};
-use super::{AttentionSettings, Part, few};
+use super::few;
+use super::task::Forward;
 use crate::ops::cpu::lanes::{Lanes, LanesKernel, exp};
-use crate::ops::cpu::memory::{Element, Planes};
+use crate::ops::cpu::memory::Element;
 use crate::ops::cpu::tile::{Left, product};
-
-/// The task.
-pub(super) struct Forward<'a, T> {
-    pub(super) part: Part,
-    pub(super) settings: AttentionSettings,
-    /// (B, heads, T, D).
-    pub(super) queries: Planes<'a, T>,
-    /// (B, key heads, S, D).
-    pub(super) keys: Planes<'a, T>,
-    pub(super) values: Planes<'a, T>,
-    /// The part's rows (queries, D).
-    pub(super) output: &'a mut [T],
-    /// One of each query.
-    pub(super) log_sums: &'a mut [f32],
-}
 
 impl<T: Element> LanesKernel for Forward<'_, T> {
     #[inline(always)]

@@ -4,11 +4,12 @@ mod backward;
 mod block;
 mod few;
 mod forward;
+mod task;
 
 use tch::{Device, Kind, Tensor};
 
 use self::backward::Backward;
-use self::forward::Forward;
+use self::task::Forward;
 use super::{AttentionGradients, AttentionSettings, SavedAttention};
 use crate::ops::cpu::lanes::{self, LanesKernel};
 use crate::ops::cpu::memory::{Element, Planes, slice, slice_mut};

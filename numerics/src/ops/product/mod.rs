@@ -9,16 +9,19 @@
     reason = "of iterators here the compiler would make calls without the instructions"
 )]
 
+pub(crate) mod panel;
+pub(crate) mod rows;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::lanes::{self, Lanes, LanesKernel};
-use super::memory::Element;
-use super::panel::{Buffers, PanelBuffers, Right, STRIP};
-use super::threads;
-use super::tile::{self, Left};
+use self::panel::{Buffers, PanelBuffers, Right, STRIP};
+use super::cpu::lanes::{self, Lanes, LanesKernel};
+use super::cpu::memory::Element;
+use super::cpu::threads;
+use super::cpu::tile::{self, Left};
 
 /// Registers of a panel's columns.
 const LANES: usize = 3;
@@ -443,8 +446,8 @@ fn dot<L: Lanes>(left: &[f32], right: &[f32]) -> f32 {
 mod tests {
     use proptest::prelude::*;
 
+    use super::panel::{Matrix, Numbers};
     use super::*;
-    use crate::ops::cpu::panel::{Matrix, Numbers};
 
     /// Small whole numbers, with which every sum is exact.
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
