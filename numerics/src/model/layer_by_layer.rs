@@ -3,7 +3,6 @@
 
 use tch::{Kind, Tensor};
 
-use super::inference::as_batch;
 use super::loader::{LoadOptions, Loader, Storage};
 use super::{Base, WeightSource};
 use crate::adapter::Lora;
@@ -46,7 +45,7 @@ pub fn score_layer_by_layer(
     let base = Base::without_layers(config, &loader)?;
     let mut streams = Vec::with_capacity(texts.len());
     for tokens in texts {
-        let batch = as_batch(tokens)?;
+        let batch = base.tokens(tokens)?;
         let x = base.embed(&batch, None)?;
         streams.push(Stream {
             tokens,

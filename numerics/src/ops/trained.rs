@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::{Kind, Tensor};
 
-use super::product::Shared;
+use super::cpu::memory::Shared;
 use super::{Error, Result};
 
 /// The gradient of something that is trained, in fp32. It can be added to and not be read here.

@@ -3,10 +3,10 @@
 //!
 //! Nothing in here knows what is computed. An operation's own loops stand in its `cpu.rs`.
 
+pub(crate) mod brgemm;
 pub(crate) mod instructions;
 pub(crate) mod kernel;
 pub(crate) mod lanes;
 pub(crate) mod memory;
 pub(crate) mod threads;
 pub(crate) mod tile;
-pub(crate) mod widening_product;

@@ -9,22 +9,27 @@
     reason = "of iterators here the compiler would make calls without the instructions"
 )]
 
+pub(crate) mod matmul;
 pub(crate) mod panel;
 pub(crate) mod rows;
+pub(crate) mod widening_product;
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::bf16;
 
-use self::panel::{Buffers, PanelBuffers, Right, STRIP};
+use self::panel::{Buffer, Buffers, PanelBuffers, Right, STRIP};
+use super::cpu::brgemm;
 use super::cpu::lanes::{self, Lanes, LanesKernel};
-use super::cpu::memory::Element;
+use super::cpu::memory::Shared;
 use super::cpu::threads;
 use super::cpu::tile::{self, Left};
 
 /// Registers of a panel's columns.
 const LANES: usize = 3;
+
+/// The same where a kernel multiplies bfloat16: two of AMX's tiles twice.
+const KERNEL_LANES: usize = 4;
 
 /// Tasks for each thread, where there is so much to do.
 const TASKS: usize = 6;
@@ -44,6 +49,9 @@ const MOST_IN_PLACE: usize = 32;
 /// Rows that are summed and finished at a time.
 const ROWS_AT_A_TIME: usize = 48;
 
+/// The same where a kernel multiplies bfloat16.
+const KERNEL_ROWS_AT_A_TIME: usize = 64;
+
 /// Up to so many rows, a row of the matrix is read and multiplied by them, and no panel is laid out.
 const FEW: usize = 7;
 
@@ -52,9 +60,19 @@ const FEW: usize = 7;
 pub(crate) struct Term<'a> {
     /// The result's rows that it is a part of. The left matrix has as many.
     pub(crate) rows: Range<usize>,
-    pub(crate) left: Left<'a>,
+    pub(crate) left: TermLeft<'a>,
     pub(crate) inner: usize,
     pub(crate) right: Right<'a>,
+}
+
+/// The left matrix of a term.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TermLeft<'a> {
+    /// fp32, multiplied by our own loops.
+    Float(Left<'a>),
+    /// Whole rows of the inner dimension in bfloat16, end to end, multiplied by the kernel of [`brgemm`], which must be usable. The
+    /// right matrix is then taken in bfloat16, too.
+    Brain(&'a [bf16]),
 }
 
 /// A result and what it is the sum of.
@@ -87,69 +105,6 @@ pub(crate) enum OutNumbers<'a> {
     Brain(Shared<'a, bf16>),
 }
 
-/// A slice that several threads write at places of their own.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shared<'a, T> {
-    start: *mut T,
-    length: usize,
-    lent: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: the numbers are lent for `'a` to whoever holds this; which thread writes which is the business of `write`'s callers.
-#[expect(unsafe_code, reason = "a pointer that threads share")]
-unsafe impl<T: Send> Send for Shared<'_, T> {}
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "a pointer that threads share")]
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T: Element> Shared<'a, T> {
-    /// All of the slice.
-    pub(crate) const fn new(numbers: &'a mut [T]) -> Self {
-        Self {
-            start: numbers.as_mut_ptr(),
-            length: numbers.len(),
-            lent: PhantomData,
-        }
-    }
-
-    /// `length` numbers from `start` on, that are not a Rust slice elsewhere for as long as this lives.
-    ///
-    /// # Safety
-    ///
-    /// The numbers can be read and written for `'a`, and nobody but holders of copies of this does so.
-    #[expect(unsafe_code, reason = "a pointer of libtorch")]
-    pub(crate) const unsafe fn from_raw(start: *mut T, length: usize) -> Self {
-        Self {
-            start,
-            length,
-            lent: PhantomData,
-        }
-    }
-
-    /// Writes sums to a row of places `column` numbers apart, from `start` on, or adds them.
-    ///
-    /// # Safety
-    ///
-    /// No other thread reads or writes these places meanwhile.
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "threads write to places between each other's")]
-    unsafe fn write(&self, start: usize, column: usize, sums: &[f32], adds: bool) {
-        let last = start + sums.len().saturating_sub(1) * column;
-        assert!(last < self.length, "the result is short");
-        for index in 0..sums.len() {
-            // SAFETY: the place is within the slice, as just asked, and this thread's alone.
-            unsafe {
-                let place = self.start.add(start + index * column);
-                let sum = match adds {
-                    true => place.read().widen() + sums[index],
-                    false => sums[index],
-                };
-                place.write(T::round(sum));
-            }
-        }
-    }
-}
-
 /// Computes all products, spread over libtorch's threads. Results lie apart from each other and from what they are made of.
 pub(crate) fn run(products: &[Product<'_>]) {
     /// Products of numbers: some ten microseconds of one thread.
@@ -176,6 +131,7 @@ pub(crate) fn run(products: &[Product<'_>]) {
 #[derive(Clone, Debug)]
 struct Task<'a> {
     product: &'a Product<'a>,
+    rows_at_a_time: usize,
     rows: Range<usize>,
     columns: Range<usize>,
 }
@@ -188,20 +144,41 @@ impl Product<'_> {
             .sum()
     }
 
+    /// Whether the kernel for bfloat16 multiplies some of it.
+    fn has_kernel(&self) -> bool {
+        let is_brain = |term: &Term<'_>| matches!(term.left, TermLeft::Brain(_));
+        self.terms.iter().any(is_brain)
+    }
+
+    /// Columns of a panel.
+    fn panel_width(&self) -> usize {
+        let registers = if self.has_kernel() {
+            KERNEL_LANES
+        } else {
+            LANES
+        };
+        registers * lanes::count()
+    }
+
     /// How many panels it has.
     fn panels(&self) -> usize {
-        self.columns.div_ceil(LANES * lanes::count())
+        self.columns.div_ceil(self.panel_width())
     }
 
     /// All tasks, with the rows cut in so many parts, or fewer.
     fn tasks(&self, parts: usize) -> impl Iterator<Item = Task<'_>> {
-        let width = LANES * lanes::count();
+        let width = self.panel_width();
+        let rows_at_a_time = match self.has_kernel() {
+            true => KERNEL_ROWS_AT_A_TIME,
+            false => ROWS_AT_A_TIME,
+        };
         let rows = self.rows.div_ceil(parts).clamp(LEAST_ROWS, ROWS);
-        let rows = rows.next_multiple_of(ROWS_AT_A_TIME);
+        let rows = rows.next_multiple_of(rows_at_a_time);
         let starts = (0..self.rows).step_by(rows);
         starts.flat_map(move |row| {
             (0..self.columns).step_by(width).map(move |column| Task {
                 product: self,
+                rows_at_a_time,
                 rows: row..self.rows.min(row + rows),
                 columns: column..self.columns.min(column + width),
             })
@@ -215,11 +192,21 @@ struct Piece<'a> {
     inner: Range<usize>,
 }
 
+/// What a piece's right matrix is multiplied as.
+enum Panel<'a> {
+    /// Row by row as it lies: no panel.
+    None,
+    /// fp32.
+    Float(tile::Right<'a>),
+    /// Two rows of bfloat16 in each.
+    Pairs(&'a [f32]),
+}
+
 impl LanesKernel for Task<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let mut buffers = Buffers::take();
-        let Buffers { panel, sums } = &mut buffers;
+        let Buffers { panel, sums, left } = &mut buffers;
         let pieces = self.pieces();
         let mut rest = &pieces[..];
         let mut is_first = true;
@@ -227,16 +214,18 @@ impl LanesKernel for Task<'_> {
             let (now, later) = rest.split_at(as_many_as_fit(rest));
             let is_last = later.is_empty();
             let panels = self.panels::<L>(now, panel);
-            for start in self.rows.clone().step_by(ROWS_AT_A_TIME) {
-                let rows = start..self.rows.end.min(start + ROWS_AT_A_TIME);
+            for start in self.rows.clone().step_by(self.rows_at_a_time) {
+                let rows = start..self.rows.end.min(start + self.rows_at_a_time);
                 // Where all is computed at once, the sums of some rows lie where those of the rows before lay.
                 let at = match is_first && is_last {
                     true => 0,
                     false => start - self.rows.start,
                 };
                 let stride = self.stride::<L>();
-                let sums = &mut sums.numbers((at + rows.len()) * stride)[at * stride..];
-                self.add::<L>(now, &panels, &rows, is_first, sums);
+                // The kernel computes whole tiles: there is room for rows behind the last.
+                let most = at + rows.len() + brgemm::ROW_STEP;
+                let sums = &mut sums.numbers(most * stride)[at * stride..];
+                self.add::<L>(now, &panels, &rows, is_first, sums, left);
                 // At once, so that the next rows are computed while these are written.
                 if is_last {
                     self.finish(rows, sums, stride);
@@ -244,6 +233,9 @@ impl LanesKernel for Task<'_> {
             }
             rest = later;
             is_first = false;
+        }
+        if self.product.has_kernel() {
+            brgemm::release();
         }
         buffers.give_back();
     }
@@ -289,7 +281,8 @@ impl<'a> Task<'a> {
     /// Whether a row of the matrix is read and multiplied by all rows, and no panel is laid out.
     #[inline(always)]
     const fn is_of_few(&self, term: &Term<'_>) -> bool {
-        self.product.rows <= FEW && term.right.transposed && term.left.column == 1
+        let lies_in_rows = matches!(term.left, TermLeft::Float(Left { column: 1, .. }));
+        self.product.rows <= FEW && term.right.transposed && lies_in_rows
     }
 
     /// The panels of some pieces, where there are any.
@@ -298,13 +291,13 @@ impl<'a> Task<'a> {
         &self,
         pieces: &[Piece<'b>],
         buffers: &'b mut PanelBuffers,
-    ) -> Vec<Option<tile::Right<'b>>> {
+    ) -> Vec<Panel<'b>> {
         let inner: usize = pieces.iter().map(|piece| piece.inner.len()).sum();
         let (mut panel, strip) = buffers.both(inner * self.stride::<L>(), L::COUNT * STRIP);
         let mut panels = Vec::with_capacity(pieces.len());
         for piece in pieces {
             if self.is_of_few(piece.term) {
-                panels.push(None);
+                panels.push(Panel::None);
                 continue;
             }
             let (own, rest) = panel.split_at_mut(piece.inner.len() * self.stride::<L>());
@@ -312,7 +305,12 @@ impl<'a> Task<'a> {
             let (inner, columns) = (piece.inner.clone(), self.columns.clone());
             let in_place = self.product.rows <= MOST_IN_PLACE;
             let right = &piece.term.right;
-            panels.push(Some(right.panel::<L>(inner, columns, own, strip, in_place)));
+            panels.push(match piece.term.left {
+                TermLeft::Float(_) => {
+                    Panel::Float(right.panel::<L>(inner, columns, own, strip, in_place))
+                }
+                TermLeft::Brain(_) => Panel::Pairs(right.pairs::<L>(inner, columns, own, strip)),
+            });
         }
         panels
     }
@@ -322,14 +320,16 @@ impl<'a> Task<'a> {
     fn add<L: Lanes>(
         &self,
         pieces: &[Piece<'_>],
-        panels: &[Option<tile::Right<'_>>],
+        panels: &[Panel<'_>],
         rows: &Range<usize>,
         mut begins: bool,
         sums: &mut [f32],
+        buffer: &mut Buffer,
     ) {
         let stride = self.stride::<L>();
-        for (piece, panel) in pieces.iter().zip(panels) {
-            let of_term = &piece.term.rows;
+        for at in 0..pieces.len() {
+            let (piece, panel) = (&pieces[at], &panels[at]);
+            let (term, of_term) = (piece.term, &piece.term.rows);
             let own = rows.start.max(of_term.start)..rows.end.min(of_term.end);
             if own.is_empty() {
                 continue;
@@ -338,24 +338,38 @@ impl<'a> Task<'a> {
                 sums[..rows.len() * stride].fill(0.0);
                 begins = false;
             }
-            let term = piece.term;
-            let first = (own.start - of_term.start) * term.left.row;
-            let left = Left {
-                numbers: &term.left.numbers[first + piece.inner.start * term.left.column..],
-                ..term.left
-            };
+            let first = own.start - of_term.start;
             let sums = &mut sums[(own.start - rows.start) * stride..];
-            match panel {
-                Some(right) => {
-                    let mut out = tile::Out {
-                        numbers: sums,
-                        stride,
-                        adds: !begins,
+            match (term.left, panel) {
+                (TermLeft::Float(left), panel) => {
+                    let start = first * left.row + piece.inner.start * left.column;
+                    let left = Left {
+                        numbers: &left.numbers[start..],
+                        ..left
                     };
-                    let size = (own.len(), piece.inner.len(), stride);
-                    tile::product::<L>(left, *right, &mut out, size);
+                    if let Panel::Float(right) = panel {
+                        let mut out = tile::Out {
+                            numbers: sums,
+                            stride,
+                            adds: !begins,
+                        };
+                        let size = (own.len(), piece.inner.len(), stride);
+                        tile::product::<L>(left, *right, &mut out, size);
+                    } else {
+                        self.add_few::<L>(piece, left, own.len(), begins, sums);
+                    }
                 }
-                None => self.add_few::<L>(piece, left, own.len(), begins, sums),
+                (TermLeft::Brain(left), Panel::Pairs(right)) => {
+                    let left = &left[first * term.inner + piece.inner.start..];
+                    let left = KernelLeft::of(left, term.inner, own.len(), &piece.inner, buffer);
+                    let size = brgemm::Size {
+                        rows: left.rows,
+                        inner: piece.inner.len(),
+                        columns: stride,
+                    };
+                    brgemm::product(left.numbers, left.stride, right, sums, !begins, size);
+                }
+                (TermLeft::Brain(_), _) => {}
             }
             begins = false;
         }
@@ -392,11 +406,12 @@ impl<'a> Task<'a> {
     #[inline(always)]
     fn finish(&self, rows: Range<usize>, sums: &mut [f32], stride: usize) {
         let out = &self.product.out;
-        for (row, sums) in rows.zip(sums.chunks_exact_mut(stride)) {
-            let sums = &mut sums[..self.columns.len()];
+        for at in 0..rows.len() {
+            let row = rows.start + at;
+            let sums = &mut sums[at * stride..][..self.columns.len()];
             if out.factor.to_bits() != 1.0_f32.to_bits() {
-                for sum in sums.iter_mut() {
-                    *sum *= out.factor;
+                for index in 0..sums.len() {
+                    sums[index] *= out.factor;
                 }
             }
             if let Some(bias) = out.bias {
@@ -417,6 +432,46 @@ impl<'a> Task<'a> {
                     (OutNumbers::Brain(to), column) => to.write(start, column, sums, out.adds),
                 }
             }
+        }
+    }
+}
+
+/// Rows as the kernel for bfloat16 reads them: as many as fill its tiles.
+struct KernelLeft<'a> {
+    numbers: &'a [bf16],
+    stride: usize,
+    rows: usize,
+}
+
+impl<'a> KernelLeft<'a> {
+    /// The first `rows` of rows that are `stride` numbers apart, in the columns `inner`: where they lie, or with rows of zeros behind
+    /// them in the buffer.
+    fn of(
+        numbers: &'a [bf16],
+        stride: usize,
+        rows: usize,
+        inner: &Range<usize>,
+        buffer: &'a mut Buffer,
+    ) -> Self {
+        let filled = rows.next_multiple_of(brgemm::ROW_STEP);
+        if filled == rows {
+            return Self {
+                numbers,
+                stride,
+                rows,
+            };
+        }
+        let width = inner.len();
+        let copy = buffer.brains(filled * width);
+        for row in 0..rows {
+            copy[row * width..(row + 1) * width]
+                .copy_from_slice(&numbers[row * stride..row * stride + width]);
+        }
+        copy[rows * width..].fill(bf16::ZERO);
+        Self {
+            numbers: copy,
+            stride: width,
+            rows: filled,
         }
     }
 }
@@ -523,7 +578,7 @@ mod tests {
             let mut found = vec![1.0; rows * columns];
             let terms = terms.iter().zip(&data).map(|((inner, of, transposed), (left, right))| Term {
                 rows: of.clone(),
-                left: Left { numbers: left, row: *inner, column: 1 },
+                left: TermLeft::Float(Left { numbers: left, row: *inner, column: 1 }),
                 inner: *inner,
                 right: Right {
                     matrix: Matrix {
@@ -548,6 +603,75 @@ mod tests {
                 },
             }]);
             prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn rows_of_bfloat16_times_a_matrix_in_any_form_are_exact_by_the_processors_kernel() {
+        if !brgemm::is_usable() {
+            return;
+        }
+        for (rows, inner, columns) in [(16, 32, 16), (50, 96, 40), (130, 2080, 200), (64, 576, 64)]
+        {
+            for transposed in [false, true] {
+                let (left, right) = (numbers(rows * inner, 5), numbers(inner * columns, 7));
+                let place = |k: usize, column: usize| match transposed {
+                    true => column * inner + k,
+                    false => k * columns + column,
+                };
+                let added = numbers(rows * columns, 3);
+                let expected: Vec<f32> = (0..rows * columns)
+                    .map(|index| {
+                        let (row, column) = (index / columns, index % columns);
+                        let terms =
+                            (0..inner).map(|k| left[row * inner + k] * right[place(k, column)]);
+                        // The second term, with one inner row of ones, adds a number to each row.
+                        terms.sum::<f32>() + added[row]
+                    })
+                    .collect();
+                let brain: Vec<bf16> = left.iter().map(|number| bf16::from_f32(*number)).collect();
+                let ones = vec![1.0; columns];
+                let matrix = |numbers, width| Matrix {
+                    numbers: Numbers::Float(numbers),
+                    width,
+                    rounded: false,
+                };
+                let mut found = vec![f32::NAN; rows * columns];
+                run(&[Product {
+                    terms: vec![
+                        Term {
+                            rows: 0..rows,
+                            left: TermLeft::Brain(&brain),
+                            inner,
+                            right: Right {
+                                matrix: matrix(&right, if transposed { inner } else { columns }),
+                                transposed,
+                            },
+                        },
+                        Term {
+                            rows: 0..rows,
+                            left: TermLeft::Float(Left {
+                                numbers: &added,
+                                row: 1,
+                                column: 1,
+                            }),
+                            inner: 1,
+                            right: matrix(&ones, columns).direct(),
+                        },
+                    ],
+                    rows,
+                    columns,
+                    out: Out {
+                        numbers: OutNumbers::Float(Shared::new(&mut found)),
+                        row: columns,
+                        column: 1,
+                        factor: 1.0,
+                        bias: None,
+                        adds: false,
+                    },
+                }]);
+                assert_eq!(found, expected, "{rows} {inner} {columns} {transposed}");
+            }
         }
     }
 }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::Term;
 use super::panel::{Buffer, Matrix, Numbers, Right};
+use super::{Term, TermLeft};
 use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::cpu::memory::{Element, slice};
 use crate::ops::cpu::tile::Left;
@@ -72,11 +72,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn transposed_times<'b>(&'b self, right: Right<'b>) -> Term<'b> {
         Term {
             rows: 0..self.width,
-            left: Left {
+            left: TermLeft::Float(Left {
                 numbers: self.numbers(),
                 row: 1,
                 column: self.width,
-            },
+            }),
             inner: self.count,
             right,
         }
@@ -94,11 +94,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn some_times<'b>(&'b self, rows: Range<usize>, right: Right<'b>) -> Term<'b> {
         Term {
             rows: 0..rows.len(),
-            left: Left {
+            left: TermLeft::Float(Left {
                 numbers: self.some(rows),
                 row: self.width,
                 column: 1,
-            },
+            }),
             inner: self.width,
             right,
         }
