@@ -45,11 +45,11 @@ build: setup ## Compile everything, tests too
 	@cargo test $(CARGO_SELECTION) --no-run
 
 .PHONY: check
-check: build ## Format, lints, dependencies, drift of generated files and docs
+check: build ## Format, lints, dependencies, arrows between files, drift of generated files and docs
 	@cargo fmt --all --check
 	cargo clippy --quiet $(CARGO_SELECTION) --all-targets -- -D warnings
 	$(CLUSTER)/check-dependencies.sh
-	cargo test --quiet $(CARGO_SELECTION) --exclude system-tests --test generated_files
+	cargo test --quiet $(CARGO_SELECTION) --test generated_files --test structure
 	examples/support/check.sh
 	tests/check-docs.sh
 	promtool test rules examples/monitoring/alerts-test.yaml

@@ -13,9 +13,8 @@
 use std::time::{Duration, Instant};
 
 use finetune_numerics::adapter::{Lora, LoraSettings};
-use finetune_numerics::model::{
-    Base, Batch, Biases, LoadOptions, ModelConfig, Row, Storage, WeightSource, Wiring,
-};
+use finetune_numerics::architecture::{Biases, ModelConfig, Wiring};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Row, Storage, WeightSource};
 use finetune_numerics::ops::four_bit::Code;
 use finetune_numerics::ops::profile::{Operation, profiled};
 use finetune_numerics::ops::rope::{Rope, Scaling};

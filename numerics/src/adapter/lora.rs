@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::LoraSettings;
 use super::scheme::{self, AdaptedModule, Scheme};
-use crate::model::{ModelConfig, Projection};
+use crate::architecture::{ModelConfig, Projection};
 use crate::ops::low_rank::{LowRank, Magnitude};
 use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};

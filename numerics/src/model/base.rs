@@ -5,13 +5,13 @@ use std::cell::RefCell;
 use tch::{Kind, Tensor};
 
 use super::batch::Positions;
-use super::config::HEAD;
-use super::layer::{Layer, Pass, SavedLayer};
-use super::linears::Rider;
+use super::layer::{Layer, SavedLayer};
 use super::loader::{LoadOptions, Loader, Storage};
+use super::pass::{Pass, Rider};
 use super::randomness::Randomness;
-use super::{Batch, KeyValueCache, ModelConfig, WeightSource, full};
+use super::{Batch, KeyValueCache, WeightSource, full};
 use crate::adapter::Lora;
+use crate::architecture::{HEAD, ModelConfig};
 use crate::ops::cross_entropy::{self, Head, LossSum, Targets};
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::profile::{Operation, timed};

@@ -4,8 +4,9 @@
 use tch::{Kind, Tensor};
 
 use super::loader::{LoadOptions, Loader, Storage};
-use super::{Base, ModelConfig, WeightSource};
+use super::{Base, WeightSource};
 use crate::adapter::Lora;
+use crate::architecture::ModelConfig;
 use crate::ops::Result;
 
 /// The log-probabilities of a text of n tokens, in nats: n - 1 each, of tokens 1 to n - 1 given those before.

@@ -2,11 +2,11 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::WeightSource;
 use super::layer::{Layer, Norms};
 use super::linears::Linears;
 use super::self_attention::SelfAttention;
-use super::wiring::BranchNorms;
-use super::{ModelConfig, Projection, WeightSource};
+use crate::architecture::{BranchNorms, ModelConfig, Projection};
 use crate::ops::four_bit::{Code, FourBitMatrix};
 use crate::ops::linear::{Dense, Linear, Weight};
 use crate::ops::{Error, Result};

@@ -3,9 +3,9 @@
 use tch::Tensor;
 
 use super::cache::LayerCache;
-use super::layer::Pass;
 use super::linears::Linears;
-use super::{ModelConfig, Projection};
+use super::pass::Pass;
+use crate::architecture::{ModelConfig, Projection};
 use crate::ops::attention::{self, AttentionSettings, SavedAttention};
 use crate::ops::linear::{Dense, SavedLinears};
 use crate::ops::random::Dropout;

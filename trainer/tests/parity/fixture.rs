@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{Base, Batch, Biases, LoadOptions, ModelConfig, Storage, Wiring};
+use finetune_numerics::architecture::{Biases, ModelConfig, Wiring};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Storage};
 use finetune_numerics::ops::rope::{Rope, Scaling};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;

@@ -2,7 +2,8 @@
 //! and by as much as the reference does when it is wrong in that way.
 
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Windows};
+use finetune_numerics::architecture::{ModelConfig, Windows};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Storage};
 use finetune_numerics::ops::rope::Scaling;
 use tch::Kind;
 

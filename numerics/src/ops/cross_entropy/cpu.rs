@@ -7,11 +7,11 @@ use super::softmax::Softmax;
 use super::{Head, LossSum};
 use crate::ops::cpu::kernel;
 use crate::ops::cpu::lanes::{self, Lanes, LanesKernel};
-use crate::ops::cpu::matmul::{is_own, matmul};
 use crate::ops::cpu::memory::{self, Element, slice_mut};
-use crate::ops::cpu::panel::Matrix;
 use crate::ops::cpu::threads;
-use crate::ops::cpu::widening_product::{times_transposed, times_transposed_into};
+use crate::ops::product::matmul::{is_own, matmul};
+use crate::ops::product::panel::Matrix;
+use crate::ops::product::widening_product::{times_transposed, times_transposed_into};
 use crate::ops::{Error, Result};
 
 /// The most logits held at once: 32 MiB in fp32, and half as much for their gradient in bfloat16.

@@ -11,12 +11,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Linear, RowBlock, SavedAt, SavedLinears, SavedLowRank, Scratch, Weight};
 use crate::ops::Result;
-use crate::ops::cpu::matmul::{Multiplier, matmul};
 use crate::ops::cpu::memory::{self, slice};
-use crate::ops::cpu::panel::{Matrix, Numbers, Right};
-use crate::ops::cpu::product::{self, Out, OutNumbers, Product, Term, TermLeft};
-use crate::ops::cpu::rows::Rows;
 use crate::ops::low_rank::LowRank;
+use crate::ops::product::matmul::{Multiplier, matmul};
+use crate::ops::product::panel::{Matrix, Numbers, Right};
+use crate::ops::product::rows::Rows;
+use crate::ops::product::{self, Out, OutNumbers, Product, Term, TermLeft};
 use crate::ops::profile::{Operation, timed};
 use crate::ops::random::Dropout;
 use crate::ops::trained::Gradient;

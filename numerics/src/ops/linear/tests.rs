@@ -3,9 +3,9 @@
 use rstest::rstest;
 
 use super::*;
-use crate::ops::cpu::matmul::{FORCED, Multiplier};
 use crate::ops::cpu::{brgemm, lanes};
 use crate::ops::four_bit::Code;
+use crate::ops::product::matmul::{FORCED, Multiplier};
 use crate::ops::test_support::{FLOAT, assert_close, random};
 use crate::ops::trained::Revision;
 

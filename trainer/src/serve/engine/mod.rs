@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use finetune_dataset::tokenize::Tokenizer;
-use finetune_numerics::model::{Base, ModelConfig};
+use finetune_numerics::architecture::ModelConfig;
+use finetune_numerics::model::Base;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 

@@ -1,7 +1,7 @@
 //! The forward of a few queries over many keys, as an answer's next token asks for: keys and values are read where they lie, and
 //! nothing is laid out anew.
 
-use super::forward::Forward;
+use super::task::Forward;
 use crate::ops::cpu::kernel::exp;
 use crate::ops::cpu::memory::Element;
 

@@ -9,12 +9,13 @@ mod block;
 mod few;
 mod forward;
 mod groups;
+mod task;
 
 use tch::{Device, Kind, Tensor};
 
 use self::backward::Backward;
-use self::forward::{Forward, Output};
 use self::groups::{Order, Parts};
+use self::task::{Forward, Output};
 use super::{AttentionGradients, AttentionSettings, SavedAttention};
 use crate::ops::cpu::lanes::{self, LanesKernel};
 use crate::ops::cpu::memory::{self, Element, Planes, Shared, slice, slice_mut};

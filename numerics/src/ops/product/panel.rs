@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::lanes::{Lanes, MOST_LANES};
-use super::memory::Element;
-use super::tile;
+use crate::ops::cpu::lanes::{Lanes, MOST_LANES};
+use crate::ops::cpu::memory::Element;
+use crate::ops::cpu::tile;
 use crate::ops::four_bit::{self, FourBitMatrix};
 
 /// Numbers that are read row by row, in the type in which they are held. Cheap to copy.

@@ -9,16 +9,21 @@
     reason = "of iterators here the compiler would make calls without the instructions"
 )]
 
+pub(crate) mod matmul;
+pub(crate) mod panel;
+pub(crate) mod rows;
+pub(crate) mod widening_product;
+
 use std::ops::Range;
 
 use half::bf16;
 
-use super::brgemm;
-use super::lanes::{self, Lanes, LanesKernel};
-use super::memory::Shared;
-use super::panel::{Buffer, Buffers, PanelBuffers, Right, STRIP};
-use super::threads;
-use super::tile::{self, Left};
+use self::panel::{Buffer, Buffers, PanelBuffers, Right, STRIP};
+use super::cpu::brgemm;
+use super::cpu::lanes::{self, Lanes, LanesKernel};
+use super::cpu::memory::Shared;
+use super::cpu::threads;
+use super::cpu::tile::{self, Left};
 
 /// Registers of a panel's columns.
 const LANES: usize = 3;
@@ -496,8 +501,8 @@ fn dot<L: Lanes>(left: &[f32], right: &[f32]) -> f32 {
 mod tests {
     use proptest::prelude::*;
 
+    use super::panel::{Matrix, Numbers};
     use super::*;
-    use crate::ops::cpu::panel::{Matrix, Numbers};
 
     /// Small whole numbers, with which every sum is exact.
     fn numbers(count: usize, seed: usize) -> Vec<f32> {

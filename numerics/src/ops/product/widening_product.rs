@@ -8,9 +8,9 @@ use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::matmul::{is_own, matmul_into};
-use super::memory::{self, slice, slice_mut};
 use super::panel::Matrix;
 use crate::ops::Result;
+use crate::ops::cpu::memory::{self, slice, slice_mut};
 
 /// x (M, H) times the transposed of W (V, H), of one type: (M, V) in fp32.
 pub(crate) fn times_transposed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {

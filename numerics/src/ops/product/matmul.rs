@@ -3,13 +3,12 @@
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
-use super::brgemm;
-use super::lanes;
-use super::memory::{Shared, slice, slice_mut};
 use super::panel::{Matrix, Numbers, Right};
-use super::product::{self, Out, OutNumbers, Product};
 use super::rows::Rows;
+use super::{Out, OutNumbers, Product, run};
 use crate::device::{Bfloat16, multiplies_bfloat16};
+use crate::ops::cpu::memory::{Shared, slice, slice_mut};
+use crate::ops::cpu::{brgemm, lanes};
 use crate::ops::{Error, Result};
 
 /// Whether products of activations in `kind` are our own loops': where the processor has wide lanes that multiply and add at once,
@@ -59,7 +58,7 @@ thread_local! {
 pub(crate) fn matmul_into(out: &mut Tensor, left: &Tensor, right: Right<'_>) -> Result<()> {
     let rows = Rows::of(left)?;
     let columns = out.size2()?.1 as usize;
-    product::run(&[Product {
+    run(&[Product {
         terms: vec![rows.times(right, 0..rows.count)],
         rows: rows.count,
         columns,

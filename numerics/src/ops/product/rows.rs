@@ -6,11 +6,11 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel};
-use super::memory::{Element, slice};
 use super::panel::{Buffer, Matrix, Numbers, Right};
-use super::product::{Term, TermLeft};
-use super::tile::Left;
+use super::{Term, TermLeft};
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{Element, slice};
+use crate::ops::cpu::tile::Left;
 use crate::ops::{Error, Result};
 
 /// The rows of a tensor (M, N) in fp32.
