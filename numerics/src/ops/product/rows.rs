@@ -7,7 +7,7 @@ use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::panel::{Buffer, Matrix, Numbers, Right};
-use super::{Term, TermLeft};
+use super::terms::{Term, TermLeft};
 use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::cpu::memory::{Element, slice};
 use crate::ops::cpu::tile::Left;
