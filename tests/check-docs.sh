@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds the documentation to the code: every series is described, every described series exists, every link to a file of
+# Holds the documentation to the code: every series is described, every family of models has a row, every described series exists, every link to a file of
 # the project leads somewhere, every path that ARCHITECTURE.md names is there, and so is every test that the page of the fixtures names.
 # The alerts name series that exist, and chart and example name the images that `make images` makes.
 set -euo pipefail
@@ -20,6 +20,10 @@ while read -r name; do
     grep -qxE "${name%_sum}|${name%_count}|${name%_bucket}" <<<"$in_code" ||
         complain "examples/monitoring/alerts.yaml names the series $name, which no metrics.rs registers: correct it"
 done < <(grep -v '^ *#' examples/monitoring/alerts.yaml | grep -oE "\b$series\b" | sort -u)
+
+while read -r class; do
+    grep -q "^| \`$class\` |" docs/base-models.md || complain "docs/base-models.md does not describe $class, which trainer/src/base/family.rs lists: add a row"
+done < <(grep -oE 'class: "[^"]+"' trainer/src/base/family.rs | cut -d '"' -f 2)
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 grep -qx "appVersion: $version" charts/finetune-operator/Chart.yaml ||

@@ -81,6 +81,25 @@ fn every_choice_of_a_field_is_explained_where_the_field_is() {
 }
 
 #[test]
+fn a_set_of_choices_may_have_them_all() {
+    let mut sets = 0;
+    for name in ["finetunejobs.yaml", "adapters.yaml"] {
+        let schema = version(name).unwrap()["schema"]["openAPIV3Schema"].clone();
+        let mut found = Vec::new();
+        fields(&schema, name, "", &mut found);
+        for (path, field, _) in found {
+            if let Some(choices) = field["items"]["enum"].as_array()
+                && let Some(most) = field["maxItems"].as_u64()
+            {
+                sets += 1;
+                assert_eq!(most as usize, choices.len(), "{path}");
+            }
+        }
+    }
+    assert!(sets > 0);
+}
+
+#[test]
 fn every_condition_is_explained_where_the_conditions_are() {
     let of_job = [
         condition::DATASET_VALID,

@@ -81,6 +81,24 @@ fn each_rule_of_the_crd_has_a_row_that_breaks_it() {
     }
 }
 
+/// A job is planned once: what its spec says may not change under it.
+#[test]
+fn each_part_of_the_spec_has_a_rule_that_keeps_it() {
+    let rules = rules();
+    let schema = finetune_crds::schema::fine_tune_job();
+    for part in schema["properties"]["spec"]["properties"]
+        .as_object()
+        .unwrap()
+        .keys()
+    {
+        let keeps = format!("spec.{part} is immutable");
+        assert!(
+            rules.iter().any(|rule| rule.starts_with(&keeps)),
+            "no rule says: {keeps}"
+        );
+    }
+}
+
 #[test]
 fn each_row_that_expects_a_rule_expects_one_that_is_there() {
     let rules = rules();

@@ -24,6 +24,7 @@ pub mod peft;
 pub mod prepare;
 pub mod progress;
 pub mod run;
+mod series;
 pub mod serve;
 pub mod stop;
 pub mod train;

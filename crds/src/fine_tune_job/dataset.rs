@@ -193,20 +193,36 @@ impl Columns {
 
     /// All columns that are named, as (the format's name, the files' name).
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        // Taken apart without `..`: a column that is not listed would be named, and not read.
+        let Self {
+            messages,
+            tools,
+            prompt,
+            completion,
+            chosen,
+            rejected,
+            text,
+            instruction,
+            input,
+            output,
+            conversations,
+            system,
+            history,
+        } = self;
         [
-            ("messages", &self.messages),
-            ("tools", &self.tools),
-            ("prompt", &self.prompt),
-            ("completion", &self.completion),
-            ("chosen", &self.chosen),
-            ("rejected", &self.rejected),
-            ("text", &self.text),
-            ("instruction", &self.instruction),
-            ("input", &self.input),
-            ("output", &self.output),
-            ("conversations", &self.conversations),
-            ("system", &self.system),
-            ("history", &self.history),
+            ("messages", messages),
+            ("tools", tools),
+            ("prompt", prompt),
+            ("completion", completion),
+            ("chosen", chosen),
+            ("rejected", rejected),
+            ("text", text),
+            ("instruction", instruction),
+            ("input", input),
+            ("output", output),
+            ("conversations", conversations),
+            ("system", system),
+            ("history", history),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value.as_deref()?)))

@@ -299,9 +299,9 @@ impl FineTuneJobSpec {
             .map_or(&[], |adapter| &adapter.engines)
     }
 
-    /// The settings of direct preference optimisation, if that is the objective.
-    pub fn preference(&self) -> Option<&Dpo> {
-        self.objective.as_ref()?.dpo.as_ref()
+    /// The name of the objective, where it learns from pairs of answers.
+    pub fn objective_of_pairs(&self) -> Option<&'static str> {
+        self.objective.as_ref()?.of_pairs()
     }
 
     /// All URIs that are read, each with its field.

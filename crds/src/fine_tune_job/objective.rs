@@ -21,6 +21,15 @@ pub struct Objective {
     pub dpo: Option<Dpo>,
 }
 
+impl Objective {
+    /// The name of the objective, where it learns from pairs of answers.
+    pub fn of_pairs(&self) -> Option<&'static str> {
+        // Taken apart without `..`: of a new objective somebody decides here which rows it learns from.
+        let Self { sft: _, dpo } = self;
+        dpo.is_some().then_some("dpo")
+    }
+}
+
 /// Learn to say what the rows say.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Sft {}

@@ -83,9 +83,9 @@ impl Found<'_> {
         let (train, general) = (&self.train.rows, &self.general.rows);
         let both = |of: fn(&TokenizedRow) -> usize| sum(train, of) + sum(general, of);
         // Rows of tokens a row of the data.
-        let answers = match self.request.learns_preferences() {
-            true => 2,
-            false => 1,
+        let answers = match self.request.objective_of_pairs() {
+            Some(_) => 2,
+            None => 1,
         };
         DatasetStatus {
             digest: self.sources.digest.clone(),

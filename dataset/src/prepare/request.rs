@@ -34,10 +34,9 @@ pub(super) const fn is_conversation(format: RowFormat) -> bool {
 }
 
 impl Request<'_> {
-    /// Whether it is learnt which of two answers is preferred.
-    pub(super) fn learns_preferences(&self) -> bool {
-        self.objective
-            .is_some_and(|objective| objective.dpo.is_some())
+    /// The name of the objective, where it learns from pairs of answers.
+    pub(super) fn objective_of_pairs(&self) -> Option<&'static str> {
+        self.objective.and_then(Objective::of_pairs)
     }
 
     /// Whether the base has a chat template.
@@ -83,16 +82,16 @@ impl Request<'_> {
                 "dataset.appendEndOfSequence is set, which applies to format Text only, and the rows are {format}: remove it"
             )));
         }
-        match (self.learns_preferences(), format) {
-            (true, RowFormat::Preference) => Ok(()),
-            (true, _) => Err(Error::Setting(format!(
-                "objective is dpo, which learns from rows of format Preference, and the rows are {format}: give them \
+        match (self.objective_of_pairs(), format) {
+            (Some(_), RowFormat::Preference) => Ok(()),
+            (Some(name), _) => Err(Error::Setting(format!(
+                "objective is {name}, which learns from rows of format Preference, and the rows are {format}: give them \
                  `prompt`, `chosen` and `rejected`, or use objective sft"
             ))),
-            (false, RowFormat::Preference) => Err(Error::Setting(
+            (None, RowFormat::Preference) => Err(Error::Setting(
                 "the rows are Preference, which only objective dpo learns from: set objective: { dpo: {} }".to_owned(),
             )),
-            (false, _) => Ok(()),
+            (None, _) => Ok(()),
         }
     }
 }

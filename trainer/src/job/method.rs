@@ -33,9 +33,15 @@ pub struct AdapterSettings {
 impl TrainingMethod {
     /// The one method that a spec without faults sets.
     pub fn of(method: &manifest::Method) -> Self {
-        if let Some(lora) = &method.lora {
+        // Taken apart without `..`: a method that is not parsed here would train every weight.
+        let manifest::Method {
+            full: _,
+            lora,
+            qlora,
+        } = method;
+        if let Some(lora) = lora {
             Self::Lora(AdapterSettings::of(lora.clone()))
-        } else if let Some(qlora) = &method.qlora {
+        } else if let Some(qlora) = qlora {
             Self::Qlora {
                 adapter: AdapterSettings::of(qlora.lora()),
                 quantization: BaseQuantization::from(&qlora.quantization),

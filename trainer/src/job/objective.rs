@@ -1,6 +1,7 @@
 //! `spec.objective`: what a model learns.
 
 use finetune_crds::FineTuneJobSpec;
+use finetune_crds::fine_tune_job::Objective;
 
 /// What is learnt, before anything is loaded. [`crate::objective::Objective`] computes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,7 +18,11 @@ pub enum TrainingObjective {
 impl TrainingObjective {
     /// The one objective of a spec without faults; where it names none, `Sft`.
     pub fn of(spec: &FineTuneJobSpec) -> Self {
-        match spec.preference() {
+        // Taken apart without `..`: an objective that is not parsed here would be trained as `Sft`.
+        let Some(Objective { sft: _, dpo }) = &spec.objective else {
+            return Self::Sft;
+        };
+        match dpo {
             None => Self::Sft,
             Some(dpo) => Self::Dpo { beta: dpo.beta },
         }

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder,
-};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge};
 
 use super::memory::peak_resident_bytes;
 use crate::metrics_log::StepReport;
+use crate::series::Series;
 
 /// The metrics of one run.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    registry: Registry,
+    series: Series,
     step: IntGauge,
     loss: Gauge,
     validation_loss: Gauge,
@@ -29,62 +28,54 @@ impl Metrics {
     /// Registers every metric. A loss that was not computed yet is NaN, which Prometheus draws as a gap.
     pub fn new() -> Result<Self, prometheus::Error> {
         let seconds = vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
+        let series = Series::default();
         let metrics = Self {
-            registry: Registry::new(),
-            step: IntGauge::new("finetune_training_step", "Optimiser steps done.")?,
-            loss: Gauge::new(
+            step: series.add(IntGauge::new(
+                "finetune_training_step",
+                "Optimiser steps done.",
+            ))?,
+            loss: series.add(Gauge::new(
                 "finetune_training_loss",
                 "Mean loss over the unmasked tokens of the last step, in nats.",
-            )?,
-            validation_loss: Gauge::new(
+            ))?,
+            validation_loss: series.add(Gauge::new(
                 "finetune_validation_loss",
                 "Mean loss over the unmasked validation tokens, in nats.",
-            )?,
-            learning_rate: Gauge::new("finetune_learning_rate", "Learning rate of the last step.")?,
-            gradient_norm: Gauge::new(
+            ))?,
+            learning_rate: series.add(Gauge::new(
+                "finetune_learning_rate",
+                "Learning rate of the last step.",
+            ))?,
+            gradient_norm: series.add(Gauge::new(
                 "finetune_gradient_norm",
                 "Norm of the last step's gradient before clipping.",
-            )?,
-            tokens: IntCounter::new(
+            ))?,
+            tokens: series.add(IntCounter::new(
                 "finetune_tokens_total",
                 "Tokens trained on by this process, padding not counted.",
-            )?,
-            step_seconds: Histogram::with_opts(
+            ))?,
+            step_seconds: series.add(Histogram::with_opts(
                 HistogramOpts::new("finetune_step_seconds", "Duration of an optimiser step.")
                     .buckets(seconds),
-            )?,
-            step_started: Gauge::new(
+            ))?,
+            step_started: series.add(Gauge::new(
                 "finetune_training_step_started_timestamp_seconds",
                 "Unix time at which the step that is being computed began; NaN while none is.",
-            )?,
-            loss_spikes: IntCounter::new(
+            ))?,
+            loss_spikes: series.add(IntCounter::new(
                 "finetune_loss_spikes_total",
                 "Steps of this process whose loss stood out far above those before.",
-            )?,
-            peak_memory: IntGauge::new(
+            ))?,
+            peak_memory: series.add(IntGauge::new(
                 "finetune_peak_memory_bytes",
                 "Peak resident memory of the trainer.",
-            )?,
+            ))?,
+            series,
         };
         metrics.loss.set(f64::NAN);
         metrics.validation_loss.set(f64::NAN);
         metrics.gradient_norm.set(f64::NAN);
         metrics.step_started.set(f64::NAN);
-        let collectors: [Box<dyn prometheus::core::Collector>; 10] = [
-            Box::new(metrics.step.clone()),
-            Box::new(metrics.loss.clone()),
-            Box::new(metrics.validation_loss.clone()),
-            Box::new(metrics.learning_rate.clone()),
-            Box::new(metrics.gradient_norm.clone()),
-            Box::new(metrics.tokens.clone()),
-            Box::new(metrics.step_seconds.clone()),
-            Box::new(metrics.step_started.clone()),
-            Box::new(metrics.loss_spikes.clone()),
-            Box::new(metrics.peak_memory.clone()),
-        ];
-        for collector in collectors {
-            metrics.registry.register(collector)?;
-        }
         Ok(metrics)
     }
 
@@ -119,9 +110,7 @@ impl Metrics {
         if let Some(bytes) = peak_resident_bytes() {
             self.peak_memory.set(bytes as i64);
         }
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        self.series.text()
     }
 }
 

@@ -1,10 +1,9 @@
 //! The server's metrics for Prometheus, in a registry of their own. Labels are bounded: routes and statuses, never names
 //! that clients or adapters bring.
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+
+use crate::series::Series;
 
 /// Statuses of answers: served, refused, too much asked, failed, not ready.
 const STATUSES: [&str; 6] = ["200", "400", "404", "429", "500", "503"];
@@ -12,7 +11,7 @@ const STATUSES: [&str; 6] = ["200", "400", "404", "429", "500", "503"];
 /// The metrics of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
-    registry: Registry,
+    series: Series,
     /// Answers by `route` and `status`; a stream counts when it begins.
     pub(super) requests: IntCounterVec,
     /// Tokens of prompts that were computed, each once, also where an answer went back to wait.
@@ -44,75 +43,61 @@ impl Metrics {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let first = vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
         let next = vec![0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0];
-        let metrics = Self {
-            registry: Registry::new(),
-            requests: IntCounterVec::new(
+        let series = Series::default();
+        Ok(Self {
+            requests: series.add(IntCounterVec::new(
                 Opts::new("finetune_serve_requests_total", "Requests answered."),
                 &["route", "status"],
-            )?,
-            prompt_tokens: IntCounter::new(
+            ))?,
+            prompt_tokens: series.add(IntCounter::new(
                 "finetune_serve_prompt_tokens_total",
                 "Tokens of prompts computed.",
-            )?,
-            generated_tokens: IntCounter::new(
+            ))?,
+            generated_tokens: series.add(IntCounter::new(
                 "finetune_serve_generated_tokens_total",
                 "Tokens generated.",
-            )?,
-            first_token_seconds: Histogram::with_opts(
+            ))?,
+            first_token_seconds: series.add(Histogram::with_opts(
                 HistogramOpts::new(
                     "finetune_serve_first_token_seconds",
                     "From a request's arrival to its first token.",
                 )
                 .buckets(first),
-            )?,
-            token_seconds: Histogram::with_opts(
+            ))?,
+            token_seconds: series.add(Histogram::with_opts(
                 HistogramOpts::new(
                     "finetune_serve_token_seconds",
                     "From one token to the next of the same answer.",
                 )
                 .buckets(next),
-            )?,
-            preparing: IntGauge::new(
+            ))?,
+            preparing: series.add(IntGauge::new(
                 "finetune_serve_preparing",
                 "Requests whose prompt is being read and tokenised, or waits for it.",
-            )?,
-            running: IntGauge::new("finetune_serve_running", "Answers being computed.")?,
-            waiting: IntGauge::new(
+            ))?,
+            running: series.add(IntGauge::new(
+                "finetune_serve_running",
+                "Answers being computed.",
+            ))?,
+            waiting: series.add(IntGauge::new(
                 "finetune_serve_waiting",
                 "Requests that wait for their turn.",
-            )?,
-            key_value_bytes: IntGauge::new(
+            ))?,
+            key_value_bytes: series.add(IntGauge::new(
                 "finetune_serve_kv_cache_bytes",
                 "Bytes that the keys and values of running answers take.",
-            )?,
-            key_value_limit: IntGauge::new(
+            ))?,
+            key_value_limit: series.add(IntGauge::new(
                 "finetune_serve_kv_cache_limit_bytes",
                 "Bytes that they may take.",
-            )?,
-            put_back: IntCounter::new(
+            ))?,
+            put_back: series.add(IntCounter::new(
                 "finetune_serve_put_back_total",
                 "Answers that went back to wait for memory and were computed again.",
-            )?,
-            adapters: IntGauge::new("finetune_serve_adapters", "Adapters loaded.")?,
-        };
-        let collectors: [Box<dyn prometheus::core::Collector>; 12] = [
-            Box::new(metrics.requests.clone()),
-            Box::new(metrics.prompt_tokens.clone()),
-            Box::new(metrics.generated_tokens.clone()),
-            Box::new(metrics.first_token_seconds.clone()),
-            Box::new(metrics.token_seconds.clone()),
-            Box::new(metrics.preparing.clone()),
-            Box::new(metrics.running.clone()),
-            Box::new(metrics.waiting.clone()),
-            Box::new(metrics.key_value_bytes.clone()),
-            Box::new(metrics.key_value_limit.clone()),
-            Box::new(metrics.put_back.clone()),
-            Box::new(metrics.adapters.clone()),
-        ];
-        for collector in collectors {
-            metrics.registry.register(collector)?;
-        }
-        Ok(metrics)
+            ))?,
+            adapters: series.add(IntGauge::new("finetune_serve_adapters", "Adapters loaded."))?,
+            series,
+        })
     }
 
     /// Has the answers of a route begin at 0 by the statuses that a server is watched for: Prometheus sees no increase in a series
@@ -125,9 +110,7 @@ impl Metrics {
 
     /// All metrics in Prometheus's text format.
     pub(super) fn text(&self) -> Result<String, prometheus::Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        self.series.text()
     }
 }
 

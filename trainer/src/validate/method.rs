@@ -1,7 +1,7 @@
 //! The rules of `spec.method`, and of `spec.objective` beside it.
 
 use finetune_crds::FineTuneJobSpec;
-use finetune_crds::fine_tune_job::{Lora, Method};
+use finetune_crds::fine_tune_job::{Lora, Method, Objective};
 use finetune_numerics::adapter::Pattern;
 
 use super::Fault;
@@ -50,7 +50,8 @@ pub(super) fn check_objective(spec: &FineTuneJobSpec, faults: &mut Vec<Fault>) {
     let Some(objective) = &spec.objective else {
         return;
     };
-    match (&objective.sft, &objective.dpo) {
+    let Objective { sft, dpo } = objective;
+    match (sft, dpo) {
         (Some(_), Some(_)) => faults.push(Fault::new(
             "spec.objective",
             "has both sft and dpo, expected exactly one: remove one of them",
@@ -61,25 +62,27 @@ pub(super) fn check_objective(spec: &FineTuneJobSpec, faults: &mut Vec<Fault>) {
         )),
         (Some(_), None) | (None, Some(_)) => {}
     }
-    if objective.dpo.is_none() {
-        return;
-    }
-    if spec.method.full.is_some() {
+    if dpo.is_some() && spec.method.full.is_some() {
         faults.push(Fault::new(
             "spec.objective.dpo",
             "is set with method full, whose reference would be a second model: use lora or qlora",
         ));
     }
+    let Some(name) = objective.of_pairs() else {
+        return;
+    };
     if spec.dataset.replay.is_some() {
         faults.push(Fault::new(
             "spec.dataset.replay",
-            "is set with objective dpo, which learns from pairs of answers alone: remove it",
+            format!(
+                "is set with objective {name}, which learns from pairs of answers alone: remove it"
+            ),
         ));
     }
     if spec.training.micro_batch_size.is_some() {
         faults.push(Fault::new(
             "spec.training.microBatchSize",
-            "is set with objective dpo, which takes one answer a pass: remove it",
+            format!("is set with objective {name}, which takes one answer a pass: remove it"),
         ));
     }
 }

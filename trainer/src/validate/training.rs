@@ -28,10 +28,10 @@ pub(super) fn check_packing(spec: &FineTuneJobSpec, faults: &mut Vec<Fault>) {
         return;
     }
     let field = "spec.dataset.packing";
-    if spec.preference().is_some() {
+    if let Some(name) = spec.objective_of_pairs() {
         faults.push(Fault::new(
             field,
-            "is true with objective dpo, whose rows are pairs of answers: remove it",
+            format!("is true with objective {name}, whose rows are pairs of answers: remove it"),
         ));
     }
     if spec.training.neftune_noise_alpha.is_some() {

@@ -336,35 +336,34 @@ fn a_cache_turns_all_tokens_as_a_sequence_of_the_tokens_so_far_does() {
     assert!(distance(&early.unwrap().get(0), &alone(3)) > MISTAKE);
 }
 
-/// A wrong key must give what the reference gives with that key, and that must be far away.
-#[rstest]
-fn wrong_keys_give_the_wrong_losses_of_the_reference(
-    #[values(
-        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2",
-        "granite"
-    )]
-    name: &str,
-) {
-    let wrong_losses = wrong_losses("families/mutations.json");
-    let (expected, batch) = expected(name);
-    let mut seen = 0;
-    for (way, wrong) in wrong_losses.report[name].as_object().unwrap() {
-        if wrong["keys"].is_null() {
-            continue;
+for_every_family! {
+    /// A wrong key must give what the reference gives with that key, and that must be far away.
+    fn wrong_keys_give_the_wrong_losses_of_the_reference(name) {
+        // It has the keys of `gemma3`, within another checkpoint.
+        if name == "gemma3-multimodal" {
+            return;
         }
-        let family = Family::changed(name, &wrong["keys"]);
-        let base = family.frozen();
-        let loss = mean_loss(&base, &family.lora, &batch);
-        wrong_losses.assert_near(way, loss, &wrong["loss"]);
-        let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
-        let moved = distance(&logits, &expected["logits"]);
-        assert!(
-            moved > MISTAKE,
-            "{way} moves the logits by {moved:.1e} only"
-        );
-        seen += 1;
+        let wrong_losses = wrong_losses("families/mutations.json");
+        let (expected, batch) = expected(name);
+        let mut seen = 0;
+        for (way, wrong) in wrong_losses.report[name].as_object().unwrap() {
+            if wrong["keys"].is_null() {
+                continue;
+            }
+            let family = Family::changed(name, &wrong["keys"]);
+            let base = family.frozen();
+            let loss = mean_loss(&base, &family.lora, &batch);
+            wrong_losses.assert_near(way, loss, &wrong["loss"]);
+            let logits = base.logits(Some(&family.lora), &batch.tokens).unwrap();
+            let moved = distance(&logits, &expected["logits"]);
+            assert!(
+                moved > MISTAKE,
+                "{way} moves the logits by {moved:.1e} only"
+            );
+            seen += 1;
+        }
+        assert!(seen > 0);
     }
-    assert!(seen > 0);
 }
 
 #[test]

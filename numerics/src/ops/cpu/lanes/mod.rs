@@ -70,7 +70,9 @@ pub(crate) fn run(kernel: impl LanesKernel) {
         // SAFETY: the processor has these instructions, as just asked.
         #[cfg(target_arch = "x86_64")]
         Instructions::Avx2 => unsafe { avx2::run(kernel) },
-        _ => kernel.run::<Portable>(),
+        #[cfg(not(target_arch = "x86_64"))]
+        Instructions::Avx512 | Instructions::Avx2 => kernel.run::<Portable>(),
+        Instructions::Any => kernel.run::<Portable>(),
     }
 }
 
