@@ -200,7 +200,7 @@ impl Base {
         let (sum, d_hidden) = timed(Operation::Loss, || {
             cross_entropy::loss_and_gradient(&hidden, head, &batch.targets, scale)
         })?;
-        let mut dx = rms_norm::backward(&norm, &d_hidden, self.final_norm.gradient.as_ref())?;
+        let mut dx = rms_norm::backward(&norm, &d_hidden, self.final_norm.gradient.as_ref(), None)?;
         for layer in self.layers.iter().rev() {
             if let Some(saved) = tape.pop() {
                 dx = layer.backward(saved, &dx, &mut pass)?;

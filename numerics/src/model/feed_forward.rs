@@ -22,9 +22,10 @@ pub(super) struct SavedFeedForward {
 /// Those that share the part's input.
 const SEPARATE: [Projection; 2] = [Projection::Gate, Projection::Up];
 
-/// x (M, H) to (M, H).
+/// x (M, H) to (M, H), added to what goes around it, if that is given.
 pub(super) fn forward(
     x: &Tensor,
+    residual: Option<&Tensor>,
     linears: &Linears,
     pass: &mut Pass<'_>,
 ) -> Result<(Tensor, SavedFeedForward)> {
@@ -41,7 +42,7 @@ pub(super) fn forward(
         (two.map_err(|ys| wrong_number(ys.len()))?, saved)
     };
     let (activated, activation) = gated::forward(activation, gate, up)?; // (M, intermediate)
-    let (y, down) = linears.forward_one(Projection::Down, &activated, pass)?;
+    let (y, down) = linears.forward_onto(Projection::Down, &activated, residual, pass)?;
     let saved = SavedFeedForward {
         gate_and_up,
         activation,

@@ -58,14 +58,16 @@ impl Layer {
         let [around_attention, around_feed_forward] = &self.norms;
 
         let (attention_input, before) = around_attention.before(x, pass)?;
-        let (y, attention) = self
-            .attention
-            .forward(&attention_input, linears, cache, pass)?;
+        let onto = around_attention.onto(x, pass);
+        let (y, attention) =
+            self.attention
+                .forward(&attention_input, onto, linears, cache, pass)?;
         let (x, after) = around_attention.join(x, y, pass)?;
         let of_attention = SavedNorms { before, after };
 
         let (feed_forward_input, before) = around_feed_forward.before(&x, pass)?;
-        let (y, feed_forward) = feed_forward::forward(&feed_forward_input, linears, pass)?;
+        let onto = around_feed_forward.onto(&x, pass);
+        let (y, feed_forward) = feed_forward::forward(&feed_forward_input, onto, linears, pass)?;
         let (x, after) = around_feed_forward.join(&x, y, pass)?;
         let of_feed_forward = SavedNorms { before, after };
 
@@ -120,13 +122,23 @@ impl Norms {
         Ok((y, Some(saved)))
     }
 
-    /// The residual stream x (M, H) with what the branch gave. Writes over `branch` where nothing saved it.
+    /// The residual stream x, where the last product of the branch can be added to it as it is.
+    fn onto<'x>(&self, x: &'x Tensor, pass: &Pass<'_>) -> Option<&'x Tensor> {
+        let is_plain = self.after.is_none() && pass.config.wiring.residual_multiplier.is_none();
+        is_plain.then_some(x)
+    }
+
+    /// The residual stream x (M, H) with what the branch gave, which has it already where it was added [`Self::onto`] it. Writes over
+    /// `branch` where nothing saved it.
     fn join(
         &self,
         x: &Tensor,
         branch: Tensor,
         pass: &Pass<'_>,
     ) -> Result<(Tensor, Option<SavedNorm>)> {
+        if self.onto(x, pass).is_some() {
+            return Ok((branch, None));
+        }
         let (mut branch, saved) = match &self.after {
             None => (branch, None),
             Some(norm) => {
@@ -147,17 +159,21 @@ impl Norms {
             Some(multiplier) => dy.f_mul_scalar(multiplier)?,
         };
         Ok(match (&self.after, &saved.after) {
-            (Some(norm), Some(saved)) => rms_norm::backward(saved, &dy, norm.gradient.as_ref())?,
+            (Some(norm), Some(saved)) => {
+                rms_norm::backward(saved, &dy, norm.gradient.as_ref(), None)?
+            }
             _ => dy,
         })
     }
 
     /// The gradient for the residual stream before the branch, from that for the branch's input and that behind the branch.
     fn d_before(&self, saved: &SavedNorms, dx: Tensor, dy: &Tensor) -> Result<Tensor> {
-        let mut dx = match (&self.before, &saved.before) {
-            (Some(norm), Some(saved)) => rms_norm::backward(saved, &dx, norm.gradient.as_ref())?,
-            _ => dx,
-        };
-        Ok(dx.f_add_(dy)?)
+        let mut dx = dx;
+        match (&self.before, &saved.before) {
+            (Some(norm), Some(saved)) => {
+                rms_norm::backward(saved, &dx, norm.gradient.as_ref(), Some(dy))
+            }
+            _ => Ok(dx.f_add_(dy)?),
+        }
     }
 }

@@ -39,6 +39,22 @@ impl Linears {
         Ok((ys.remove(0), saved))
     }
 
+    /// The same, added to what goes around it (M, out), if that is given.
+    pub(super) fn forward_onto(
+        &self,
+        projection: Projection,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        pass: &mut Pass<'_>,
+    ) -> Result<(Tensor, SavedLinears)> {
+        let Some(residual) = residual else {
+            return self.forward_one(projection, x, pass);
+        };
+        let blocks = self.blocks(&[projection], pass);
+        let layers = self.of(&[projection])?;
+        linear::forward_onto(layers[0], x, &blocks, residual, pass.scratch)
+    }
+
     /// The gradient for x (M, in) from those for y (M, out) of projections that share it.
     pub(super) fn backward(
         &self,

@@ -39,10 +39,12 @@ pub(super) struct SavedSelfAttention {
 const SEPARATE: [Projection; 3] = [Projection::Query, Projection::Key, Projection::Value];
 
 impl SelfAttention {
-    /// x (M, H) to (M, H). With a cache (B = 1), its earlier tokens are attended to and these are added.
+    /// x (M, H) to (M, H), added to what goes around it, if that is given. With a cache (B = 1), its earlier tokens are attended to and
+    /// these are added.
     pub(super) fn forward(
         &self,
         x: &Tensor,
+        residual: Option<&Tensor>,
         linears: &Linears,
         cache: Option<(&mut LayerCache, i64)>,
         pass: &mut Pass<'_>,
@@ -91,7 +93,7 @@ impl SelfAttention {
         };
         let (attended, attention) =
             attention::forward(queries, keys, values, settings, pass.documents)?; // (M, heads·D)
-        let (y, output) = linears.forward_one(Projection::Output, &attended, pass)?;
+        let (y, output) = linears.forward_onto(Projection::Output, &attended, residual, pass)?;
         let saved = SavedSelfAttention {
             projections,
             norms,
@@ -173,6 +175,6 @@ fn normed(x: &Tensor, norm: &Dense, settings: NormSettings) -> Result<(Tensor, S
 
 fn d_normed(dy: &Tensor, saved: &SavedNorm, norm: &Dense) -> Result<Tensor> {
     let parts = dy.f_contiguous()?.f_view([-1, norm.value.numel() as i64])?;
-    let dx = rms_norm::backward(saved, &parts, norm.gradient.as_ref())?;
+    let dx = rms_norm::backward(saved, &parts, norm.gradient.as_ref(), None)?;
     Ok(dx.f_view_as(dy)?)
 }

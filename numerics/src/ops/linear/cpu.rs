@@ -16,7 +16,7 @@ use crate::ops::low_rank::LowRank;
 use crate::ops::product::matmul::{Multiplier, matmul};
 use crate::ops::product::panel::{Matrix, Numbers, Right};
 use crate::ops::product::rows::Rows;
-use crate::ops::product::{self, Out, OutNumbers, Product, Term, TermLeft};
+use crate::ops::product::{self, Out, OutNumbers, Product, Residual, Term, TermLeft};
 use crate::ops::profile::{Operation, timed};
 use crate::ops::random::Dropout;
 use crate::ops::trained::Gradient;
@@ -32,12 +32,27 @@ struct Rider<'a> {
     kept: Option<Tensor>,
 }
 
-/// y of each layer, with or without its bias, and what its adapters saved.
+/// What is added to y = x·Wᵀ beside the adapters' part.
+#[derive(Clone, Copy)]
+pub(super) struct Added<'a> {
+    /// Whether each layer's own bias is.
+    pub(super) bias: bool,
+    /// What goes around the one layer (M, out), contiguous and in the type of x.
+    pub(super) residual: Option<&'a Tensor>,
+}
+
+/// The bias alone.
+pub(super) const BIAS: Added<'_> = Added {
+    bias: true,
+    residual: None,
+};
+
+/// y of each layer, and what its adapters saved.
 pub(super) fn forward(
     layers: &[&Linear],
     x: &Tensor,
     blocks: &[RowBlock<'_>],
-    with_bias: bool,
+    added: Added<'_>,
     scratch: &mut Scratch,
 ) -> Result<(Vec<Tensor>, SavedLinears)> {
     let kind = x.f_kind()?;
@@ -77,9 +92,14 @@ pub(super) fn forward(
                 terms.push(inner.times(b, rider.rows.clone()));
             }
         }
-        let bias = layer.bias.as_ref().filter(|_| with_bias);
+        let bias = layer.bias.as_ref().filter(|_| added.bias);
         let mut out = Out::over(y)?;
         out.bias = bias.map(|bias| slice::<f32>(&bias.value)).transpose()?;
+        // What libtorch adds to is rounded, and what an adapter gives would be lost beside the residual.
+        let residual = added
+            .residual
+            .filter(|_| multiplier != Multiplier::Libtorch);
+        out.residual = residual.map(Residual::of).transpose()?;
         products.push(Product {
             terms,
             rows: count,
@@ -92,6 +112,9 @@ pub(super) fn forward(
         for (layer, y) in layers.iter().zip(&mut ys) {
             let weight = layer.weight.dense(scratch)?;
             let _ = y.f_addmm_(x, &weight.f_tr()?)?;
+            if let Some(residual) = added.residual {
+                let _ = y.f_add_(residual)?;
+            }
         }
     }
     drop(of_inners);
@@ -411,6 +434,7 @@ impl<'a> Out<'a> {
             column,
             factor: 1.0,
             bias: None,
+            residual: None,
             adds: true,
         })
     }

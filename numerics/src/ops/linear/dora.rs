@@ -5,7 +5,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::cpu::{self, narrow, times};
+use super::cpu::{self, Added, BIAS, narrow, times};
 use super::{Linear, RowBlock, SavedAt, SavedLowRank, Scratch};
 use crate::ops::low_rank::{LowRank, Magnitude};
 use crate::ops::{Error, Result};
@@ -47,7 +47,7 @@ pub(super) fn forward(
             }
             None => {
                 let of_block = std::slice::from_ref(block);
-                let (mut ys, saved) = cpu::forward(&[layer], &x, of_block, true, scratch)?;
+                let (mut ys, saved) = cpu::forward(&[layer], &x, of_block, BIAS, scratch)?;
                 (ys.remove(0), saved.0.into_iter().flatten().next().flatten())
             }
         };
@@ -115,7 +115,11 @@ fn forward_block(
         dropout: None,
         ..block.clone()
     };
-    let (mut products, saved) = cpu::forward(&[layer], input, &[undropped], false, scratch)?;
+    let without_bias = Added {
+        bias: false,
+        ..BIAS
+    };
+    let (mut products, saved) = cpu::forward(&[layer], input, &[undropped], without_bias, scratch)?;
     let product = products.remove(0);
     let norms = adapter.known_norms(magnitude, layer.id, || layer.weight.dense(scratch))?;
     let factor = magnitude.value.f_div(&norms)?; // (out)

@@ -2,7 +2,7 @@
 //!
 //! The rows of x come in blocks, each with its own adapters or none: a pass may serve several adapters, or train several, over one
 //! base. An adapter's part enters the same fp32 sums as the product with W, so that of a small update nothing is rounded away. A
-//! weight may be dense, in 4 bits (decoded part by part where our own loops multiply) or itself trained. Saves of each adapter s·x·Aᵀ (rows, r).
+//! weight may be dense, in 4 bits (decoded panel by panel, but where libtorch multiplies) or itself trained. Saves of each adapter s·x·Aᵀ (rows, r).
 
 mod cpu;
 mod dora;
@@ -200,7 +200,7 @@ pub fn forward(
     check(layers, x, blocks)?;
     timed(Operation::Product, || {
         if !dora::any(blocks) {
-            return cpu::forward(layers, x, blocks, true, scratch);
+            return cpu::forward(layers, x, blocks, cpu::BIAS, scratch);
         }
         let mut found = (Vec::new(), SavedLinears::default());
         for (index, layer) in layers.iter().enumerate() {
@@ -210,6 +210,37 @@ pub fn forward(
         }
         Ok(found)
     })
+}
+
+/// The same for one layer whose y is added to `residual` (M, out), which goes around it.
+pub fn forward_onto(
+    layer: &Linear,
+    x: &Tensor,
+    blocks: &[RowBlock<'_>],
+    residual: &Tensor,
+    scratch: &mut Scratch,
+) -> Result<(Tensor, SavedLinears)> {
+    let shape = [x.size()[0], layer.weight.shape()?.0];
+    if residual.size() != shape {
+        return Err(Error::Shape {
+            name: "residual".to_owned(),
+            found: residual.size(),
+            expected: shape.to_vec(),
+        });
+    }
+    if dora::any(blocks) {
+        let (mut ys, saved) = forward(&[layer], x, blocks, scratch)?;
+        return Ok((ys.remove(0).f_add_(residual)?, saved));
+    }
+    check(&[layer], x, blocks)?;
+    let residual = residual.f_contiguous()?;
+    let added = cpu::Added {
+        residual: Some(&residual),
+        ..cpu::BIAS
+    };
+    let run = || cpu::forward(&[layer], x, blocks, added, scratch);
+    let (mut ys, saved) = timed(Operation::Product, run)?;
+    Ok((ys.remove(0), saved))
 }
 
 /// The gradient for x (M, in) from those for each layer's y (M, out); gradients of what is trained are added to their own.

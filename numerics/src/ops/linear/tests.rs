@@ -128,10 +128,13 @@ fn whoever_multiplies_results_are_those_of_fp32_but_for_their_rounding(
     let (ys, saved) = forward(&[&layer], &x, &blocks, &mut scratch).unwrap();
     let dys = [dy.shallow_clone()];
     let dx = backward(&[&layer], &x, &dys, &blocks, &saved, &mut scratch).unwrap();
+    let around = brain(&[45, 160], 7);
+    let (onto, _) = forward_onto(&layer, &x, &blocks, &around, &mut scratch).unwrap();
 
-    let [x, dy] = [x, dy].map(|rows| rows.to_kind(Kind::Float));
+    let [x, dy, around] = [x, dy, around].map(|rows| rows.to_kind(Kind::Float));
     let whole = value + adapter.b.mm(&adapter.a) * adapter.scaling;
-    for (found, exact) in [(&ys[0], x.mm(&whole.tr())), (&dx, dy.mm(&whole))] {
+    let y = x.mm(&whole.tr());
+    for (found, exact) in [(&ys[0], &y), (&dx, &dy.mm(&whole)), (&onto, &(&y + around))] {
         let off = (found.to_kind(Kind::Float) - &exact)
             .norm()
             .double_value(&[]);

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::panel::{Matrix, Numbers, Right};
 use super::rows::Rows;
-use super::{Out, OutNumbers, Product, run};
+use super::{Out, OutNumbers, Product, Residual, run};
 use crate::device::{Bfloat16, multiplies_bfloat16};
 use crate::ops::cpu::memory::{Shared, slice, slice_mut};
 use crate::ops::cpu::{brgemm, lanes};
@@ -94,6 +94,16 @@ impl<'a> Matrix<'a> {
     }
 }
 
+impl<'a> Residual<'a> {
+    /// All of a contiguous tensor (M, N) of activations.
+    pub(crate) fn of(tensor: &'a Tensor) -> Result<Self> {
+        Ok(match tensor.f_kind()? {
+            Kind::BFloat16 => Self::Brain(slice::<bf16>(tensor)?),
+            _ => Self::Float(slice::<f32>(tensor)?),
+        })
+    }
+}
+
 impl<'a> Out<'a> {
     /// All of a contiguous tensor (M, N) that was just made.
     pub(crate) fn over(tensor: &'a mut Tensor) -> Result<Self> {
@@ -108,6 +118,7 @@ impl<'a> Out<'a> {
             column: 1,
             factor: 1.0,
             bias: None,
+            residual: None,
             adds: false,
         })
     }

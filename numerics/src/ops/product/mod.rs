@@ -15,7 +15,7 @@ mod tests;
 pub(crate) mod widening_product;
 
 use self::task::Task;
-pub(crate) use self::terms::{Out, OutNumbers, Product, Term, TermLeft};
+pub(crate) use self::terms::{Out, OutNumbers, Product, Residual, Term, TermLeft};
 use super::cpu::lanes;
 use super::cpu::threads;
 

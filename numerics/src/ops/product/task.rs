@@ -9,9 +9,10 @@ use std::ops::Range;
 use half::bf16;
 
 use super::panel::{Buffer, Buffers, PanelBuffers, STRIP};
-use super::terms::{OutNumbers, Product, Term, TermLeft};
+use super::terms::{OutNumbers, Product, Residual, Term, TermLeft};
 use crate::ops::cpu::brgemm;
 use crate::ops::cpu::lanes::{Lanes, LanesKernel};
+use crate::ops::cpu::memory::Element;
 use crate::ops::cpu::tile::{self, Left};
 
 /// The most of the inner dimension of panels that are used together.
@@ -266,6 +267,9 @@ impl<'a> Task<'a> {
                     sums[index] += bias[index];
                 }
             }
+            if let Some(residual) = out.residual {
+                add_residual(sums, residual, row * out.row + self.columns.start);
+            }
             let start = row * out.row + self.columns.start * out.column;
             // SAFETY: tasks have rows and columns of their own, and a product's result is no other's.
             #[expect(unsafe_code, reason = "threads write to places between each other's")]
@@ -277,6 +281,25 @@ impl<'a> Task<'a> {
                     (OutNumbers::Float(to), column) => to.write(start, column, sums, out.adds),
                     (OutNumbers::Brain(to), column) => to.write(start, column, sums, out.adds),
                 }
+            }
+        }
+    }
+}
+
+/// Adds the numbers from `start` on.
+#[inline(always)]
+fn add_residual(sums: &mut [f32], residual: Residual<'_>, start: usize) {
+    match residual {
+        Residual::Float(numbers) => {
+            let numbers = &numbers[start..start + sums.len()];
+            for index in 0..sums.len() {
+                sums[index] += numbers[index];
+            }
+        }
+        Residual::Brain(numbers) => {
+            let numbers = &numbers[start..start + sums.len()];
+            for index in 0..sums.len() {
+                sums[index] += numbers[index].widen();
             }
         }
     }

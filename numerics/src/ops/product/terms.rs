@@ -37,7 +37,8 @@ pub(crate) struct Product<'a> {
     pub(crate) out: Out<'a>,
 }
 
-/// Where a result goes: number (i, j) to i · `row` + j · `column`, times `factor`, plus the bias of its column.
+/// Where a result goes: number (i, j) to i · `row` + j · `column`, times `factor`, plus the bias of its column and what lies at the same
+/// place of `residual`.
 #[derive(Debug)]
 pub(crate) struct Out<'a> {
     pub(crate) numbers: OutNumbers<'a>,
@@ -45,6 +46,8 @@ pub(crate) struct Out<'a> {
     pub(crate) column: usize,
     pub(crate) factor: f32,
     pub(crate) bias: Option<&'a [f32]>,
+    /// Rows as those of the result, whose `column` is then 1.
+    pub(crate) residual: Option<Residual<'a>>,
     /// Whether it is added to what is there.
     pub(crate) adds: bool,
 }
@@ -56,6 +59,15 @@ pub(crate) enum OutNumbers<'a> {
     Float(Shared<'a, f32>),
     /// bfloat16.
     Brain(Shared<'a, bf16>),
+}
+
+/// Numbers that results are added to, in the type of activations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Residual<'a> {
+    /// fp32.
+    Float(&'a [f32]),
+    /// bfloat16.
+    Brain(&'a [bf16]),
 }
 
 impl Product<'_> {

@@ -106,6 +106,7 @@ proptest! {
                 column: if transposed_out { rows } else { 1 },
                 factor: 0.5,
                 bias: Some(&bias),
+                residual: None,
                 adds,
             },
         }]);
@@ -172,6 +173,7 @@ fn rows_of_bfloat16_times_a_matrix_in_any_form_are_exact_by_the_processors_kerne
                     column: 1,
                     factor: 1.0,
                     bias: None,
+                    residual: None,
                     adds: false,
                 },
             }]);

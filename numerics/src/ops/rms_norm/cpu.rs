@@ -45,6 +45,7 @@ pub(super) fn backward<T: Element>(
     saved: &SavedNorm,
     dy: &Tensor,
     weight_gradient: Option<&Gradient>,
+    around: Option<&Tensor>,
 ) -> Result<Tensor> {
     let mut dx = memory::empty::<T>(&dy.size())?;
     let weight = slice::<f32>(&saved.weight)?;
@@ -63,6 +64,8 @@ pub(super) fn backward<T: Element>(
         }
     ];
     let mut of_parts = of_weight.chunks_mut(width);
+    let around = around.map(slice::<T>).transpose()?;
+    let mut around = around.map(|around| around.chunks(length));
     let parts = slice::<T>(&saved.input)?
         .chunks(length)
         .zip(inverse.chunks(rows))
@@ -75,6 +78,7 @@ pub(super) fn backward<T: Element>(
         dy,
         dx,
         weight_gradient: of_parts.next(),
+        around: around.as_mut().and_then(Iterator::next),
     });
     kernel::run_all(parts.collect());
     if let Some(gradient) = weight_gradient {
@@ -118,6 +122,7 @@ struct Backward<'a, T> {
     dy: &'a [T],
     dx: &'a mut [T],
     weight_gradient: Option<&'a mut [f32]>,
+    around: Option<&'a [T]>,
 }
 
 impl<T: Element> Kernel for Backward<'_, T> {
@@ -131,15 +136,27 @@ impl<T: Element> Kernel for Backward<'_, T> {
             .chunks_exact(width)
             .zip(self.dy.chunks_exact(width))
             .zip(self.dx.chunks_exact_mut(width));
-        for (((x, dy), dx), inverse) in rows.zip(self.inverse) {
+        for (row, (((x, dy), dx), inverse)) in rows.zip(self.inverse).enumerate() {
             for ((weighted, dy), weight) in weighted.iter_mut().zip(dy).zip(self.weight) {
                 *weighted = dy.widen() * weight;
             }
             // The part of the gradient along x itself changes only the row's length, which the norm undoes: it is taken out.
             let along = sum(x, &weighted, |x, weighted| x.widen() * weighted) * inverse * inverse
                 / width as f32;
-            for ((dx, x), weighted) in dx.iter_mut().zip(x).zip(&weighted) {
-                *dx = T::round((weighted - x.widen() * along) * inverse);
+            match self.around {
+                None => {
+                    for ((dx, x), weighted) in dx.iter_mut().zip(x).zip(&weighted) {
+                        *dx = T::round((weighted - x.widen() * along) * inverse);
+                    }
+                }
+                Some(around) => {
+                    let around = &around[row * width..(row + 1) * width];
+                    let inputs = x.iter().zip(&weighted).zip(around);
+                    for (dx, ((x, weighted), around)) in dx.iter_mut().zip(inputs) {
+                        let through = (weighted - x.widen() * along) * inverse;
+                        *dx = T::round(through + around.widen());
+                    }
+                }
             }
             if let Some(gradient) = &mut self.weight_gradient {
                 for ((gradient, x), dy) in gradient.iter_mut().zip(x).zip(dy) {

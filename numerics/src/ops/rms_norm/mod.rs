@@ -46,16 +46,18 @@ pub fn forward(x: &Tensor, weight: &Tensor, settings: NormSettings) -> Result<(T
     })
 }
 
-/// The gradient for x (M, H) from that for y; that for the weight, `weight_gradient` (H), is added to.
+/// The gradient for x (M, H) from that for y; that for the weight, `weight_gradient` (H), is added to. Where x also goes around the
+/// norm, `around` (M, H) is the gradient of that way, and part of the result.
 pub fn backward(
     saved: &SavedNorm,
     dy: &Tensor,
     weight_gradient: Option<&Gradient>,
+    around: Option<&Tensor>,
 ) -> Result<Tensor> {
     let side = Side::of(dy, "a norm")?;
     timed(Operation::Norm, || match side {
-        Side::CpuBrain => cpu::backward::<bf16>(saved, dy, weight_gradient),
-        Side::CpuFloat => cpu::backward::<f32>(saved, dy, weight_gradient),
+        Side::CpuBrain => cpu::backward::<bf16>(saved, dy, weight_gradient, around),
+        Side::CpuFloat => cpu::backward::<f32>(saved, dy, weight_gradient, around),
     })
 }
 
@@ -85,7 +87,10 @@ mod tests {
         let (y, saved) = forward(&x.detach(), &weight.detach(), settings).unwrap();
         let d_weight = Tensor::zeros([24], FLOAT);
         let gradient = Gradient::alone(&d_weight);
-        let dx = backward(&saved, &dy, Some(&gradient)).unwrap();
+        let dx = backward(&saved, &dy, Some(&gradient), None).unwrap();
+        let around = random(&[5, 24], 4);
+        let with_around = backward(&saved, &dy, None, Some(&around)).unwrap();
+        assert_close(&with_around, &(&dx + &around));
         for (ours, expected) in [
             (y, expected.detach()),
             (dx, x.grad()),
