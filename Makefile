@@ -45,11 +45,11 @@ build: setup ## Compile everything, tests too
 	@cargo test $(CARGO_SELECTION) --no-run
 
 .PHONY: check
-check: build ## Format, lints, dependencies, drift of generated files and docs
+check: build ## Format, lints, dependencies, arrows between files, drift of generated files and docs
 	@cargo fmt --all --check
 	cargo clippy --quiet $(CARGO_SELECTION) --all-targets -- -D warnings
 	$(CLUSTER)/check-dependencies.sh
-	cargo test --quiet $(CARGO_SELECTION) --exclude system-tests --test generated_files
+	cargo test --quiet $(CARGO_SELECTION) --test generated_files --test structure
 	examples/support/check.sh
 	tests/check-docs.sh
 	promtool test rules examples/monitoring/alerts-test.yaml
@@ -104,8 +104,10 @@ demo: cluster-up ## Install the chart, fine-tune a model on examples/support, se
 	@tests/demo.sh
 
 .PHONY: bench
-bench: setup ## Speed of a training step, beside what libtorch's own products allow
-	@GOMP_SPINCOUNT=2000 cargo bench --locked -p finetune-numerics --bench step -- $(ARGS)
+bench: setup ## Speed of a training step, beside what libtorch's own products allow, and of whole runs
+	@export GOMP_SPINCOUNT=2000
+	cargo bench --locked -p finetune-numerics --bench step -- $(ARGS)
+	cargo bench --locked -p trainer --bench run -- $(ARGS)
 
 .PHONY: parity
 parity: build ## Make the numeric fixtures again with the reference stack, and compare

@@ -9,7 +9,7 @@
 
 use finetune_artifacts::cache::Cache;
 use finetune_artifacts::credentials::Credentials;
-use finetune_artifacts::store::{Store, hub};
+use finetune_artifacts::store::{self, Store};
 use finetune_crds::contract::OutcomeReason;
 use serde_json::json;
 use wiremock::matchers::{header, header_exists, method, path, query_param};
@@ -129,23 +129,28 @@ impl Hub {
 async fn a_branch_is_pinned_to_its_commit_and_stays_there_when_it_moves() {
     let hub = Hub::start().await;
     let credentials = hub.credentials();
-    let pinned = hub::pin("hf://org/tiny", None, &credentials).await.unwrap();
+    let pinned = store::pin("hf://org/tiny", None, &credentials)
+        .await
+        .unwrap();
     assert_eq!(pinned, format!("hf://org/tiny@{COMMIT}/"));
 
     hub.branch("refs%2Fpr%2F1", NEWER).await;
-    let other = hub::pin("hf://org/tiny/sub/a.gguf", Some("refs/pr/1"), &credentials)
+    let other = store::pin("hf://org/tiny/sub/a.gguf", Some("refs/pr/1"), &credentials)
         .await
         .unwrap();
     assert_eq!(other, format!("hf://org/tiny@{NEWER}/sub/a.gguf"));
 
     hub.branch(COMMIT, COMMIT).await;
-    assert_eq!(hub::pin(&pinned, None, &credentials).await.unwrap(), pinned);
     assert_eq!(
-        hub::pin("s3://b-b/a", None, &credentials).await.unwrap(),
+        store::pin(&pinned, None, &credentials).await.unwrap(),
+        pinned
+    );
+    assert_eq!(
+        store::pin("s3://b-b/a", None, &credentials).await.unwrap(),
         "s3://b-b/a"
     );
     for (uri, revision) in [("s3://b-b/a", "main"), ("hf://org/tiny@v1", "main")] {
-        let error = hub::pin(uri, Some(revision), &credentials)
+        let error = store::pin(uri, Some(revision), &credentials)
             .await
             .unwrap_err();
         assert!(error.to_string().contains("remove"), "{error}");
@@ -253,7 +258,7 @@ async fn what_the_hub_refuses_says_why(
         .mount(&server)
         .await;
     let credentials = Credentials::from_values([("HF_ENDPOINT".to_owned(), server.uri())]);
-    let error = hub::pin("hf://org/tiny", None, &credentials)
+    let error = store::pin("hf://org/tiny", None, &credentials)
         .await
         .unwrap_err();
     assert_eq!(error.reason(), reason, "{error}");

@@ -3,8 +3,6 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::tokenized_row::TokenizedRow;
-
 /// The order of rows over a whole run.
 #[derive(Clone, Debug)]
 pub struct Batches {
@@ -89,23 +87,62 @@ fn below(random: &mut impl RngCore, bound: u64) -> u64 {
     }
 }
 
-/// Splits the rows of a step, each a list of documents, into passes of at most `size` rows. Rows of like length go together,
-/// which saves padding; the gradient of the step is the same.
+/// How much of a step is computed at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MicroBatchSize {
+    /// At most so many rows.
+    Rows(usize),
+    /// At most so many tokens, but one row at least. Where rows are padded to the longest of their pass, padding counts.
+    Tokens {
+        /// The most.
+        most: usize,
+        /// Whether rows are padded.
+        padded: bool,
+    },
+}
+
+impl MicroBatchSize {
+    /// Whether a pass of so many rows has no room for the next one, of `next` tokens, where the longest has `longest` tokens and all
+    /// have `tokens`.
+    const fn is_full(self, rows: usize, tokens: usize, longest: usize, next: usize) -> bool {
+        match self {
+            Self::Rows(most) => rows >= most,
+            Self::Tokens {
+                most,
+                padded: false,
+            } => tokens + next > most,
+            Self::Tokens { most, padded: true } => (rows + 1) * longest > most,
+        }
+    }
+}
+
+/// Splits the rows of a step, each a list of documents, into passes; `tokens_of` says how many tokens a document has. Rows of like
+/// length go together, which saves padding; the gradient of the step is the same.
 pub fn micro_batches(
     rows: &[Vec<usize>],
-    data: &[TokenizedRow],
-    size: usize,
+    tokens_of: impl Fn(usize) -> usize,
+    size: MicroBatchSize,
 ) -> Vec<Vec<Vec<usize>>> {
-    let length = |documents: &[usize]| -> usize {
-        let lengths = documents.iter().map(|row| data[*row].tokens.len());
-        lengths.sum()
-    };
+    let length =
+        |documents: &[usize]| -> usize { documents.iter().map(|row| tokens_of(*row)).sum() };
     let mut sorted = rows.to_vec();
     sorted.sort_by_key(|documents| (std::cmp::Reverse(length(documents)), documents[0]));
-    sorted
-        .chunks(size.max(1))
-        .map(<[Vec<usize>]>::to_vec)
-        .collect()
+    let mut passes: Vec<Vec<Vec<usize>>> = Vec::new();
+    let (mut tokens, mut longest) = (0, 0);
+    for documents in sorted {
+        let next = length(&documents);
+        match passes.last_mut() {
+            Some(pass) if !size.is_full(pass.len(), tokens, longest, next) => {
+                pass.push(documents);
+                tokens += next;
+            }
+            _ => {
+                passes.push(vec![documents]);
+                (tokens, longest) = (next, next);
+            }
+        }
+    }
+    passes
 }
 
 #[cfg(test)]
@@ -170,19 +207,32 @@ mod tests {
         assert!((batches.epochs_after(3) - 1.0).abs() < 1e-12);
     }
 
+    const LENGTHS: [usize; 4] = [3, 9, 4, 8];
+
     #[test]
     fn rows_of_like_length_share_a_pass() {
-        let data: Vec<TokenizedRow> = [3, 9, 4, 8]
-            .map(|length| TokenizedRow {
-                tokens: vec![0; length],
-                loss: vec![false; length],
-            })
-            .into();
         let rows = [vec![0], vec![1], vec![2], vec![3]];
-        assert_eq!(micro_batches(&rows, &data, 2), [[[1], [3]], [[2], [0]]]);
+        let passes = |rows: &[Vec<usize>], most| {
+            micro_batches(rows, |row| LENGTHS[row], MicroBatchSize::Rows(most))
+        };
+        assert_eq!(passes(&rows, 2), [[[1], [3]], [[2], [0]]]);
         assert_eq!(
-            micro_batches(&[vec![1], vec![0, 2, 3]], &data, 1),
+            passes(&[vec![1], vec![0, 2, 3]], 1),
             [vec![vec![0, 2, 3]], vec![vec![1]]]
         );
+    }
+
+    #[test]
+    fn a_pass_takes_as_many_rows_as_its_tokens_have_room_for_and_one_at_least() {
+        let rows = [vec![0], vec![1], vec![2], vec![3]];
+        let passes = |most, padded| {
+            let size = MicroBatchSize::Tokens { most, padded };
+            let passes = micro_batches(&rows, |row| LENGTHS[row], size);
+            passes.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(passes(17, false), [2, 2]);
+        assert_eq!(passes(17, true), [1, 2, 1]);
+        assert_eq!(passes(24, false), [4]);
+        assert_eq!(passes(1, false), [1, 1, 1, 1]);
     }
 }

@@ -17,7 +17,7 @@ pub mod template;
 pub mod tokenize;
 mod tokenized_row;
 
-pub use batches::{Batches, micro_batches};
+pub use batches::{Batches, MicroBatchSize, micro_batches};
 pub use encode::{EncodedRow, Encoder, EncoderSettings};
 pub use left_out::{LeftOut, Part};
 pub use packing::pack;

@@ -13,13 +13,12 @@
 use std::time::{Duration, Instant};
 
 use finetune_numerics::adapter::{Lora, LoraSettings};
-use finetune_numerics::model::{
-    Base, Batch, Biases, LoadOptions, ModelConfig, Row, Storage, WeightSource, Wiring,
-};
+use finetune_numerics::architecture::{Biases, ModelConfig, Wiring};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Row, Storage, WeightSource};
 use finetune_numerics::ops::four_bit::Code;
 use finetune_numerics::ops::profile::{Operation, profiled};
 use finetune_numerics::ops::rope::{Rope, Scaling};
-use finetune_numerics::optimizer::{Optimizer, OptimizerKind, clip_gradient_norm};
+use finetune_numerics::optimizer::{Optimizer, OptimizerKind};
 use tch::{Device, Kind, Tensor};
 
 /// Steps measured after one to warm up; the fastest counts, because other processes only ever slow a step down.
@@ -55,6 +54,7 @@ fn main() {
         .skip(1)
         .filter(|word| !word.starts_with("--"))
         .collect();
+    println!("{}", machine());
     let operations = Operation::ALL
         .map(|operation| format!("{:>9}", format!("{operation:?}").to_lowercase()))
         .join(" ");
@@ -76,12 +76,21 @@ fn main() {
                 } else {
                     vec![most]
                 };
+                let mut speeds = Vec::new();
                 for threads in threads {
                     tch::set_num_threads(threads);
                     let speed = line(&config, (kind, storage), &lengths, &words);
                     if threads == most {
-                        peer(&words, threads, speed);
+                        peer(&words, threads, speed.ours);
                     }
+                    speeds.push(speed);
+                }
+                if let [one, all] = &speeds[..] {
+                    println!(
+                        "  {most} threads / 1: {:.2}, of the products {:.2}",
+                        all.ours / one.ours,
+                        all.bound / one.bound
+                    );
                 }
             }
         }
@@ -129,13 +138,46 @@ fn peer(words: &[String; 3], threads: i32, ours: f64) {
     );
 }
 
-/// Measures and prints one line; returns the tokens a second.
+/// Tokens a second: of a step, and as the products allow.
+struct Speed {
+    ours: f64,
+    bound: f64,
+}
+
+/// What the figures are of.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |key: &str| {
+        let line = info.lines().find(|line| line.starts_with(key));
+        let value = line.and_then(|line| line.split_once(": "));
+        value.map_or("", |(_, value)| value).to_owned()
+    };
+    let flags = value("flags");
+    let known = ["avx2", "avx512f", "avx512_bf16", "amx_bf16"];
+    let has = |flag: &&str| flags.split(' ').any(|own| own == *flag);
+    let known: Vec<&str> = known.into_iter().filter(has).collect();
+    let bound = std::env::var("ONEDNN_MAX_CPU_ISA");
+    let bound = bound.map_or_else(
+        |_| String::new(),
+        |isa| {
+            format!("; ONEDNN_MAX_CPU_ISA={isa}: computed as by a processor with no more than that")
+        },
+    );
+    format!(
+        "{}, {} threads, {}{bound}",
+        value("model name"),
+        tch::get_num_threads(),
+        known.join(" ")
+    )
+}
+
+/// Measures and prints one line.
 fn line(
     config: &ModelConfig,
     (kind, storage): (Kind, Storage),
     lengths: &[usize],
     words: &[String; 3],
-) -> f64 {
+) -> Speed {
     let tokens = lengths.iter().sum::<usize>();
     let bound = tokens as f64 / products(config, kind, tokens).as_secs_f64();
     let (took, operations) = step(config, kind, storage, lengths);
@@ -154,7 +196,7 @@ fn line(
         speed / bound,
         format!("{:.1}", took.as_secs_f64() * 1e3),
     );
-    speed
+    Speed { ours: speed, bound }
 }
 
 /// `VmHWM` of this process, in bytes.
@@ -250,11 +292,9 @@ fn step(
     let mut once = || {
         let start = Instant::now();
         let ((), operations) = profiled(|| {
-            lora.parameters_mut().zero_gradients().unwrap();
             base.loss_and_gradient(Some(&lora), &batch, 1e-3, None)
                 .unwrap();
-            clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
-            optimizer.step(lora.parameters_mut(), 1e-3).unwrap();
+            optimizer.step(lora.parameters_mut(), 1e-3, 1.0).unwrap();
         });
         (start.elapsed(), operations)
     };

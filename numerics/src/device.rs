@@ -50,12 +50,24 @@ fn of_processor() -> Bfloat16 {
     /// "AuthenticAMD" begins so, in EBX of leaf 0.
     const AMD: u32 = u32::from_le_bytes(*b"Auth");
     let vendor = __cpuid(0);
-    let has_amx = vendor.eax >= 7 && __cpuid_count(7, 0).edx & AMX_BF16 != 0;
+    let has_amx = vendor.eax >= 7
+        && __cpuid_count(7, 0).edx & AMX_BF16 != 0
+        && allows_amx(std::env::var("ONEDNN_MAX_CPU_ISA").ok().as_deref());
     match is_x86_feature_detected!("avx512bf16") {
         true if has_amx || vendor.ebx == AMD => Bfloat16::Faster,
         true => Bfloat16::Held,
         false => Bfloat16::Emulated,
     }
+}
+
+/// Whether oneDNN may use AMX where its environment bounds the instructions that it takes: a processor with AMX then computes as one
+/// without.
+#[cfg(target_arch = "x86_64")]
+fn allows_amx(bound: Option<&str>) -> bool {
+    bound.is_none_or(|bound| {
+        let bound = bound.to_ascii_uppercase();
+        ["ALL", "DEFAULT"].contains(&bound.as_str()) || bound.contains("AMX")
+    })
 }
 
 /// Graviton 3 and its like have instructions that do more.
@@ -71,4 +83,22 @@ fn of_processor() -> Bfloat16 {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn of_processor() -> Bfloat16 {
     Bfloat16::Emulated
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_below_amx_takes_amx_away() {
+        for (bound, allows) in [
+            (None, true),
+            (Some("default"), true),
+            (Some("AVX512_CORE_AMX"), true),
+            (Some("AVX512_CORE_BF16"), false),
+            (Some("AVX2"), false),
+        ] {
+            assert_eq!(allows_amx(bound), allows, "{bound:?}");
+        }
+    }
 }

@@ -16,7 +16,8 @@ use crate::runtime::lease::{self, Candidate};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::poll::PodReader;
 use crate::runtime::server::{self, Readiness};
-use crate::runtime::{Context, Error, OperatorSettings, client, shutdown, watch};
+use crate::runtime::{Context, Error, client, shutdown, watch};
+use crate::settings::{AgentArguments, OperatorSettings};
 use crate::{adapter, fine_tune_job, inference_deployment};
 
 /// What the process waits for until the API server has answered about the lease.
@@ -35,7 +36,7 @@ pub struct Arguments {
           value_parser = ["Always", "IfNotPresent", "Never"])]
     pub trainer_image_pull_policy: Option<String>,
     #[command(flatten)]
-    agent: inference_deployment::Arguments,
+    agent: AgentArguments,
     /// Address for /metrics, /livez and /readyz; [::] is every address, of IPv4 too.
     #[arg(
         long,

@@ -1,6 +1,6 @@
 //! The operator: controllers that drive custom resources, and what they share.
 //!
-//! `controller` wires; `fine_tune_job` and its siblings decide; `runtime` is the ground under them. No part of it links
+//! `controller` wires; `fine_tune_job` and its siblings decide; `runtime` is the ground under them, and `settings` what they are told of the installation. No part of it links
 //! libtorch, and none reads a Secret.
 
 pub mod adapter;
@@ -9,3 +9,4 @@ pub mod controller;
 pub mod fine_tune_job;
 pub mod inference_deployment;
 pub mod runtime;
+pub mod settings;

@@ -7,13 +7,12 @@ use crate::job::Job;
 use crate::objective::Model;
 use crate::peft;
 use crate::run::inputs::Inputs;
+use crate::run::plan::micro_batch_size;
 use crate::run::trainee::{load_base, objective};
 use crate::workplace::Workplace;
 
 /// The file in the job's folder.
 const EVALUATION: &str = "evaluation.json";
-/// Rows a forward pass where the manifest does not say.
-const MICRO_BATCH_SIZE: usize = 8;
 
 /// Which rows are looked at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -66,17 +65,12 @@ pub async fn evaluate(
         .map(|folder| peft::read(&folder, base.config()))
         .transpose()?
         .map(|adapter| adapter.lora);
-    let micro_batch_size = job
-        .spec
-        .training
-        .micro_batch_size
-        .map_or(MICRO_BATCH_SIZE, |size| size as usize);
     let model = Model {
         base: &base,
         lora: lora.as_ref(),
     };
     let loss = objective(job, &inputs)?
-        .loss(model, data, micro_batch_size, &|| true)?
+        .loss(model, data, micro_batch_size(job), &|| true)?
         .ok_or_else(|| Failure::internal("an evaluation was left though nobody asked for it"))?;
     let evaluation = Evaluation {
         rows: data.len(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::files;
+use super::file_name::unit;
 
 /// How many faults are shown.
 pub const SHOWN_FAULTS: usize = 20;
@@ -118,8 +118,7 @@ impl Problem {
 pub fn place(file: &str, number: usize) -> String {
     match number {
         0 => file.to_owned(),
-        row if files::is_columnar(file) => format!("{file} row {row}"),
-        line => format!("{file} line {line}"),
+        number => format!("{file} {} {number}", unit(file)),
     }
 }
 
@@ -197,11 +196,7 @@ fn others(fault: &Fault, alike: &Alike) -> String {
     if alike.count == 0 {
         return String::new();
     }
-    let word = if files::is_columnar(&fault.file) {
-        "row"
-    } else {
-        "line"
-    };
+    let word = unit(&fault.file);
     let mut lines: Vec<String> = alike.lines.iter().map(usize::to_string).collect();
     if lines.is_empty() {
         return format!(" ({} more like it)", alike.count);

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
-use super::record::shortened;
+use super::quoted::shortened;
 
 /// An object: keys in the order of their first appearance, the last value of a repeated one.
 pub type Object = IndexMap<String, Json>;
@@ -180,5 +180,19 @@ impl<'de, const UNIQUE_KEYS: bool> Visitor<'de> for JsonVisitor<UNIQUE_KEYS> {
             }
         }
         Ok(Json::Object(object))
+    }
+}
+
+/// What serde_json says, without its own place, which counts within the row.
+pub(super) fn reason(error: &serde_json::Error) -> String {
+    let reason = error.to_string();
+    match reason.split(" at line ").next().unwrap_or_default() {
+        // It says both of half a pair alone.
+        "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
+            "an escape from `\\ud800` to `\\udfff` is half of a character and stands without its other half, expected both, or \
+             the character itself"
+                .to_owned()
+        }
+        reason => reason.to_owned(),
     }
 }

@@ -6,10 +6,13 @@
 
 mod content;
 mod fault;
+mod file_name;
 mod files;
 mod formats;
 pub mod json;
+mod quoted;
 mod record;
+mod row_format;
 
 use std::fs::File;
 use std::io::{self, BufRead};
@@ -19,7 +22,8 @@ use finetune_crds::fine_tune_job::{Columns, Format};
 
 pub use content::{Conversation, Message, Row, RowContent, TOOL_CALLS};
 pub use fault::{Fault, FaultClass, Faults, SHOWN_FAULTS, place};
-pub use formats::{RowFormat, Unread};
+pub use formats::Unread;
+pub use row_format::RowFormat;
 
 use fault::Problem;
 use files::{Found, Notes};

@@ -2,10 +2,10 @@
 
 use finetune_crds::fine_tune_job::Columns;
 
-use super::RowFormat;
 use super::fault::{FaultClass, Problem};
-use super::files::reason;
-use super::json::{Json, Object, UniqueKeys};
+use super::json::{Json, Object, UniqueKeys, reason};
+use super::quoted::{listed, shortened};
+use super::row_format::RowFormat;
 
 /// The columns of a row, under the names that `dataset.columns` gives them.
 #[derive(Clone, Copy, Debug)]
@@ -149,20 +149,6 @@ impl<'row> Record<'row> {
         }
         listed(self.columns.keys())
     }
-}
-
-/// Names of columns for messages, the first eight of them.
-pub(super) fn listed<'name>(names: impl ExactSizeIterator<Item = &'name String>) -> String {
-    let count = names.len();
-    let shown: Vec<String> = names.take(8).map(|name| shortened(name)).collect();
-    let more = if count > shown.len() { ", …" } else { "" };
-    format!("{}{more}", shown.join(", "))
-}
-
-/// A name out of the data, quoted, at most 40 characters of it.
-pub(super) fn shortened(name: &str) -> String {
-    let short: String = name.chars().take(40).collect();
-    format!("`{}`", short.escape_debug())
 }
 
 /// The text that a value must be.

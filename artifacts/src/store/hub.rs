@@ -1,23 +1,17 @@
-//! The Hugging Face Hub's API as far as reading needs it: which commit a revision is, which files it has, where they are.
+//! The Hugging Face Hub's API as far as reading needs it: where it says which commit a revision is and which files it has, and
+//! where these are.
 //!
 //! `HF_ENDPOINT` and `HF_TOKEN` come with the credentials, so that nobody can send a token elsewhere by editing a job.
-//! A base is pinned to a commit before its first file is read, and stays with it.
 //!
 //! Source: the routes `resolve`, `api/…/revision` and `api/…/tree` as huggingface_hub 1.x uses them.
 
-use std::sync::Arc;
-
-use object_store::path::Path as Key;
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
 use url::Url;
 
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
-use crate::uri::{HubKind, Location};
-
-use super::Store;
-use super::web::{Source, WebStore, checked};
+use crate::uri::HubKind;
 
 const ENDPOINT: &str = "HF_ENDPOINT";
 const TOKEN: &str = "HF_TOKEN";
@@ -71,11 +65,6 @@ struct TreeEntry {
 struct Lfs {
     oid: String,
     size: u64,
-}
-
-#[derive(Deserialize)]
-struct Revision {
-    sha: String,
 }
 
 impl Repository {
@@ -143,8 +132,8 @@ impl Repository {
         url
     }
 
-    /// What the revision is.
-    fn commit(&self) -> Url {
+    /// Where it is said which commit the revision is.
+    pub(super) fn commit(&self) -> Url {
         self.at(
             &format!("api/{}/{}/revision", self.kind.plural(), self.name),
             None,
@@ -201,60 +190,4 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
     }
-}
-
-/// The same `hf://` URI with the commit that its revision is now: `revision`, or the one after its `@`, or `main`. Any
-/// other URI as it is.
-pub async fn pin(uri: &str, revision: Option<&str>, credentials: &Credentials) -> Result<String> {
-    let location = Location::parse(uri)?;
-    let Location::Hub {
-        kind,
-        repository: name,
-        revision: written,
-        path,
-        folder,
-    } = location.clone()
-    else {
-        return match revision {
-            None => Ok(uri.to_owned()),
-            Some(revision) => Err(Error::invalid(
-                format!("revision `{revision}`"),
-                format!("applies to hf:// only, and the URI is {uri}: remove it"),
-            )),
-        };
-    };
-    if let (Some(written), Some(revision)) = (&written, revision) {
-        return Err(Error::invalid(
-            format!("revision `{revision}`"),
-            format!("stands beside {uri}, which names `{written}`: remove one of them"),
-        ));
-    }
-    let revision = revision.or(written.as_deref());
-    let repository = Repository::new(kind, &name, revision, credentials)?;
-    let commit = repository.commit();
-    let reader = Arc::new(WebStore::new(Source::Hub(repository), &location)?);
-    let store = Store::over(reader.clone(), Key::default(), &location, credentials);
-    let ask = || async {
-        let answer = checked(reader.request(commit.clone()).send().await, "");
-        let answer = answer.map_err(|error| store.classify(&error, ""))?;
-        let bytes = answer.bytes().await.map_err(|error| Error::Unavailable {
-            uri: uri.to_owned(),
-            cause: error.without_url().to_string(),
-        })?;
-        serde_json::from_slice::<Revision>(&bytes).map_err(|error| {
-            Error::invalid(
-                uri,
-                format!("its endpoint does not speak the Hub's API: {error}"),
-            )
-        })
-    };
-    let sha = store.retry(ask).await?.sha;
-    let pinned = Location::Hub {
-        kind,
-        repository: name,
-        revision: Some(sha),
-        path,
-        folder,
-    };
-    Ok(pinned.to_string())
 }

@@ -6,8 +6,9 @@
 mod absence;
 mod claims;
 mod classify;
-pub mod hub;
+mod hub;
 mod open;
+mod pin;
 mod transfer;
 mod web;
 
@@ -25,6 +26,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 use crate::uri::{Location, Provider};
 
+pub use pin::pin;
 pub use transfer::Downloaded;
 
 /// A prefix of a store. Cheap to clone.

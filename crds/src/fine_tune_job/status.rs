@@ -195,9 +195,9 @@ pub struct PlanStatus {
     pub method: String,
     /// The peak learning rate.
     pub learning_rate: String,
-    /// Rows a forward pass.
+    /// The most rows of a forward pass.
     pub micro_batch_size: i64,
-    /// Forward passes an optimiser step.
+    /// The most forward passes of an optimiser step.
     pub gradient_accumulation: i64,
     /// The number of weights that are trained.
     #[serde(skip_serializing_if = "Option::is_none")]

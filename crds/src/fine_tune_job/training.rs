@@ -28,8 +28,8 @@ pub struct Training {
     /// Rows an optimiser step. The last batch of an epoch is kept, however small.
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i64,
-    /// Rows a forward pass. Absent: 8, or `batchSize` where that is less. The result does not depend on it, but for what
-    /// dropout and NEFTune draw.
+    /// Rows a forward pass. Absent: as many as have 2,048 tokens together, and one at least. The result does not depend on it,
+    /// but for what dropout and NEFTune draw.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub micro_batch_size: Option<i64>,

@@ -10,8 +10,6 @@ use finetune_artifacts::rows::json::Json;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::print::MOST_LEVELS;
-
 /// For a conversation of no length: 16 MB of text, or some hundred times what ordinary templates take.
 const BASE: u64 = 250_000;
 /// More for a message. Ordinary templates take some hundreds, and some look at all messages again for each.
@@ -20,6 +18,8 @@ const OF_A_MESSAGE: u64 = 2_000;
 const OF_A_BYTE: u64 = 1;
 /// Never more: 1 GB of text.
 const MOST: u64 = 16_000_000;
+/// More lists within lists than data or tools have. Whoever prints a value of more refuses it.
+pub(super) const MOST_LEVELS: usize = 128;
 
 /// What the template may take for this conversation.
 pub(super) fn of(messages: &[Message], tools: &[Json]) -> u64 {

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::fuel;
-use super::print::MOST_LEVELS;
+use super::fuel::{self, MOST_LEVELS};
+use super::print::python_float;
 use super::python::Arguments;
 
 /// The widest indent; real templates take 2 or 4.
@@ -95,21 +95,6 @@ fn as_separators(pair: &Value) -> Result<(String, String), Error> {
             "tojson has {} separators, expected 2",
             texts.len()
         ))),
-    }
-}
-
-/// A number as Python writes it: an exponent below 1e-4 and from 1e16 on, with a sign and at least two digits.
-pub(super) fn python_float(value: f64) -> String {
-    let scientific = format!("{value:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else {
-        return scientific;
-    };
-    match exponent.parse::<i32>() {
-        Ok(exponent) if !(-4..16).contains(&exponent) => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{digits}e{sign}{:02}", exponent.abs())
-        }
-        _ => format!("{value:?}"),
     }
 }
 

@@ -8,10 +8,9 @@ mod fuel;
 mod join;
 mod json;
 mod print;
-mod probe;
+pub(crate) mod probe;
 mod python;
 mod stack;
-mod turn_end;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,7 +23,6 @@ use minijinja::{Environment, Error as JinjaError, ErrorKind, State, Value};
 use regex::Regex;
 
 use forms::{Arguments, Forms};
-pub use turn_end::{TurnEnd, turn_end};
 
 /// Bytes of the longest template. Real ones have less than half of it.
 const LONGEST_SOURCE: usize = 64 << 10;

@@ -6,11 +6,7 @@ use std::fmt::Write;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
-use super::fuel;
-use super::json::python_float;
-
-/// More lists within lists than data or tools have.
-pub(super) const MOST_LEVELS: usize = 128;
+use super::fuel::{self, MOST_LEVELS};
 
 /// Prints what stands between `{{` and `}}`.
 pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
@@ -87,6 +83,21 @@ fn repr(value: &Value, level: usize, text: &mut String) -> Result<(), Error> {
         _ => write!(text, "{value}")?,
     }
     Ok(())
+}
+
+/// A number as Python writes it: an exponent below 1e-4 and from 1e16 on, with a sign and at least two digits.
+pub(super) fn python_float(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..16).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => format!("{value:?}"),
+    }
 }
 
 /// Single quotes, but where only these stand in the text double ones.

@@ -7,7 +7,7 @@ use super::PROBE;
 
 /// In which form a call has its arguments.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Arguments {
+pub(crate) enum Arguments {
     /// As an object.
     Object,
     /// As an object written as JSON in a text.
@@ -20,7 +20,7 @@ pub(super) fn arguments_text() -> String {
 }
 
 /// A turn that calls a function so many times and says nothing.
-pub(super) fn calling(calls: usize, form: Arguments) -> Message {
+pub(crate) fn calling(calls: usize, form: Arguments) -> Message {
     let text = |text: &str| Json::Text(text.to_owned());
     let call = |number: usize| {
         let arguments = match form {
@@ -43,7 +43,7 @@ pub(super) fn calling(calls: usize, form: Arguments) -> Message {
 }
 
 /// The function that is called.
-pub(super) fn tool() -> Json {
+pub(crate) fn tool() -> Json {
     let text = |text: &str| Json::Text(text.to_owned());
     let of = object(vec![
         ("type", text("string")),

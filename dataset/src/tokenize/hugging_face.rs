@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::folder::{CONFIG, object, read, token_text};
 use super::guard::guarded;
 use super::{Error, Parts, SpecialToken, SpecialTokens, Tokenizer, sentence_piece_folder};
 
 const TOKENIZER: &str = "tokenizer.json";
-pub(super) const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const GENERATION: &str = "generation_config.json";
 
@@ -50,26 +50,6 @@ impl Tokenizer {
     }
 }
 
-/// The bytes of a file, or none where it does not exist.
-pub(super) fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Error> {
-    match std::fs::read(directory.join(name)) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            file: directory.join(name).display().to_string(),
-            source,
-        }),
-    }
-}
-
-pub(super) fn object(directory: &Path, name: &str) -> Result<Option<Map<String, Value>>, Error> {
-    read(directory, name)?
-        .map(|bytes| {
-            serde_json::from_slice(&bytes).map_err(|error| Error::invalid(name, error.to_string()))
-        })
-        .transpose()
-}
-
 /// The template in the configuration: a text, or a list of named ones of which `default` counts.
 fn configured_template(config: &Map<String, Value>) -> Result<Option<String>, Error> {
     match config.get("chat_template") {
@@ -108,21 +88,6 @@ fn special_token(
         id,
         text: text.to_owned(),
     }))
-}
-
-/// The text of a special token, where the configuration has it.
-pub(super) fn token_text<'a>(
-    config: &'a Map<String, Value>,
-    name: &str,
-) -> Result<Option<&'a str>, Error> {
-    match config.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_str()
-            .or_else(|| value.get("content").and_then(Value::as_str))
-            .map(Some)
-            .ok_or_else(|| Error::invalid(CONFIG, format!("`{name}` is no text"))),
-    }
 }
 
 /// `eos_token_id` of the generation settings: a number or a list.

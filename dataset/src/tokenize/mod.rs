@@ -4,20 +4,25 @@
 //! callers ask for the start token where a sequence needs it.
 
 mod bytes;
+mod folder;
 mod gguf;
 mod guard;
 mod hugging_face;
 mod sentence_piece;
 mod sentence_piece_folder;
+mod turn_end;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-use crate::template::{self, ChatTemplate, TurnEnd, turn_end};
+use crate::template::{self, ChatTemplate};
 
 use guard::guarded;
+use turn_end::turn_end;
+
+pub use turn_end::TurnEnd;
 
 /// A text over which a tokenizer is tried out: letters, digits, signs, blanks, and characters of several bytes.
 const TRIAL: &str = "Hello, world! 12 \u{e4}\u{4f60}\n";

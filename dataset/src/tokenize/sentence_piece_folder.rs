@@ -11,7 +11,7 @@ use finetune_artifacts::sentence_piece::{Algorithm, Model};
 use serde_json::{Map, Value};
 
 use super::Error;
-use super::hugging_face::{CONFIG, object, token_text};
+use super::folder::{CONFIG, object, token_text};
 use super::sentence_piece::{AddedToken, Prefix, own_tokens, tokenizer_json};
 
 /// The file.

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::LoraSettings;
 use super::scheme::{self, AdaptedModule, Scheme};
-use crate::model::{ModelConfig, Projection};
+use crate::architecture::{ModelConfig, Projection};
 use crate::ops::low_rank::{LowRank, Magnitude};
 use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
@@ -162,14 +162,11 @@ impl Lora {
         let mut layers: Vec<[Option<LowRank>; Projection::ALL.len()]> = Vec::new();
         layers.resize_with(config.layers as usize, Default::default);
         let mut of_modules = parameters.list().iter();
-        let mut next = || -> Result<(Tensor, Tensor)> {
+        let mut next = || -> Result<(Tensor, Gradient)> {
             let parameter = of_modules.next().ok_or_else(|| {
                 Error::Adapter("a module has fewer tensors than it was given".to_owned())
             })?;
-            Ok((
-                parameters.value(parameter)?,
-                parameters.gradient(parameter)?,
-            ))
+            Ok((parameters.value(parameter)?, parameters.added_to(parameter)))
         };
         for target in &targets {
             let ((a, gradient_a), (b, gradient_b)) = (next()?, next()?);
@@ -178,7 +175,7 @@ impl Lora {
                     let (value, gradient) = next()?;
                     Some(Magnitude {
                         value,
-                        gradient: Gradient::new(gradient),
+                        gradient,
                         known: RefCell::default(),
                     })
                 }
@@ -188,8 +185,8 @@ impl Lora {
                 module: target.module.name.clone(),
                 a,
                 b,
-                gradient_a: Gradient::new(gradient_a),
-                gradient_b: Gradient::new(gradient_b),
+                gradient_a,
+                gradient_b,
                 scaling: target.module.scaling,
                 revision: parameters.revision().clone(),
                 magnitude,

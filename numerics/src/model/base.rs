@@ -5,14 +5,14 @@ use std::cell::RefCell;
 use tch::{Kind, Tensor};
 
 use super::batch::Positions;
-use super::config::HEAD;
-use super::layer::{Layer, Pass, SavedLayer};
-use super::linears::Rider;
+use super::layer::{Layer, SavedLayer};
 use super::loader::{LoadOptions, Loader, Storage};
+use super::pass::{Pass, Rider};
 use super::randomness::Randomness;
-use super::{Batch, KeyValueCache, ModelConfig, WeightSource, full};
+use super::{Batch, KeyValueCache, WeightSource, full};
 use crate::adapter::Lora;
-use crate::ops::cross_entropy::{self, LossSum};
+use crate::architecture::{HEAD, ModelConfig};
+use crate::ops::cross_entropy::{self, Head, LossSum, Targets};
 use crate::ops::linear::{Dense, Scratch};
 use crate::ops::profile::{Operation, timed};
 use crate::ops::{Error, Result, embedding, logits, rms_norm};
@@ -156,15 +156,16 @@ impl Base {
         batch: &Batch,
         random: Option<Randomness>,
     ) -> Result<LossSum> {
+        self.check_token(batch.greatest_token)?;
         let (tokens, positions) = (&batch.tokens, batch.positions());
         let hidden = self.hidden(adapter, tokens, positions, random, &mut |_| {})?;
         let scratch = &mut self.scratch.borrow_mut();
-        cross_entropy::loss(
-            &hidden,
-            &self.head().in_kind(scratch)?,
-            &batch.targets.f_reshape([-1])?,
-            self.config.wiring.logits,
-        )
+        let head = Head {
+            matrix: &self.head().in_kind(scratch)?,
+            gradient: None,
+            settings: self.config.wiring.logits,
+        };
+        cross_entropy::loss(&hidden, head, &batch.targets)
     }
 
     /// The sum of token losses of a batch. The gradient of `scale` x that sum is added to the gradients of the adapter and of
@@ -176,6 +177,7 @@ impl Base {
         scale: f64,
         random: Option<Randomness>,
     ) -> Result<LossSum> {
+        self.check_token(batch.greatest_token)?;
         let riders = alone(adapter, &batch.tokens);
         let mut scratch = self.scratch.borrow_mut();
         let positions = batch.positions();
@@ -190,17 +192,13 @@ impl Base {
         }
         let (hidden, norm) = rms_norm::forward(&x, &self.final_norm.value, self.config.norm())?;
         let head = self.head();
-        let head_matrix = head.in_kind(pass.scratch)?;
-        let targets = batch.targets.f_reshape([-1])?;
+        let head = Head {
+            matrix: &head.in_kind(pass.scratch)?,
+            gradient: head.gradient.as_ref(),
+            settings: self.config.wiring.logits,
+        };
         let (sum, d_hidden) = timed(Operation::Loss, || {
-            cross_entropy::loss_and_gradient(
-                &hidden,
-                &head_matrix,
-                head.gradient.as_ref(),
-                &targets,
-                self.config.wiring.logits,
-                scale,
-            )
+            cross_entropy::loss_and_gradient(&hidden, head, &batch.targets, scale)
         })?;
         let mut dx = rms_norm::backward(&norm, &d_hidden, self.final_norm.gradient.as_ref())?;
         for layer in self.layers.iter().rev() {
@@ -260,11 +258,16 @@ impl Base {
         self.last_norm(&x)
     }
 
-    /// log p of every token after each of these hidden rows (M, V), fp32.
-    pub(super) fn log_probabilities_of(&self, hidden: &Tensor) -> Result<Tensor> {
+    /// The log-probability, in nats, of each token but the first from the last hidden rows (T, H).
+    pub(super) fn picked(&self, hidden: &Tensor, tokens: &[i64]) -> Result<Vec<f64>> {
         let scratch = &mut self.scratch.borrow_mut();
-        let head = self.head().in_kind(scratch)?;
-        cross_entropy::log_probabilities(hidden, &head, self.config.wiring.logits)
+        let head = Head {
+            matrix: &self.head().in_kind(scratch)?,
+            gradient: None,
+            settings: self.config.wiring.logits,
+        };
+        let targets = Targets::new(tokens.get(1..).unwrap_or_default())?;
+        cross_entropy::log_probabilities(hidden, head, &targets)
     }
 
     /// The logits after each of these hidden rows (M, V), fp32.
@@ -287,6 +290,28 @@ impl Base {
         let positions = Positions::Rows { lengths: None };
         let mut pass = self.pass(tokens, positions, &riders, None, &mut scratch)?;
         Ok(layer.forward(x, None, &mut pass)?.0)
+    }
+
+    /// Tokens (1, T), each one that the model knows.
+    pub(super) fn tokens(&self, tokens: &[i64]) -> Result<Tensor> {
+        for token in tokens {
+            self.check_token(*token)?;
+        }
+        if tokens.is_empty() {
+            return Err(Error::Input("no tokens, expected at least one".to_owned()));
+        }
+        Ok(Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?)
+    }
+
+    /// Refuses a token that the model does not know. Asked on the host, where tokens come from.
+    fn check_token(&self, token: i64) -> Result<()> {
+        if (0..self.config.vocabulary_size).contains(&token) {
+            return Ok(());
+        }
+        Err(Error::Input(format!(
+            "token id {token}, expected 0 to {}: the tokenizer belongs to another model",
+            self.config.vocabulary_size - 1
+        )))
     }
 
     fn head(&self) -> &Dense {
@@ -319,16 +344,6 @@ impl Base {
     ) -> Result<Pass<'a>> {
         let config = &self.config;
         let (batch, length) = tokens.size2()?;
-        let (least, most) = (
-            i64::try_from(tokens.f_min()?)?,
-            i64::try_from(tokens.f_max()?)?,
-        );
-        if least < 0 || most >= config.vocabulary_size {
-            return Err(Error::Input(format!(
-                "token ids from {least} to {most}, expected 0 to {}: the tokenizer belongs to another model",
-                config.vocabulary_size - 1
-            )));
-        }
         let numbers = positions.numbers(length)?; // (T) or (B, T)
         let rotation = |rope| positions.rotation(rope, &numbers, (batch, length));
         Ok(Pass {

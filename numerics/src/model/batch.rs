@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::ops::cross_entropy::IGNORED;
+use crate::ops::cross_entropy::{IGNORED, Targets};
 use crate::ops::rope::Rope;
 use crate::ops::rotation::Rotation;
 use crate::ops::{Error, Result};
@@ -21,8 +21,10 @@ pub struct Row<'a> {
 pub struct Batch {
     /// Token ids (B, T).
     pub tokens: Tensor,
-    /// For each token the one that follows it, where that carries loss, else -100 (B, T).
-    pub targets: Tensor,
+    /// The greatest of them.
+    pub greatest_token: i64,
+    /// For each token of (B, T) the one that follows it, where that carries loss.
+    pub targets: Targets,
     /// Where rows are packed: the lengths of the documents of each row. Absent where each row is one document.
     pub documents: Option<Vec<Vec<i64>>>,
     /// Where rows that are one document each are padded: their lengths without the padding. Absent where all have T tokens.
@@ -153,7 +155,6 @@ impl Batch {
             tokens.resize((index + 1) * length, 0);
             targets.resize((index + 1) * length, IGNORED);
         }
-        let shape = [rows.len() as i64, length as i64];
         let lengths = |documents: &Vec<Row<'_>>| {
             let lengths = documents.iter().map(|row| row.tokens.len() as i64);
             lengths.filter(|length| *length > 0).collect()
@@ -162,10 +163,20 @@ impl Batch {
         let of_rows: Vec<i64> = rows.iter().map(|row| length_of(row) as i64).collect();
         let is_padded = of_rows.iter().any(|of_row| *of_row != length as i64);
         Ok(Self {
-            tokens: Tensor::f_from_slice(&tokens)?.f_view(shape)?,
-            targets: Tensor::f_from_slice(&targets)?.f_view(shape)?,
             documents: is_packed.then(|| rows.iter().map(lengths).collect()),
             lengths: (is_padded && !is_packed).then_some(of_rows),
+            ..Self::of_targets(&tokens, &targets, rows.len() as i64)?
+        })
+    }
+
+    /// Tokens of so many rows of one length, each one document, and what each token is followed by: -100 where that carries no loss.
+    pub fn of_targets(tokens: &[i64], targets: &[i64], rows: i64) -> Result<Self> {
+        Ok(Self {
+            tokens: Tensor::f_from_slice(tokens)?.f_view([rows, -1])?,
+            greatest_token: tokens.iter().copied().max().unwrap_or(0),
+            targets: Targets::new(targets)?,
+            documents: None,
+            lengths: None,
         })
     }
 }
@@ -191,10 +202,7 @@ mod tests {
             Vec::<Vec<i64>>::try_from(&batch.tokens).unwrap(),
             [[5, 6, 7], [8, 0, 0]]
         );
-        assert_eq!(
-            Vec::<Vec<i64>>::try_from(&batch.targets).unwrap(),
-            [[-100, 7, -100], [-100; 3]]
-        );
+        assert_eq!(batch.targets.pairs(), [(1, 7)]);
     }
 
     #[test]
@@ -213,10 +221,7 @@ mod tests {
             Vec::<Vec<i64>>::try_from(&batch.tokens).unwrap(),
             [[5, 6, 7, 8, 9], [4, 0, 0, 0, 0]]
         );
-        assert_eq!(
-            Vec::<Vec<i64>>::try_from(&batch.targets).unwrap(),
-            [[6, -100, 8, 9, -100], [-100; 5]]
-        );
+        assert_eq!(batch.targets.pairs(), [(0, 6), (2, 8), (3, 9)]);
         assert_eq!(batch.documents, Some(vec![vec![2, 3], vec![1]]));
         let positions = batch.positions().numbers(5).unwrap();
         assert_eq!(

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::ModelConfig;
+use crate::architecture::ModelConfig;
 use crate::ops::rope::Rope;
 use crate::ops::{Error, Result};
 

@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 
-use super::Projection;
-use super::layer::Pass;
 use super::linears::Linears;
+use super::pass::Pass;
+use crate::architecture::Projection;
 use crate::ops::gated::{self, SavedGate};
 use crate::ops::linear::SavedLinears;
 use crate::ops::{Error, Result};

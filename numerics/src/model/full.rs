@@ -1,6 +1,6 @@
 //! Full fine-tuning: every weight of the model is a parameter, held in fp32 whatever the type of the activations.
 
-use crate::model::ModelConfig;
+use crate::architecture::ModelConfig;
 use crate::ops::Result;
 use crate::optimizer::{NewParameter, Parameters};
 

@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::batch::Positions;
 use super::{Base, KeyValueCache};
 use crate::adapter::Lora;
-use crate::ops::{Error, Result};
+use crate::ops::Result;
 
 /// The rows of which logits are wanted: each costs a product with the whole vocabulary.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,7 +35,7 @@ impl Base {
         cache: &mut KeyValueCache,
         rows: LogitRows,
     ) -> Result<Tensor> {
-        let hidden = self.hidden_cached(adapter, &as_batch(tokens)?, cache)?; // (T, H)
+        let hidden = self.hidden_cached(adapter, &self.tokens(tokens)?, cache)?; // (T, H)
         match rows {
             LogitRows::All => self.logits_of(&hidden),
             LogitRows::Last => self.logits_of(&hidden.f_narrow(0, tokens.len() as i64 - 1, 1)?),
@@ -44,24 +44,14 @@ impl Base {
 
     /// The log-probability, in nats, of each token but the first given those before it.
     pub fn log_probabilities(&self, adapter: Option<&Lora>, tokens: &[i64]) -> Result<Vec<f64>> {
-        let hidden = self.hidden(adapter, &as_batch(tokens)?, ROWS, None, &mut |_| {})?; // (T, H)
+        let hidden = self.hidden(adapter, &self.tokens(tokens)?, ROWS, None, &mut |_| {})?; // (T, H)
         self.picked(&hidden, tokens)
-    }
-
-    /// The log-probability of each token but the first from the last hidden rows (T, H).
-    pub(super) fn picked(&self, hidden: &Tensor, tokens: &[i64]) -> Result<Vec<f64>> {
-        let mut picked = Vec::with_capacity(tokens.len().saturating_sub(1));
-        for (position, &token) in tokens.iter().enumerate().skip(1) {
-            // Row by row, so that long texts do not hold (T, V) numbers.
-            let row = self.log_probabilities_of(&hidden.f_narrow(0, position as i64 - 1, 1)?)?;
-            picked.push(row.f_double_value(&[0, token])?);
-        }
-        Ok(picked)
     }
 
     /// The logits (B, T, V) in fp32 of tokens (B, T).
     pub fn logits(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Tensor> {
         let (batch, length) = tokens.size2()?;
+        let tokens = &self.known(tokens)?;
         let hidden = self.hidden(adapter, tokens, ROWS, None, &mut |_| {})?;
         Ok(self.logits_of(&hidden)?.f_view([batch, length, -1])?)
     }
@@ -70,6 +60,7 @@ impl Base {
     /// comparison with other implementations.
     pub fn hidden_states(&self, adapter: Option<&Lora>, tokens: &Tensor) -> Result<Vec<Tensor>> {
         let (batch, length) = tokens.size2()?;
+        let tokens = &self.known(tokens)?;
         let mut states = Vec::new();
         let mut observe = |x: &Tensor| states.push(x.shallow_clone());
         let last = self.hidden(adapter, tokens, ROWS, None, &mut observe)?;
@@ -79,12 +70,10 @@ impl Base {
             .map(|state| Ok(state.f_view([batch, length, -1])?))
             .collect()
     }
-}
 
-/// Tokens (1, T).
-pub(super) fn as_batch(tokens: &[i64]) -> Result<Tensor> {
-    if tokens.is_empty() {
-        return Err(Error::Input("no tokens, expected at least one".to_owned()));
+    /// The tokens, if the model knows each of them. They are read for it.
+    fn known(&self, tokens: &Tensor) -> Result<Tensor> {
+        let flat = Vec::<i64>::try_from(tokens.f_reshape([-1])?)?;
+        Ok(self.tokens(&flat)?.f_view_as(tokens)?)
     }
-    Ok(Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?)
 }

@@ -3,17 +3,14 @@
 
 use tch::Tensor;
 
-use super::ModelConfig;
 use super::cache::LayerCache;
 use super::feed_forward::{self, SavedFeedForward};
-use super::linears::{Linears, Rider};
-use super::randomness::Randomness;
+use super::linears::Linears;
+use super::pass::Pass;
 use super::self_attention::{SavedSelfAttention, SelfAttention};
 use crate::ops::Result;
-use crate::ops::linear::{Dense, Scratch};
-use crate::ops::random::Draw;
+use crate::ops::linear::Dense;
 use crate::ops::rms_norm::{self, SavedNorm};
-use crate::ops::rotation::Rotation;
 
 /// The weights of one layer.
 #[derive(Debug)]
@@ -29,30 +26,6 @@ pub(super) struct Layer {
 pub(super) struct Norms {
     pub(super) before: Option<Dense>,
     pub(super) after: Option<Dense>,
-}
-
-/// What all layers of a pass share.
-pub(super) struct Pass<'a> {
-    pub(super) config: &'a ModelConfig,
-    /// By `ModelConfig::ropes`.
-    pub(super) rotations: Vec<Rotation>,
-    /// Where rows are packed: the lengths of the documents of each row.
-    pub(super) documents: Option<&'a [Vec<i64>]>,
-    /// The adapters, of all rows.
-    pub(super) riders: &'a [Rider<'a>],
-    /// What is random, in training.
-    pub(super) random: Option<Randomness>,
-    pub(super) scratch: &'a mut Scratch,
-    /// B and T.
-    pub(super) shape: (i64, i64),
-}
-
-impl Pass<'_> {
-    /// What the attention's dropout is drawn from, in training a base that has one.
-    pub(super) fn attention_draw(&self) -> Option<Draw> {
-        let random = self.random.filter(|_| self.config.attention_dropout > 0.0);
-        random.map(|random| random.draw)
-    }
 }
 
 /// What the backward of a layer needs. M = B·T.

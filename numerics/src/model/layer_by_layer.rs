@@ -3,10 +3,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::inference::as_batch;
 use super::loader::{LoadOptions, Loader, Storage};
-use super::{Base, ModelConfig, WeightSource};
+use super::{Base, WeightSource};
 use crate::adapter::Lora;
+use crate::architecture::ModelConfig;
 use crate::ops::Result;
 
 /// The log-probabilities of a text of n tokens, in nats: n - 1 each, of tokens 1 to n - 1 given those before.
@@ -45,7 +45,7 @@ pub fn score_layer_by_layer(
     let base = Base::without_layers(config, &loader)?;
     let mut streams = Vec::with_capacity(texts.len());
     for tokens in texts {
-        let batch = as_batch(tokens)?;
+        let batch = base.tokens(tokens)?;
         let x = base.embed(&batch, None)?;
         streams.push(Stream {
             tokens,

@@ -2,9 +2,8 @@
 
 use tch::Tensor;
 
-use super::Projection;
-use super::layer::Pass;
-use crate::adapter::Lora;
+use super::pass::{Pass, Rider};
+use crate::architecture::Projection;
 use crate::ops::linear::{self, AdapterDropout, Linear, RowBlock, SavedLinears};
 use crate::ops::{Error, Result};
 
@@ -14,14 +13,6 @@ pub(super) struct Linears {
     /// The layer's number, from 0.
     pub(super) layer: usize,
     pub(super) by_projection: [Option<Linear>; Projection::ALL.len()],
-}
-
-/// Consecutive rows of a pass, and the adapter that rides on the base for them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rider<'a> {
-    /// Rows (of M), behind those of the riders before.
-    pub(super) rows: i64,
-    pub(super) adapter: Option<&'a Lora>,
 }
 
 impl Linears {

@@ -2,14 +2,13 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::WeightSource;
 use super::layer::{Layer, Norms};
 use super::linears::Linears;
 use super::self_attention::SelfAttention;
-use super::wiring::BranchNorms;
-use super::{ModelConfig, Projection, WeightSource};
+use crate::architecture::{BranchNorms, ModelConfig, Projection};
 use crate::ops::four_bit::{Code, FourBitMatrix};
 use crate::ops::linear::{Dense, Linear, Weight};
-use crate::ops::trained::Gradient;
 use crate::ops::{Error, Result};
 use crate::optimizer::Parameters;
 
@@ -186,7 +185,7 @@ impl<'a> Loader<'a> {
         value.f_copy_(&tensor)?;
         Ok(Dense {
             value,
-            gradient: Some(Gradient::new(parameters.gradient(parameter)?)),
+            gradient: Some(parameters.added_to(parameter)),
         })
     }
 

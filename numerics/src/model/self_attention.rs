@@ -3,9 +3,9 @@
 use tch::Tensor;
 
 use super::cache::LayerCache;
-use super::layer::Pass;
 use super::linears::Linears;
-use super::{ModelConfig, Projection};
+use super::pass::Pass;
+use crate::architecture::{ModelConfig, Projection};
 use crate::ops::attention::{self, AttentionSettings, SavedAttention};
 use crate::ops::linear::{Dense, SavedLinears};
 use crate::ops::random::Dropout;
@@ -122,10 +122,7 @@ impl SelfAttention {
         let by_head = gradients.queries.f_view([batch, heads, length, head_dim])?;
         let mut d_queries = rotation.backward(&by_head)?;
         let mut d_keys = rotation.backward(&gradients.keys)?;
-        let d_values = gradients
-            .values
-            .f_transpose(1, 2)?
-            .f_reshape([batch * length, -1])?;
+        let d_values = gradients.values;
         if let (Some([query_norm, key_norm]), Some([of_queries, of_keys])) =
             (&self.norms, &saved.norms)
         {

@@ -14,6 +14,7 @@ pub mod gated;
 pub mod linear;
 pub mod logits;
 pub mod low_rank;
+pub(crate) mod product;
 pub mod profile;
 pub mod random;
 pub mod rms_norm;

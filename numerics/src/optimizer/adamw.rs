@@ -1,5 +1,6 @@
 //! AdamW (Loshchilov and Hutter, 2019) over the flat buffers, in the order of operations of torch.optim.AdamW.
 
+use super::clip::Clip;
 use super::{Parameters, State, StateMut};
 use crate::ops::cpu::kernel::{self, Kernel};
 use crate::ops::{Error, Result};
@@ -29,7 +30,7 @@ impl Constants {
     }
 
     /// The numbers of step `step`, from 1.
-    pub(super) fn of_step(&self, step: u64, learning_rate: f64) -> Update {
+    pub(super) fn of_step(&self, step: u64, learning_rate: f64, clip: Clip) -> Update {
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         Update {
             step_size: (learning_rate / correction(self.beta1)) as f32,
@@ -39,6 +40,7 @@ impl Constants {
             gain1: (1.0 - self.beta1) as f32,
             beta2: self.beta2 as f32,
             gain2: (1.0 - self.beta2) as f32,
+            clip: clip.factor,
         }
     }
 }
@@ -53,6 +55,8 @@ pub(super) struct Update {
     gain1: f32,
     beta2: f32,
     gain2: f32,
+    /// What clipping leaves of a gradient.
+    clip: f32,
 }
 
 impl Update {
@@ -64,9 +68,16 @@ impl Update {
         self
     }
 
-    /// Moves one parameter by its gradient, and its moments with it.
+    /// Moves one parameter by its gradient, which becomes 0, and its moments with it.
     #[inline(always)]
-    pub(super) fn apply(&self, value: &mut f32, gradient: f32, first: &mut f32, second: &mut f32) {
+    pub(super) fn apply(
+        &self,
+        value: &mut f32,
+        gradient: &mut f32,
+        first: &mut f32,
+        second: &mut f32,
+    ) {
+        let gradient = std::mem::take(gradient) * self.clip;
         *value *= self.keep;
         *first += self.gain1 * (gradient - *first);
         *second = *second * self.beta2 + self.gain2 * gradient * gradient;
@@ -98,8 +109,13 @@ impl AdamW {
         }
     }
 
-    /// Moves the parameters by one step along their gradients.
-    pub fn step(&mut self, parameters: &mut Parameters, learning_rate: f64) -> Result<()> {
+    /// As [`super::Optimizer::step`].
+    pub fn step(
+        &mut self,
+        parameters: &mut Parameters,
+        learning_rate: f64,
+        max_norm: f64,
+    ) -> Result<f64> {
         if self.first_moment.len() != parameters.count()
             || self.second_moment.len() != parameters.count()
         {
@@ -110,8 +126,12 @@ impl AdamW {
                 parameters.count()
             )));
         }
+        let clip = Clip::of(parameters.gradients()?, max_norm);
+        if !clip.norm.is_finite() {
+            return Ok(clip.norm);
+        }
         self.steps += 1;
-        let update = self.constants.of_step(self.steps, learning_rate);
+        let update = self.constants.of_step(self.steps, learning_rate, clip);
         let runs = runs_by_decay(parameters);
         let (values, gradients) = parameters.both_mut()?;
         for (range, decay) in runs {
@@ -122,7 +142,7 @@ impl AdamW {
                 .zip(self.second_moment[range.clone()].chunks_mut(length));
             let parts = values[range.clone()]
                 .chunks_mut(length)
-                .zip(gradients[range].chunks(length));
+                .zip(gradients[range].chunks_mut(length));
             let parts = parts
                 .zip(moments)
                 .map(|((values, gradients), (firsts, seconds))| Moved {
@@ -134,7 +154,7 @@ impl AdamW {
                 });
             kernel::run_all(parts.collect());
         }
-        Ok(())
+        Ok(clip.norm)
     }
 
     /// What a checkpoint saves, beside the number of steps.
@@ -158,7 +178,7 @@ impl AdamW {
 struct Moved<'a> {
     update: Update,
     values: &'a mut [f32],
-    gradients: &'a [f32],
+    gradients: &'a mut [f32],
     firsts: &'a mut [f32],
     seconds: &'a mut [f32],
 }
@@ -169,7 +189,7 @@ impl Kernel for Moved<'_> {
         let moments = self.firsts.iter_mut().zip(self.seconds);
         let pairs = self.values.iter_mut().zip(self.gradients);
         for ((value, gradient), (first, second)) in pairs.zip(moments) {
-            self.update.apply(value, *gradient, first, second);
+            self.update.apply(value, gradient, first, second);
         }
     }
 }

@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use super::adamw::{Constants, Update};
+use super::clip::Clip;
 use super::dynamic_map::DynamicMap;
 use super::{Parameters, State, StateMut};
 use crate::ops::cpu::kernel::{self, Kernel};
@@ -93,8 +94,13 @@ impl AdamW8bit {
         }
     }
 
-    /// Moves the parameters by one step along their gradients.
-    pub fn step(&mut self, parameters: &mut Parameters, learning_rate: f64) -> Result<()> {
+    /// As [`super::Optimizer::step`].
+    pub fn step(
+        &mut self,
+        parameters: &mut Parameters,
+        learning_rate: f64,
+        max_norm: f64,
+    ) -> Result<f64> {
         let count = self.parts.last().map_or(0, |part| part.range.end);
         if count != parameters.count() {
             return Err(Error::Input(format!(
@@ -102,13 +108,17 @@ impl AdamW8bit {
                 parameters.count()
             )));
         }
+        let clip = Clip::of(parameters.gradients()?, max_norm);
+        if !clip.norm.is_finite() {
+            return Ok(clip.norm);
+        }
         self.steps += 1;
-        let update = self.constants.of_step(self.steps, learning_rate);
+        let update = self.constants.of_step(self.steps, learning_rate, clip);
         let (values, gradients) = parameters.both_mut()?;
         for part in &self.parts {
             let update = update.with_decay(part.decay);
             let values = &mut values[part.range.clone()];
-            let gradients = &gradients[part.range.clone()];
+            let gradients = &mut gradients[part.range.clone()];
             let own = part.start..part.start + part.range.len();
             if !part.coded {
                 let moments = self.first.dense[own.clone()]
@@ -117,7 +127,7 @@ impl AdamW8bit {
                 for ((value, gradient), (first, second)) in
                     values.iter_mut().zip(gradients).zip(moments)
                 {
-                    update.apply(value, *gradient, first, second);
+                    update.apply(value, gradient, first, second);
                 }
                 continue;
             }
@@ -125,7 +135,7 @@ impl AdamW8bit {
             let blocks = kernel::rows_per_part(BLOCK);
             let parts = values
                 .chunks_mut(blocks * BLOCK)
-                .zip(gradients.chunks(blocks * BLOCK));
+                .zip(gradients.chunks_mut(blocks * BLOCK));
             let first = self.first.codes[own.clone()]
                 .chunks_mut(blocks * BLOCK)
                 .zip(self.first.scales[scales.clone()].chunks_mut(blocks));
@@ -148,7 +158,7 @@ impl AdamW8bit {
                     .collect(),
             );
         }
-        Ok(())
+        Ok(clip.norm)
     }
 
     /// What a checkpoint saves, beside the number of steps.
@@ -180,7 +190,7 @@ impl AdamW8bit {
 struct Blocks<'a> {
     update: Update,
     values: &'a mut [f32],
-    gradients: &'a [f32],
+    gradients: &'a mut [f32],
     first: (&'a mut [u8], &'a mut [f32]),
     second: (&'a mut [u8], &'a mut [f32]),
     maps: &'a [DynamicMap; 2],
@@ -194,7 +204,7 @@ impl Kernel for Blocks<'_> {
         let blocks = self
             .values
             .chunks_mut(BLOCK)
-            .zip(self.gradients.chunks(BLOCK))
+            .zip(self.gradients.chunks_mut(BLOCK))
             .zip(self.first.0.chunks_mut(BLOCK).zip(self.first.1))
             .zip(self.second.0.chunks_mut(BLOCK).zip(self.second.1));
         for (((values, gradients), first), second) in blocks {
@@ -207,7 +217,7 @@ impl Kernel for Blocks<'_> {
                 .zip(gradients)
                 .zip(firsts.iter_mut().zip(seconds.iter_mut()))
             {
-                self.update.apply(value, *gradient, first, second);
+                self.update.apply(value, gradient, first, second);
             }
             *first.1 = encode(first.0, firsts, signed);
             *second.1 = encode(second.0, seconds, unsigned);
@@ -256,7 +266,7 @@ mod tests {
         for (index, gradient) in gradients.iter_mut().enumerate() {
             *gradient = factor * (index as f32 * 0.37).sin();
         }
-        optimizer.step(parameters, 1e-2).unwrap();
+        optimizer.step(parameters, 1e-2, 0.0).unwrap();
     }
 
     #[test]
@@ -278,7 +288,7 @@ mod tests {
                     *gradient = (index as f32 * 0.37).sin();
                 }
                 *gradients.last_mut().unwrap() *= factor;
-                optimizer.step(&mut parameters, 1e-2).unwrap();
+                optimizer.step(&mut parameters, 1e-2, 0.0).unwrap();
             }
             parameters.values().unwrap().to_vec()
         };

@@ -1,29 +1,29 @@
 //! Clipping by the norm of all gradients together, as `torch.nn.utils.clip_grad_norm_` does.
 
-use super::Parameters;
-use crate::ops::Result;
 use crate::ops::cpu::kernel::{self, Kernel};
-use crate::ops::profile::{Operation, timed};
 
-/// Scales the gradients down to a Euclidean norm of at most `max_norm` (0 clips nothing) and returns the norm that they had.
-/// A norm that is not a number is returned as it is, the gradients untouched: the caller ends the run.
-pub fn clip_gradient_norm(parameters: &mut Parameters, max_norm: f64) -> Result<f64> {
-    timed(Operation::Optimizer, || clip(parameters, max_norm))
+/// The norm of all gradients of a step, and what each of them is multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clip {
+    /// The Euclidean norm before.
+    pub(super) norm: f64,
+    /// 1 where the norm is not above the bound.
+    pub(super) factor: f32,
 }
 
-fn clip(parameters: &mut Parameters, max_norm: f64) -> Result<f64> {
-    let (_, gradients) = parameters.both_mut()?;
-    let norm = euclidean_norm(gradients);
-    let factor = max_norm / (norm + 1e-6);
-    if max_norm > 0.0 && factor < 1.0 {
-        let parts = gradients.chunks_mut(kernel::rows_per_part(1));
-        let parts = parts.map(|numbers| Scaled {
-            numbers,
-            factor: factor as f32,
-        });
-        kernel::run_all(parts.collect());
+impl Clip {
+    /// To a norm of at most `max_norm`; 0 clips nothing.
+    pub(super) fn of(gradients: &[f32], max_norm: f64) -> Self {
+        let norm = euclidean_norm(gradients);
+        let factor = max_norm / (norm + 1e-6);
+        Self {
+            norm,
+            factor: match max_norm > 0.0 && factor < 1.0 {
+                true => factor as f32,
+                false => 1.0,
+            },
+        }
     }
-    Ok(norm)
 }
 
 /// Summed in fp64 in a fixed order, so that it does not depend on the number of threads.
@@ -59,17 +59,21 @@ impl Kernel for Squares<'_> {
     }
 }
 
-/// Some numbers times a factor.
-struct Scaled<'a> {
-    numbers: &'a mut [f32],
-    factor: f32,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Kernel for Scaled<'_> {
-    #[inline(always)]
-    fn run(self) {
-        for number in self.numbers {
-            *number *= self.factor;
+    #[test]
+    fn gradients_are_scaled_down_to_the_bound_and_never_up() {
+        let clip = Clip::of(&[3.0, 4.0], 1.0);
+        assert!((clip.norm - 5.0).abs() < 1e-12);
+        assert!((clip.factor - 0.2).abs() < 1e-6);
+        for bound in [0.0, 6.0] {
+            assert_eq!(
+                Clip::of(&[3.0, 4.0], bound).factor.to_bits(),
+                1.0_f32.to_bits()
+            );
         }
+        assert!(Clip::of(&[f32::NAN, 1.0], 1.0).norm.is_nan());
     }
 }

@@ -11,7 +11,6 @@ mod schedule;
 
 pub use adamw::AdamW;
 pub use adamw_8bit::AdamW8bit;
-pub use clip::clip_gradient_norm;
 pub use dynamic_map::DynamicMap;
 pub use parameters::{NewParameter, Parameter, Parameters};
 pub use schedule::{Schedule, learning_rate};
@@ -84,11 +83,20 @@ impl Optimizer {
         }
     }
 
-    /// Moves the parameters by one step along their gradients.
-    pub fn step(&mut self, parameters: &mut Parameters, learning_rate: f64) -> Result<()> {
+    /// Moves the parameters by one step along their gradients, scaled down to a Euclidean norm of at most `max_norm` (0 clips
+    /// nothing), and returns the norm that they had. The gradients are zeros afterwards: the start of the next step.
+    ///
+    /// Where the norm is no finite number, nothing is moved and it is no step: the caller ends the run. Cost: each number of the
+    /// gradients is read twice, each parameter and each number of the state is read and written once.
+    pub fn step(
+        &mut self,
+        parameters: &mut Parameters,
+        learning_rate: f64,
+        max_norm: f64,
+    ) -> Result<f64> {
         timed(Operation::Optimizer, || match self {
-            Self::AdamW(adamw) => adamw.step(parameters, learning_rate),
-            Self::AdamW8bit(adamw) => adamw.step(parameters, learning_rate),
+            Self::AdamW(adamw) => adamw.step(parameters, learning_rate, max_norm),
+            Self::AdamW8bit(adamw) => adamw.step(parameters, learning_rate, max_norm),
         })
     }
 

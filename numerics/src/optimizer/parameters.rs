@@ -1,12 +1,15 @@
-//! All trained parameters and their gradients in two flat fp32 buffers.
+//! All trained parameters and their gradients in two flat fp32 buffers; that of the gradients is made when the first is needed.
 //!
 //! One buffer makes the optimiser one loop, the gradient norm one sum and a checkpoint one write. The tensors that the
 //! model computes with are views of it.
 
+use std::cell::OnceCell;
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::ops::cpu::memory::{slice, slice_mut};
-use crate::ops::trained::Revision;
+use crate::ops::trained::{FlatGradients, Gradient, Revision};
 use crate::ops::{Error, Result};
 
 /// One tensor within the buffers.
@@ -75,7 +78,9 @@ impl Parameter {
 pub struct Parameters {
     list: Vec<Parameter>,
     values: Tensor,
-    gradients: Tensor,
+    gradients: Arc<FlatGradients>,
+    /// The buffer of the gradients, once somebody has asked for it here.
+    gradient_buffer: OnceCell<Tensor>,
     revision: Revision,
 }
 
@@ -106,11 +111,11 @@ impl Parameters {
                 "nothing to train: no parameter has any element".to_owned(),
             ));
         }
-        let zeros = || Tensor::f_zeros([offset as i64], (Kind::Float, Device::Cpu));
         Ok(Self {
             list,
-            values: zeros()?,
-            gradients: zeros()?,
+            values: Tensor::f_zeros([offset as i64], (Kind::Float, Device::Cpu))?,
+            gradients: FlatGradients::new(offset),
+            gradient_buffer: OnceCell::new(),
             revision: Revision::default(),
         })
     }
@@ -138,16 +143,25 @@ impl Parameters {
 
     /// All gradients, flat.
     pub fn gradients(&self) -> Result<&[f32]> {
-        slice(&self.gradients)
+        slice(self.gradient_buffer()?)
+    }
+
+    fn gradient_buffer(&self) -> Result<&Tensor> {
+        if let Some(buffer) = self.gradient_buffer.get() {
+            return Ok(buffer);
+        }
+        let buffer = self.gradients.tensor()?;
+        Ok(self.gradient_buffer.get_or_init(|| buffer))
     }
 
     /// Values and gradients, flat, to be written.
     pub fn both_mut(&mut self) -> Result<(&mut [f32], &mut [f32])> {
         self.revision.advance();
-        Ok((
-            slice_mut(&mut self.values)?,
-            slice_mut(&mut self.gradients)?,
-        ))
+        self.gradient_buffer()?;
+        let Some(gradients) = self.gradient_buffer.get_mut() else {
+            return Err(Error::Libtorch("the gradients have no buffer".to_owned()));
+        };
+        Ok((slice_mut(&mut self.values)?, slice_mut(gradients)?))
     }
 
     /// What advances whenever values are lent to be written.
@@ -157,7 +171,9 @@ impl Parameters {
 
     /// Sets all gradients to zero: the start of a step.
     pub fn zero_gradients(&mut self) -> Result<()> {
-        let _ = self.gradients.f_zero_()?;
+        if self.gradients.is_made() {
+            let _ = self.gradients.tensor()?.f_zero_()?;
+        }
         Ok(())
     }
 
@@ -168,7 +184,13 @@ impl Parameters {
 
     /// The gradient of a tensor, as a view.
     pub fn gradient(&self, parameter: &Parameter) -> Result<Tensor> {
-        view(&self.gradients, parameter)
+        view(self.gradient_buffer()?, parameter)
+    }
+
+    /// The gradient of a tensor, to be added to.
+    pub fn added_to(&self, parameter: &Parameter) -> Gradient {
+        let shape = parameter.shape.clone();
+        Gradient::new(Arc::clone(&self.gradients), parameter.offset, shape)
     }
 
     /// The tensor of this name.
@@ -181,4 +203,33 @@ fn view(flat: &Tensor, parameter: &Parameter) -> Result<Tensor> {
     Ok(flat
         .f_narrow(0, parameter.offset as i64, parameter.length() as i64)?
         .f_view(&parameter.shape[..])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Parameters {
+        let new = |name: &str| NewParameter::new(name.to_owned(), vec![2, 3]);
+        Parameters::zeros(vec![new("first"), new("second")]).unwrap()
+    }
+
+    #[test]
+    fn gradients_have_no_buffer_before_the_first_is_needed_and_are_zeros_then() {
+        let mut parameters = two();
+        let second = parameters.list()[1].clone();
+        let gradient = parameters.added_to(&second);
+        parameters.zero_gradients().unwrap();
+        parameters.values_mut().unwrap()[0] = 1.0;
+        assert!(!parameters.gradients.is_made());
+        gradient
+            .add(&Tensor::ones([2, 3], (Kind::Float, Device::Cpu)))
+            .unwrap();
+        assert_eq!(
+            parameters.gradients().unwrap(),
+            [[0.0; 6], [1.0; 6]].concat()
+        );
+        parameters.zero_gradients().unwrap();
+        assert_eq!(parameters.gradients().unwrap(), [0.0; 12]);
+    }
 }

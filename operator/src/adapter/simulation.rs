@@ -14,11 +14,11 @@ use super::seen::{AgentSeen, PodSeen, Seen, TargetSeen};
 use super::validate::validate;
 use crate::agent::desired::Desired;
 use crate::agent::state::{EngineState, GoldenState, State, VersionState};
-use crate::inference_deployment::AgentSettings;
 use crate::inference_deployment::fixtures::{adapter, at, deployment, source, version};
 use crate::inference_deployment::plan::{ConfigMapChange, plan as plan_deployment};
 use crate::inference_deployment::seen::{ConfigMapSeen, Seen as DeploymentSeen};
 use crate::inference_deployment::validate::validate as validate_deployment;
+use crate::settings::AgentSettings;
 
 /// What may happen next.
 #[derive(Clone, Copy, Debug)]

@@ -599,7 +599,7 @@ mod api {
         let (client, record) = fake_api::client(move |asked| answer(&served, asked));
         let ctx = Arc::new(fake_api::context(
             client,
-            crate::runtime::OperatorSettings::default(),
+            crate::settings::OperatorSettings::default(),
         ));
         reconcile(Arc::new(adapter), ctx).await.unwrap();
         let mut writes = record.writes();
@@ -626,7 +626,7 @@ mod api {
         let (client, record) = fake_api::client(move |asked| answer(&served, asked));
         let ctx = Arc::new(fake_api::context(
             client,
-            crate::runtime::OperatorSettings::default(),
+            crate::settings::OperatorSettings::default(),
         ));
         reconcile(Arc::new(adapter.clone()), ctx).await.unwrap();
         let writes = record.writes();
@@ -637,7 +637,7 @@ mod api {
         let (client, record) = fake_api::client(move |asked| answer(&served, asked));
         let ctx = Arc::new(fake_api::context(
             client,
-            crate::runtime::OperatorSettings::default(),
+            crate::settings::OperatorSettings::default(),
         ));
         reconcile(Arc::new(known), ctx).await.unwrap();
         assert!(record.writes().is_empty(), "{:?}", record.writes());

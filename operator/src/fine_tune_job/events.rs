@@ -4,8 +4,7 @@ use finetune_crds::FineTuneJobStatus;
 use finetune_crds::names::condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::plan::attempts::LOST;
-use super::plan::cause;
+use super::reasons::{self, LOST};
 use super::status::condition_of;
 
 /// An Event to write.
@@ -71,10 +70,10 @@ fn worth(condition: &Condition) -> Option<(bool, &'static str)> {
         (condition::DATASET_VALID, "True") => Some((false, "Prepare")),
         (condition::PODS_RUNNING, "False")
             if ![
-                cause::STARTING,
-                cause::ENDING,
-                cause::SUSPENDED,
-                cause::LEFTOVER,
+                reasons::STARTING,
+                reasons::ENDING,
+                reasons::SUSPENDED,
+                reasons::LEFTOVER,
             ]
             .contains(&condition.reason.as_str()) =>
         {
@@ -130,7 +129,7 @@ mod tests {
         failed.condition(
             condition::PODS_RUNNING,
             "False",
-            cause::ENDING,
+            reasons::ENDING,
             "about to end",
         );
         failed.failed("InvalidInput", "train.jsonl line 17: …");

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::plan::{Plan, plan};
 use super::seen::{Child, ContainerSeen, JobEnd, JobSeen, ManifestSeen, PodSeen, Seen, Terminated};
 use super::validate::validate;
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 pub(super) const UID: &str = "uid-1";
 

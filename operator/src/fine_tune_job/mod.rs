@@ -9,6 +9,7 @@ pub mod apply;
 pub mod events;
 pub mod observe;
 pub mod plan;
+pub mod reasons;
 pub mod report;
 pub mod seen;
 pub mod status;

@@ -13,7 +13,6 @@ pub mod plan;
 pub mod pods;
 pub mod report;
 pub mod seen;
-pub mod settings;
 pub mod target;
 pub mod validate;
 
@@ -36,7 +35,6 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-pub use self::settings::{AgentSettings, Arguments};
 use crate::runtime::{Context, Error, reconcile as frame};
 
 /// How long a Deployment that serves is not looked at if nothing is heard: a watch that begins anew tells nothing of an Adapter

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::fixtures::{adapter, deployment, version};
 use super::{config_map_name, reconcile};
-use crate::runtime::OperatorSettings;
 use crate::runtime::fake_api::{self, Asked, Record, refusal};
+use crate::settings::OperatorSettings;
 
 fn candidate() -> Adapter {
     let mut adapter = adapter("tone", 1);

@@ -12,18 +12,7 @@ use kube::runtime::watcher;
 use super::metrics::Metrics;
 use super::poll::PodReader;
 use super::server::Readiness;
-use crate::inference_deployment::AgentSettings;
-
-/// How this installation is set up, from flags.
-#[derive(Clone, Debug, Default)]
-pub struct OperatorSettings {
-    /// The image of the pods that prepare and train.
-    pub trainer_image: String,
-    /// When a node pulls that image: Always, IfNotPresent or Never. Absent: Kubernetes decides by the tag.
-    pub trainer_image_pull_policy: Option<String>,
-    /// How the agent beside inference engines is run.
-    pub agent: AgentSettings,
-}
+use crate::settings::OperatorSettings;
 
 /// What a reconciler is given.
 pub struct Context {

@@ -12,12 +12,10 @@ pub mod metrics;
 pub mod poll;
 pub mod reconcile;
 mod retired;
-#[cfg(test)]
-mod rights;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 pub mod watch;
 
-pub use context::{Context, OperatorSettings};
+pub use context::Context;
 pub use error::Error;

@@ -41,7 +41,7 @@ fn context(
             _ => (200, json!({"metadata": {"name": "x"}})),
         })
     });
-    let context = fake_api::context(client, crate::runtime::OperatorSettings::default());
+    let context = fake_api::context(client, crate::settings::OperatorSettings::default());
     (Arc::new(context), record)
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use finetune_artifacts::finite;
 use finetune_artifacts::gguf::{GgufFile, TensorInfo};
-use finetune_numerics::model::{ModelConfig, Projection, WeightSource};
+use finetune_numerics::architecture::{ModelConfig, Projection};
+use finetune_numerics::model::WeightSource;
 use finetune_numerics::ops;
 use tch::{Kind, Tensor};
 

@@ -2,7 +2,7 @@
 
 use finetune_artifacts::gguf::{GgufFile, Value as Metadata};
 use finetune_dataset::tokenize::SpecialTokens;
-use finetune_numerics::model::{Biases, ModelConfig, Wiring};
+use finetune_numerics::architecture::{Biases, ModelConfig, Wiring};
 use finetune_numerics::ops::rope::{Rope, Scaling};
 use serde_json::json;
 

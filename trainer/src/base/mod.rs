@@ -3,7 +3,6 @@
 //! Files are untrusted: what would change the mathematics and is not understood is refused by name. Weights are lent one
 //! tensor at a time; no code that comes with a model is ever run.
 
-mod family;
 mod gguf;
 mod gguf_config;
 mod hugging_face;
@@ -21,13 +20,13 @@ use finetune_artifacts::store::Store;
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::OutcomeReason;
 use finetune_crds::fine_tune_job::BaseModelStatus;
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
 use crate::failure::Failure;
 
-pub use family::{FAMILIES, Family, LlamaCpp};
 use finetune_dataset::tokenize::{self, Tokenizer};
 pub(crate) use gguf::{row_in_file, turned_heads};
+pub use hugging_face_config::{FAMILIES, Family, LlamaCpp};
 pub use quantization::BaseQuantization;
 pub use stored_weights::StoredWeights;
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use finetune_artifacts::finite;
 use finetune_artifacts::safetensors_file::{Dtype, SafetensorsFile, TensorView};
-use finetune_numerics::model::{ModelConfig, WeightSource};
+use finetune_numerics::architecture::ModelConfig;
+use finetune_numerics::model::WeightSource;
 use finetune_numerics::ops;
 use finetune_numerics::ops::four_bit::FourBitMatrix;
 use tch::{Kind, Tensor};

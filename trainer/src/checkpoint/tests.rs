@@ -94,7 +94,7 @@ spec:
         for (index, gradient) in gradients.iter_mut().enumerate() {
             *gradient = (index as f32 / 3.0).sin();
         }
-        self.optimizer.step(&mut self.parameters, 0.1).unwrap();
+        self.optimizer.step(&mut self.parameters, 0.1, 0.0).unwrap();
         let step = self.optimizer.steps();
         let report = StepReport {
             step,

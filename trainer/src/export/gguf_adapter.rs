@@ -8,7 +8,7 @@ use std::path::Path;
 
 use finetune_artifacts::gguf::{self, Entry, TensorData};
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{ModelConfig, Projection};
+use finetune_numerics::architecture::{ModelConfig, Projection};
 use finetune_numerics::ops::low_rank::LowRank;
 
 use crate::base::{Family, row_in_file, turned_heads};

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use finetune_crds::contract::layout::ADAPTER_GGUF;
 use finetune_crds::fine_tune_job::ServingEngine;
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
 use crate::base::BaseModelFiles;
 use crate::job::{Job, TrainingMethod};

@@ -150,7 +150,7 @@ fn log_probability(
     batch: &Batch,
     random: Option<Randomness>,
 ) -> Result<f64, Failure> {
-    Ok(-model.base.loss(model.lora, batch, random)?.loss)
+    Ok(-model.base.loss(model.lora, batch, random)?.read()?.loss)
 }
 
 /// What one pair adds to the loss.

@@ -5,7 +5,7 @@
 mod dpo;
 mod sft;
 
-use finetune_dataset::TokenizedRow;
+use finetune_dataset::{MicroBatchSize, TokenizedRow};
 use finetune_numerics::adapter::Lora;
 use finetune_numerics::model::{Base, Randomness, Row};
 use finetune_numerics::ops::cross_entropy::LossSum;
@@ -40,8 +40,8 @@ pub struct StepRows<'a> {
     pub data: &'a [TokenizedRow],
     /// The rows of the step, each a list of documents; of preferences, pairs.
     pub rows: &'a [Vec<usize>],
-    /// So many of them are computed at a time.
-    pub micro_batch_size: usize,
+    /// How much of them is computed at a time.
+    pub micro_batch_size: MicroBatchSize,
     /// The step, from 0, by which what is random is drawn.
     pub step: u64,
 }
@@ -68,7 +68,7 @@ impl Objective {
         &mut self,
         model: Model<'_>,
         data: &[TokenizedRow],
-        micro_batch_size: usize,
+        micro_batch_size: MicroBatchSize,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Loss>, Failure> {
         match self {
@@ -133,9 +133,14 @@ impl Loss {
         self.right as f64 / self.terms.max(1) as f64
     }
 
-    fn add(&mut self, sum: &LossSum) {
-        self.sum += sum.loss;
-        self.right += sum.correct as u64;
+    /// Adds what passes came to: read once, when all of them are on their way.
+    fn add_all(&mut self, passes: Option<LossSum>) -> Result<(), Failure> {
+        if let Some(passes) = passes {
+            let losses = passes.read()?;
+            self.sum += losses.loss;
+            self.right += losses.correct as u64;
+        }
+        Ok(())
     }
 }
 

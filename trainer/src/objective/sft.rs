@@ -1,6 +1,6 @@
 //! Supervised fine-tuning: the mean of -log p of the tokens that carry loss.
 
-use finetune_dataset::{TokenizedRow, micro_batches};
+use finetune_dataset::{MicroBatchSize, TokenizedRow, micro_batches};
 use finetune_numerics::model::{Batch, Row};
 
 use super::{Chance, GoesOn, Loss, Model, StepRows, batch_row};
@@ -24,8 +24,10 @@ pub(super) fn accumulate_gradient(
 ) -> Result<Option<Loss>, Failure> {
     let mut loss = counted(data, rows.iter().flatten());
     let scale = 1.0 / loss.trainable_tokens.max(1) as f64;
-    let passes = micro_batches(rows, data, micro_batch_size);
+    let tokens_of = |row: usize| data[row].tokens.len();
+    let passes = micro_batches(rows, tokens_of, micro_batch_size);
     let count = passes.len();
+    let mut sum = None;
     for (pass, rows) in passes.into_iter().enumerate() {
         if !goes_on() {
             return Ok(None);
@@ -33,11 +35,12 @@ pub(super) fn accumulate_gradient(
         tracing::debug!("step {}: pass {} of {count}", step + 1, pass + 1);
         let batch = batch(data, &rows, Layout::of(chance))?; // (1, T) end to end, or (B, T) padded
         let random = chance.of_pass(step, pass as u64);
-        let sum = model
+        let of_pass = model
             .base
             .loss_and_gradient(model.lora, &batch, scale, Some(random))?;
-        loss.add(&sum);
+        sum = Some(of_pass.with(sum)?);
     }
+    loss.add_all(sum)?;
     Ok(Some(loss))
 }
 
@@ -45,21 +48,24 @@ pub(super) fn accumulate_gradient(
 pub(super) fn loss(
     model: Model<'_>,
     data: &[TokenizedRow],
-    micro_batch_size: usize,
+    micro_batch_size: MicroBatchSize,
     goes_on: GoesOn<'_>,
 ) -> Result<Option<Loss>, Failure> {
     let rows: Vec<Vec<usize>> = (0..data.len()).map(|row| vec![row]).collect();
     let mut loss = counted(data, rows.iter().flatten());
-    let passes = micro_batches(&rows, data, micro_batch_size);
+    let tokens_of = |row: usize| data[row].tokens.len();
+    let passes = micro_batches(&rows, tokens_of, micro_batch_size);
     let count = passes.len();
+    let mut sum = None;
     for (pass, rows) in passes.into_iter().enumerate() {
         if !goes_on() {
             return Ok(None);
         }
         tracing::debug!("validation: pass {} of {count}", pass + 1);
         let batch = batch(data, &rows, Layout::EndToEnd)?; // (1, T)
-        loss.add(&model.base.loss(model.lora, &batch, None)?);
+        sum = Some(model.base.loss(model.lora, &batch, None)?.with(sum)?);
     }
+    loss.add_all(sum)?;
     Ok(Some(loss))
 }
 

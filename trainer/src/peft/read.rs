@@ -9,7 +9,7 @@ use finetune_artifacts::safetensors_file::{Dtype, SafetensorsFile, TensorView};
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use finetune_numerics::adapter::{Lora, Scheme};
-use finetune_numerics::model::{ModelConfig, Projection};
+use finetune_numerics::architecture::{ModelConfig, Projection};
 use tch::{Kind, Tensor};
 
 use super::{AdapterConfig, Error};

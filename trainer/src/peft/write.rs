@@ -5,7 +5,7 @@ use std::path::Path;
 use finetune_artifacts::safetensors_file::{self, Dtype, TensorData};
 use finetune_crds::contract::layout::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use finetune_numerics::adapter::{Lora, LoraSettings};
-use finetune_numerics::model::{ModelConfig, Wiring};
+use finetune_numerics::architecture::{ModelConfig, Wiring};
 
 use super::{AdapterConfig, Error};
 

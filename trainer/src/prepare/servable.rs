@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use finetune_crds::FineTuneJobSpec;
 use finetune_crds::fine_tune_job::ServingEngine;
 use finetune_numerics::adapter::{AdaptedModule, Lora, LoraSettings};
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 use finetune_numerics::ops;
 
 use crate::base::Family;

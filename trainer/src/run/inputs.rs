@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use finetune_artifacts::store::{Creation, hub};
+use finetune_artifacts::store::{self, Creation};
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::layout;
 use finetune_crds::fine_tune_job::BaseModel;
@@ -130,7 +130,7 @@ async fn pinned(job: &Job, place: &Workplace) -> Result<String, Failure> {
     if let Some(commit) = outcome.and_then(|outcome| outcome.base_model?.revision) {
         return at_commit(uri, commit);
     }
-    let pinned = hub::pin(uri, revision.as_deref(), &place.base_credentials).await?;
+    let pinned = store::pin(uri, revision.as_deref(), &place.base_credentials).await?;
     match place
         .passing
         .create(layout::PINNED_BASE, pinned.clone().into())

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use finetune_crds::fine_tune_job as manifest;
 use finetune_crds::fine_tune_job::PlanStatus;
-use finetune_dataset::{Batches, pack};
+use finetune_dataset::{Batches, MicroBatchSize, micro_batches, pack};
 use finetune_numerics::optimizer::{OptimizerKind, Schedule, learning_rate};
 
 use crate::job::{Job, TrainingMethod, TrainingObjective};
 
-/// Rows a forward pass where the manifest does not say.
-const DEFAULT_MICRO_BATCH_SIZE: usize = 8;
+/// Tokens a forward pass where the manifest does not say: products are as fast as with more, and memory does not grow with the
+/// length of rows or their number.
+const MICRO_BATCH_TOKENS: usize = 2048;
 
 /// Where the manifest does not say, rows are packed if an epoch then still has so many optimiser steps: with fewer, the
 /// learning rate would have no time to rise and fall.
@@ -35,8 +36,10 @@ pub struct Plan {
     pub packs: Option<Vec<Vec<usize>>>,
     /// Rows an optimiser step; the last of an epoch may have fewer.
     pub batch_size: usize,
-    /// Rows a forward pass.
-    pub micro_batch_size: usize,
+    /// How much of a step a forward pass takes.
+    pub micro_batch_size: MicroBatchSize,
+    /// Of the first epoch, the most rows of a pass and the most passes of a step.
+    pub most_rows_and_passes: (usize, usize),
     /// Optimiser steps of the run.
     pub total_steps: u64,
     /// Steps over which the learning rate rises.
@@ -77,12 +80,6 @@ impl Plan {
         let (spec, training) = (&job.spec, &job.spec.training);
         let seed = training.seed as u64;
         let batch_size = training.batch_size.max(1) as usize;
-        let micro_batch_size = match (training.micro_batch_size, job.objective) {
-            (Some(size), _) => size as usize,
-            (None, TrainingObjective::Sft) => batch_size.min(DEFAULT_MICRO_BATCH_SIZE),
-            // One answer a pass.
-            (None, TrainingObjective::Dpo { .. }) => 1,
-        };
         let batches_of = |rows| Batches::new(rows, batch_size, seed, training.shuffle);
         let packs = packs(job, lengths, &|packs| batches_of(packs).steps_per_epoch());
         let batches = batches_of(match (&packs, job.objective) {
@@ -90,6 +87,7 @@ impl Plan {
             (None, TrainingObjective::Sft) => lengths.len(),
             (None, TrainingObjective::Dpo { .. }) => lengths.len() / 2,
         });
+        let most_rows_and_passes = most_rows_and_passes(job, &batches, packs.as_deref(), lengths);
         let total_steps = batches.total_steps(
             training.epochs.map(|epochs| epochs as u64),
             training.max_steps.map(|steps| steps as u64),
@@ -106,7 +104,8 @@ impl Plan {
             batches,
             packs,
             batch_size,
-            micro_batch_size,
+            micro_batch_size: micro_batch_size(job),
+            most_rows_and_passes,
             total_steps,
             // transformers rounds up too, but may leave no step after the warm-up: of a single step that would be the one with
             // rate 0.
@@ -130,11 +129,7 @@ impl Plan {
 
     /// The documents of each of these rows of a batch: the row itself, or those that are packed into it.
     pub fn documents(&self, rows: &[usize]) -> Vec<Vec<usize>> {
-        let rows = rows.iter();
-        match &self.packs {
-            Some(packs) => rows.map(|row| packs[*row].clone()).collect(),
-            None => rows.map(|row| vec![*row]).collect(),
-        }
+        documents(self.packs.as_deref(), rows)
     }
 
     /// The learning rate that step `step`, from 0, uses.
@@ -154,14 +149,59 @@ impl Plan {
         PlanStatus {
             method: self.method.to_owned(),
             learning_rate: format!("{:e}", self.learning_rate),
-            micro_batch_size: self.micro_batch_size as i64,
-            gradient_accumulation: self.batch_size.div_ceil(self.micro_batch_size) as i64,
+            micro_batch_size: self.most_rows_and_passes.0 as i64,
+            gradient_accumulation: self.most_rows_and_passes.1 as i64,
             trainable_parameters,
             total_steps: self.total_steps as i64,
             packed_rows: self.packs.as_ref().map(|packs| packs.len() as i64),
             checkpoint_every_steps: Some(self.checkpoints.every_steps as i64),
             compute_type: None,
         }
+    }
+}
+
+/// How much of a step a forward pass takes.
+pub fn micro_batch_size(job: &Job) -> MicroBatchSize {
+    let training = &job.spec.training;
+    match (training.micro_batch_size, job.objective) {
+        (Some(rows), _) => MicroBatchSize::Rows(rows as usize),
+        (None, TrainingObjective::Sft) => MicroBatchSize::Tokens {
+            most: MICRO_BATCH_TOKENS,
+            padded: training.neftune_noise_alpha.is_some(),
+        },
+        // One answer a pass.
+        (None, TrainingObjective::Dpo { .. }) => MicroBatchSize::Rows(1),
+    }
+}
+
+/// Of the first epoch's steps, the most rows of a pass and the most passes.
+fn most_rows_and_passes(
+    job: &Job,
+    batches: &Batches,
+    packs: Option<&[Vec<usize>]>,
+    lengths: &[usize],
+) -> (usize, usize) {
+    if let TrainingObjective::Dpo { .. } = job.objective {
+        return (1, job.spec.training.batch_size.max(1) as usize);
+    }
+    let mut batches = batches.clone();
+    let (mut most_rows, mut most_passes) = (1, 1);
+    for step in 0..batches.steps_per_epoch() {
+        let rows = documents(packs, batches.rows_of_step(step));
+        let tokens_of = |row: usize| lengths.get(row).copied().unwrap_or_default();
+        let passes = micro_batches(&rows, tokens_of, micro_batch_size(job));
+        most_passes = most_passes.max(passes.len());
+        most_rows = passes.iter().map(Vec::len).fold(most_rows, usize::max);
+    }
+    (most_rows, most_passes)
+}
+
+/// The documents of each of these rows of a batch.
+fn documents(packs: Option<&[Vec<usize>]>, rows: &[usize]) -> Vec<Vec<usize>> {
+    let rows = rows.iter();
+    match packs {
+        Some(packs) => rows.map(|row| packs[*row].clone()).collect(),
+        None => rows.map(|row| vec![*row]).collect(),
     }
 }
 
@@ -230,7 +270,27 @@ spec:
     fn the_last_batch_of_an_epoch_is_kept() {
         let plan = Plan::new(&job(), &[1; 33], false);
         assert_eq!((plan.batches.steps_per_epoch(), plan.total_steps), (3, 9));
-        assert_eq!(plan.status(None).gradient_accumulation, 2);
+        assert_eq!(plan.status(None).gradient_accumulation, 1);
+    }
+
+    #[test]
+    fn the_status_says_how_many_rows_a_pass_and_how_many_passes_a_step_have_at_most() {
+        let of = |job: &Job, lengths: &[usize]| {
+            let status = Plan::new(job, lengths, false).status(None);
+            (status.micro_batch_size, status.gradient_accumulation)
+        };
+        let mut job = job();
+        assert_eq!(of(&job, &[512; 33]), (4, 4));
+        assert_eq!(of(&job, &[4096; 33]), (1, 16));
+        assert_eq!(of(&job, &[1; 33]), (16, 1));
+        job.spec.training.neftune_noise_alpha = Some(5.0);
+        // Padded to the longest of their pass.
+        let mixed: Vec<usize> = (0..16)
+            .map(|row| if row == 0 { 2048 } else { 1024 })
+            .collect();
+        assert_eq!(of(&job, &mixed), (2, 9));
+        job.spec.training.micro_batch_size = Some(3);
+        assert_eq!(of(&job, &[512; 33]), (3, 6));
     }
 
     #[test]

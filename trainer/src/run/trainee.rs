@@ -2,7 +2,7 @@
 //!
 //! The one place that knows that `full` keeps its parameters in the base and `lora` and `qlora` in the adapter.
 
-use finetune_dataset::TokenizedRow;
+use finetune_dataset::{MicroBatchSize, TokenizedRow};
 use finetune_numerics::adapter::Lora;
 use finetune_numerics::model::{Base, LoadOptions, Storage};
 use finetune_numerics::optimizer::Parameters;
@@ -138,7 +138,7 @@ impl Trainee {
     pub fn loss(
         &mut self,
         data: &[TokenizedRow],
-        micro_batch_size: usize,
+        micro_batch_size: MicroBatchSize,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Loss>, Failure> {
         let model = self.trained.model();

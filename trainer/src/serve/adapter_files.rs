@@ -4,7 +4,7 @@ use std::path::Path;
 
 use finetune_crds::contract::layout;
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
 use super::request_error::RequestError;
 use crate::peft;

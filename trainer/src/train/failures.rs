@@ -1,6 +1,7 @@
 //! How a run ends without a result, in words for whoever is to act.
 
 use finetune_crds::contract::{OutcomeReason, RunPhase};
+use finetune_dataset::MicroBatchSize;
 
 use crate::failure::Failure;
 use crate::job::{Job, TrainingMethod};
@@ -38,11 +39,14 @@ pub(super) fn advised(failure: Failure, job: &Job, plan: &Plan) -> Failure {
         return failure;
     }
     let mut advice = Vec::new();
-    if plan.micro_batch_size > 1 {
-        advice.push(format!(
-            "lower training.microBatchSize (now {})",
-            plan.micro_batch_size
-        ));
+    let (rows, _) = plan.most_rows_and_passes;
+    if rows > 1 {
+        advice.push(match plan.micro_batch_size {
+            MicroBatchSize::Rows(rows) => format!("lower training.microBatchSize (now {rows})"),
+            MicroBatchSize::Tokens { .. } => {
+                format!("set training.microBatchSize (a pass has up to {rows} rows)")
+            }
+        });
     }
     advice.push(format!(
         "lower dataset.maxSequenceLength (now {})",

@@ -6,7 +6,6 @@
 use std::time::Instant;
 
 use finetune_crds::contract::RunPhase;
-use finetune_numerics::optimizer::clip_gradient_norm;
 
 use crate::attempt::Attempt;
 use crate::checkpoint::{Conduct, Identity};
@@ -114,7 +113,6 @@ fn take_step(
     let learning_rate = plan.learning_rate_of_step(step);
 
     // Forward to the loss and backward to the gradients, a micro-batch (B, T) at a time.
-    trainee.parameters_mut().zero_gradients()?;
     let step_rows = StepRows {
         data: &inputs.data.train,
         rows,
@@ -122,16 +120,18 @@ fn take_step(
         step,
     };
     let Some(loss) = trainee.accumulate_gradient(step_rows, &|| !run.stop.is_told())? else {
+        // What there is of the gradient is that of a part of the rows.
+        trainee.parameters_mut().zero_gradients()?;
         return Ok(None);
     };
     let mean = loss.mean(); // over the step's unmasked tokens, or its pairs
 
-    // Clip, refuse what is no number, update.
-    let gradient_norm = clip_gradient_norm(trainee.parameters_mut(), plan.max_gradient_norm)?;
+    // Clip, update and zero the gradients, which is not done where they are no numbers.
+    let max_norm = plan.max_gradient_norm;
+    let gradient_norm = optimizer.step(trainee.parameters_mut(), learning_rate, max_norm)?;
     if !(mean.is_finite() && gradient_norm.is_finite()) {
         return Err(diverged(step + 1, mean, gradient_norm, learning_rate));
     }
-    optimizer.step(trainee.parameters_mut(), learning_rate)?;
 
     let step = optimizer.steps(); // from 1
     let usual = spikes.check(mean);

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use finetune_artifacts::safetensors_file::{Dtype, SafetensorsFile, TensorView};
-use finetune_numerics::model::{Base, LoadOptions, ModelConfig, Storage};
+use finetune_numerics::architecture::ModelConfig;
+use finetune_numerics::model::{Base, LoadOptions, Storage};
 use tch::{Kind, Tensor};
 use trainer::base::BaseModelFiles;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use finetune_numerics::model::{Base, LoadOptions, ModelConfig, Storage};
+use finetune_numerics::architecture::ModelConfig;
+use finetune_numerics::model::{Base, LoadOptions, Storage};
 use finetune_numerics::ops::four_bit::Code;
 use half::bf16;
 use serde_json::{Map, Value, json};

@@ -1,7 +1,7 @@
 //! AdamW with 8-bit state against bitsandbytes': the maps of codes, the losses of six steps, and the state after them.
 
 use finetune_numerics::model::{Base, Storage};
-use finetune_numerics::optimizer::{DynamicMap, Optimizer, OptimizerKind, clip_gradient_norm};
+use finetune_numerics::optimizer::{DynamicMap, Optimizer, OptimizerKind};
 use tch::{IndexOp, Kind};
 
 use crate::expected::Expected;
@@ -29,11 +29,12 @@ fn train(
         base.parameters_mut().unwrap().zero_gradients().unwrap();
         let loss = base
             .loss_and_gradient(None, &batch, 1.0 / tokens, None)
+            .unwrap()
+            .read()
             .unwrap();
         losses.push(loss.loss / tokens);
-        clip_gradient_norm(base.parameters_mut().unwrap(), 1.0).unwrap();
         optimizer
-            .step(base.parameters_mut().unwrap(), 1e-2)
+            .step(base.parameters_mut().unwrap(), 1e-2, 1.0)
             .unwrap();
     }
     (base, optimizer, losses)

@@ -8,7 +8,7 @@ use finetune_numerics::adapter::LoraSettings as Settings;
 use finetune_numerics::model::{Base, Batch, LoadOptions, LogitRows, Storage};
 use finetune_numerics::ops::four_bit::Code;
 use finetune_numerics::ops::rope::{Rope, Scaling};
-use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
+use finetune_numerics::optimizer::AdamW;
 use rstest::rstest;
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
@@ -103,7 +103,12 @@ fn short(expected: &Expected) -> Batch {
 }
 
 fn mean_loss(base: &Base, lora: &Lora, batch: &Batch) -> f64 {
-    base.loss(Some(lora), batch, None).unwrap().loss / trained(batch)
+    base.loss(Some(lora), batch, None)
+        .unwrap()
+        .read()
+        .unwrap()
+        .loss
+        / trained(batch)
 }
 
 /// Loss, logits and gradients under a prefix, and the loss of rows no longer than any window or original length.
@@ -117,6 +122,8 @@ fn assert_equals_reference(family: &mut Family, name: &str, numbers: &Expected, 
     let tokens = trained(&batch);
     let sum = base
         .loss_and_gradient(Some(&family.lora), &batch, 1.0 / tokens, None)
+        .unwrap()
+        .read()
         .unwrap();
     let loss = sum.loss / tokens;
     numbers.assert_near(&of("loss"), loss);
@@ -162,10 +169,9 @@ for_every_family! {
                 let batch = batch(&of("tokens"), &of("labels"));
                 let tokens = trained(&batch);
                 lora.parameters_mut().zero_gradients().unwrap();
-                let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens, None).unwrap();
+                let sum = base.loss_and_gradient(Some(lora), &batch, 1.0 / tokens, None).unwrap().read().unwrap();
                 expected.assert_number(&format!("{prefix}.losses"), step, sum.loss / tokens);
-                clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
-                optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+                optimizer.step(lora.parameters_mut(), 1e-2, 1.0).unwrap();
             }
         }
     }
@@ -274,7 +280,7 @@ for_every_family! {
             let step = 0.01;
             let mut loss = |length: f64| {
                 value.copy_(&(&right + &gradient * (length / norm)));
-                base.loss(None, &batch, None).unwrap().loss / tokens
+                base.loss(None, &batch, None).unwrap().read().unwrap().loss / tokens
             };
             let slope = (loss(step) - loss(-step)) / (2.0 * step);
             loss(0.0);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{Base, Batch, Biases, LoadOptions, ModelConfig, Storage, Wiring};
+use finetune_numerics::architecture::{Biases, ModelConfig, Wiring};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Storage};
 use finetune_numerics::ops::rope::{Rope, Scaling};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -116,18 +117,21 @@ pub(crate) fn adapter(name: &str, model: &str) -> Lora {
 pub(crate) fn batch(tokens: &Tensor, labels: &Tensor) -> Batch {
     let (rows, length) = labels.size2().unwrap();
     let last = Tensor::full([rows, 1], -100, (Kind::Int64, tch::Device::Cpu));
-    let targets = Tensor::cat(&[labels.narrow(1, 1, length - 1), last], 1);
-    Batch {
-        tokens: tokens.shallow_clone(),
-        targets,
-        documents: None,
-        lengths: None,
-    }
+    of_targets(
+        tokens,
+        &Tensor::cat(&[labels.narrow(1, 1, length - 1), last], 1),
+    )
+}
+
+/// Tokens and targets (B, T) as a batch.
+pub(crate) fn of_targets(tokens: &Tensor, targets: &Tensor) -> Batch {
+    let flat = |x: &Tensor| Vec::<i64>::try_from(x.reshape([-1])).unwrap();
+    Batch::of_targets(&flat(tokens), &flat(targets), tokens.size()[0]).unwrap()
 }
 
 /// The tokens of a batch that carry loss.
 pub(crate) fn trained(batch: &Batch) -> f64 {
-    batch.targets.ne(-100).sum(Kind::Double).double_value(&[])
+    batch.targets.count() as f64
 }
 
 pub(crate) fn scalar(tensors: &Tensors, name: &str) -> f64 {

@@ -162,6 +162,8 @@ fn adapter_on_a_4_bit_base_equals_the_reference(
     let tokens = trained(&batch);
     let sum = base
         .loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
+        .unwrap()
+        .read()
         .unwrap();
     expected.assert_near(&format!("{kind}.loss"), sum.loss / tokens);
     expected.assert_gradients(lora.parameters(), &format!("{kind}.grad."));
@@ -182,7 +184,14 @@ fn adapter_on_a_4_bit_base_equals_the_reference(
             storage: Storage::Frozen,
         },
     );
-    let dense = dense.unwrap().loss(Some(&lora), &batch, None).unwrap().loss / tokens;
+    let dense = dense
+        .unwrap()
+        .loss(Some(&lora), &batch, None)
+        .unwrap()
+        .read()
+        .unwrap()
+        .loss
+        / tokens;
     assert!((dense / scalar(&expected, "plain.loss") - 1.0).abs() > MISTAKE / 10.0);
 }
 

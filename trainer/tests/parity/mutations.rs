@@ -2,13 +2,15 @@
 //! and by as much as the reference does when it is wrong in that way.
 
 use finetune_numerics::adapter::Lora;
-use finetune_numerics::model::{Base, Batch, LoadOptions, ModelConfig, Storage, Windows};
+use finetune_numerics::architecture::{ModelConfig, Windows};
+use finetune_numerics::model::{Base, Batch, LoadOptions, Storage};
 use finetune_numerics::ops::rope::Scaling;
 use tch::Kind;
 
 use crate::expected::{MISTAKE, wrong_losses};
 use crate::fixture::{
-    Tensors, adapter_tensors, batch, config, distance, scaling, tensors, trained, weights,
+    Tensors, adapter_tensors, batch, config, distance, of_targets, scaling, tensors, trained,
+    weights,
 };
 
 /// Compares with the reference's loss when it is wrong in the way of this name.
@@ -62,7 +64,12 @@ impl Setting {
             distance > MISTAKE,
             "the logits moved by {distance:.1e} only"
         );
-        base.loss(Some(&lora), &self.batch, None).unwrap().loss / trained(&self.batch)
+        base.loss(Some(&lora), &self.batch, None)
+            .unwrap()
+            .read()
+            .unwrap()
+            .loss
+            / trained(&self.batch)
     }
 }
 
@@ -109,6 +116,8 @@ fn without_the_adapter_the_loss_is_the_wrong_one_of_the_reference() {
         .base()
         .loss(None, &setting.batch, None)
         .unwrap()
+        .read()
+        .unwrap()
         .loss
         / trained(&setting.batch);
     assert_wrong("no_lora", loss);
@@ -143,17 +152,12 @@ fn wrong_loss_masks_give_the_wrong_losses_of_the_reference() {
         &adapter_tensors("tiny-llama"),
     )
     .unwrap();
-    let loss = |batch: &Batch| base.loss(Some(&lora), batch, None).unwrap();
+    let loss = |batch: &Batch| base.loss(Some(&lora), batch, None).unwrap().read().unwrap();
     let (tokens, labels) = (&setting.expected["tokens"], &setting.expected["labels"]);
 
     let unmasked = loss(&batch(tokens, tokens));
     assert_wrong("prompt_not_masked", unmasked.loss / unmasked.tokens as f64);
-    let unshifted = loss(&Batch {
-        tokens: tokens.shallow_clone(),
-        targets: labels.shallow_clone(),
-        documents: None,
-        lengths: None,
-    });
+    let unshifted = loss(&of_targets(tokens, labels));
     assert_wrong(
         "labels_not_shifted",
         unshifted.loss / unshifted.tokens as f64,

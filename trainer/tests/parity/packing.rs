@@ -102,8 +102,15 @@ impl Model {
         let sum = self
             .base
             .loss_and_gradient(Some(&self.lora), batch, 1.0 / tokens, None)
+            .unwrap()
+            .read()
             .unwrap();
-        let alone = self.base.loss(Some(&self.lora), batch, None).unwrap();
+        let alone = self
+            .base
+            .loss(Some(&self.lora), batch, None)
+            .unwrap()
+            .read()
+            .unwrap();
         assert!((alone.loss / sum.loss - 1.0).abs() < 1e-12);
         sum.loss / tokens
     }
@@ -178,6 +185,8 @@ fn one_packed_row_has_the_references_loss_and_gradients_of_ragged_rows() {
     let tokens = trained(&batch);
     let sum = base
         .loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
+        .unwrap()
+        .read()
         .unwrap();
     expected.assert_near("ragged.loss", sum.loss / tokens);
     expected.assert_gradients(lora.parameters(), "ragged.grad.");
@@ -213,7 +222,7 @@ fn a_row_has_the_loss_and_the_gradients_that_it_has_alone(
             let sum = model
                 .base
                 .loss_and_gradient(Some(&model.lora), batch, 0.1, None);
-            loss += sum.unwrap().loss;
+            loss += sum.unwrap().read().unwrap().loss;
         }
         (loss, model)
     };

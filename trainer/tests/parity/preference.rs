@@ -1,9 +1,9 @@
 //! Direct preference optimisation: loss, gradients and steps against TRL's trainer with peft.
 
-use finetune_dataset::TokenizedRow;
+use finetune_dataset::{MicroBatchSize, TokenizedRow};
 use finetune_numerics::adapter::{Lora, LoraSettings};
 use finetune_numerics::model::{Base, Storage};
-use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
+use finetune_numerics::optimizer::AdamW;
 use rstest::rstest;
 use tch::{IndexOp, Kind, Tensor};
 use trainer::job::AdapterSettings;
@@ -32,12 +32,15 @@ fn rows(tokens: &Tensor, labels: &Tensor) -> Vec<TokenizedRow> {
     tokens.into_iter().zip(labels).map(row).collect()
 }
 
+/// One answer a pass.
+const ONE: MicroBatchSize = MicroBatchSize::Rows(1);
+
 /// Adds the gradient of all pairs as those of the first step.
 fn accumulate_gradient(trainee: &mut Trainee, data: &[TokenizedRow]) -> Loss {
     let rows = StepRows {
         data,
         rows: &PAIRS.map(|pair| vec![pair]),
-        micro_batch_size: 1,
+        micro_batch_size: ONE,
         step: 0,
     };
     trainee
@@ -47,7 +50,7 @@ fn accumulate_gradient(trainee: &mut Trainee, data: &[TokenizedRow]) -> Loss {
 }
 
 fn loss(trainee: &mut Trainee, data: &[TokenizedRow]) -> Loss {
-    trainee.loss(data, 1, &|| true).unwrap().unwrap()
+    trainee.loss(data, ONE, &|| true).unwrap().unwrap()
 }
 
 fn trainee(preference: Dpo, chance: Chance) -> Trainee {
@@ -112,8 +115,7 @@ fn four_steps_equal_trls(#[case] losses: &str, #[case] reference: Option<Lora>) 
         parameters.zero_gradients().unwrap();
         let loss = accumulate_gradient(&mut trainee, &data);
         let parameters = trainee.parameters_mut();
-        clip_gradient_norm(parameters, 1.0).unwrap();
-        optimizer.step(parameters, 1e-2).unwrap();
+        optimizer.step(parameters, 1e-2, 1.0).unwrap();
         expected.assert_number(&format!("trajectory.{losses}"), step, loss.mean());
     }
 }

@@ -1,7 +1,7 @@
 //! Six optimiser steps: the losses and gradient norms of each, and where the parameters end.
 
 use finetune_numerics::model::{Batch, Storage};
-use finetune_numerics::optimizer::{AdamW, clip_gradient_norm};
+use finetune_numerics::optimizer::AdamW;
 use tch::{IndexOp, Kind};
 
 use crate::expected::{Expected, wrong_losses};
@@ -35,11 +35,16 @@ fn train(
         losses.push(
             base.loss_and_gradient(Some(&lora), &batch, 1.0 / tokens, None)
                 .unwrap()
+                .read()
+                .unwrap()
                 .loss
                 / tokens,
         );
-        norms.push(clip_gradient_norm(lora.parameters_mut(), max_norm).unwrap());
-        optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+        norms.push(
+            optimizer
+                .step(lora.parameters_mut(), 1e-2, max_norm)
+                .unwrap(),
+        );
     }
     (lora, losses, norms)
 }
@@ -92,11 +97,12 @@ fn six_steps_of_full_fine_tuning_equal_the_reference() {
         let loss = base
             .loss_and_gradient(None, &batch, 1.0 / tokens, None)
             .unwrap()
+            .read()
+            .unwrap()
             .loss
             / tokens;
-        let norm = clip_gradient_norm(base.parameters_mut().unwrap(), 1.0).unwrap();
-        optimizer
-            .step(base.parameters_mut().unwrap(), 1e-3)
+        let norm = optimizer
+            .step(base.parameters_mut().unwrap(), 1e-3, 1.0)
             .unwrap();
         expected.assert_number("full.losses", step, loss);
         expected.assert_number("full.grad_norms", step, norm);
@@ -133,8 +139,7 @@ fn a_restored_optimiser_goes_on_to_the_last_bit() {
         lora.parameters_mut().zero_gradients().unwrap();
         base.loss_and_gradient(Some(&lora), &batch, 1.0 / trained(&batch), None)
             .unwrap();
-        clip_gradient_norm(lora.parameters_mut(), 1.0).unwrap();
-        optimizer.step(lora.parameters_mut(), 1e-2).unwrap();
+        optimizer.step(lora.parameters_mut(), 1e-2, 1.0).unwrap();
     }
     assert!(lora.parameters().values().unwrap() == whole.parameters().values().unwrap());
 }

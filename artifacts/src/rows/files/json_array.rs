@@ -2,9 +2,9 @@
 
 use std::io::{self, BufRead};
 
-use super::{Take, line_feeds, object, reason, utf8};
+use super::{Take, line_feeds, object, utf8};
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::json::{Json, UniqueKeys};
+use crate::rows::json::{Json, UniqueKeys, reason};
 
 /// Whether the file begins with an array. One that begins with an object is read as JSONL, since many are called `.json`.
 pub(super) fn begins(source: &mut impl BufRead) -> io::Result<bool> {

@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{BYTE_ORDER_MARK, Notes, Take, object, reason, too_long, utf8};
+use super::{BYTE_ORDER_MARK, Notes, Take, object, too_long, utf8};
 use crate::rows::MAX_LINE;
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::json::{Json, UniqueKeys};
+use crate::rows::json::{Json, UniqueKeys, reason};
 
 pub(super) fn read(
     mut source: impl BufRead,

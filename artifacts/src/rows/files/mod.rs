@@ -14,6 +14,7 @@ use std::io::{self, BufRead, BufReader};
 use bytes::Bytes;
 
 use super::fault::{FaultClass, Problem};
+use super::file_name::{extension, is_columnar};
 use super::json::{Json, Object};
 
 /// What stands at one place of a file.
@@ -40,23 +41,6 @@ pub(super) struct Notes {
 pub(super) type Take<'a> = dyn FnMut(usize, Result<Found, Problem>) + 'a;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// The part of a name that tells the format, in lower case.
-fn extension(name: &str) -> Option<String> {
-    // Some addresses say more after the name.
-    let path = match name.split_once('?') {
-        Some((path, _)) if name.starts_with("https://") => path,
-        _ => name,
-    };
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
-    extension.map(str::to_ascii_lowercase)
-}
-
-/// Whether the file of this name holds columns, not lines.
-pub(super) fn is_columnar(name: &str) -> bool {
-    extension(name).as_deref() == Some("parquet")
-}
 
 /// Reads the file called `name`. Of columns `wanted` says which are looked at, where the format can tell them apart.
 pub(super) fn read(
@@ -124,20 +108,6 @@ fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
             ),
         )
     })
-}
-
-/// What serde_json says, without its own place, which counts within the row.
-pub(super) fn reason(error: &serde_json::Error) -> String {
-    let reason = error.to_string();
-    match reason.split(" at line ").next().unwrap_or_default() {
-        // It says both of half a pair alone.
-        "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
-            "an escape from `\\ud800` to `\\udfff` is half of a character and stands without its other half, expected both, or \
-             the character itself"
-                .to_owned()
-        }
-        reason => reason.to_owned(),
-    }
 }
 
 /// The object that a row must be; `place` is said where it is none.

@@ -1,11 +1,11 @@
 //! `{"instruction": …, "input": …, "output": …}`: a task, what it is about, and its answer. With `system` and `history`, as
 //! LLaMA-Factory writes them, what was said before.
 
-use super::RowFormat;
 use crate::rows::content::{ASSISTANT, Message, RowContent};
 use crate::rows::fault::{FaultClass, Problem};
 use crate::rows::json::Json;
 use crate::rows::record::Record;
+use crate::rows::row_format::RowFormat;
 
 pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
     let format = RowFormat::Alpaca;

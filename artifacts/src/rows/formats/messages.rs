@@ -3,12 +3,12 @@
 //! A field that changes what is said or learnt is never passed over: what nothing would act on is refused. A field that is null
 //! or empty is one that is not there: clients write all that an answer could have.
 
-use super::RowFormat;
 use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::files::reason;
-use crate::rows::json::{Json, Object, UniqueKeys};
-use crate::rows::record::{Record, shortened, text};
+use crate::rows::json::{Json, Object, UniqueKeys, reason};
+use crate::rows::quoted::shortened;
+use crate::rows::record::{Record, text};
+use crate::rows::row_format::RowFormat;
 
 /// The roles of conversations.
 const ROLES: [&str; 5] = ["system", "developer", "user", ASSISTANT, "tool"];

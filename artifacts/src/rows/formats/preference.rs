@@ -1,11 +1,11 @@
 //! `{"prompt": …, "chosen": …, "rejected": …}`: two answers to one prompt, as texts or as lists of messages.
 
-use super::RowFormat;
 use super::messages;
 use crate::rows::content::{Conversation, Message, RowContent};
 use crate::rows::fault::{FaultClass, Problem};
 use crate::rows::json::Json;
 use crate::rows::record::Record;
+use crate::rows::row_format::RowFormat;
 
 pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
     let answer = match record.get("prompt") {

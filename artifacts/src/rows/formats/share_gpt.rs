@@ -1,13 +1,13 @@
 //! `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`, read as messages. Calls of functions are
 //! turns of their own, as LLaMA-Factory writes them.
 
-use super::RowFormat;
 use super::messages::{check_assistant, is_function, tool_call, tools, weight};
 use crate::rows::content::{ASSISTANT, Conversation, Message, RowContent, TOOL_CALLS};
 use crate::rows::fault::{FaultClass, Problem};
-use crate::rows::files::reason;
-use crate::rows::json::{Json, Object, UniqueKeys};
-use crate::rows::record::{Record, shortened, text};
+use crate::rows::json::{Json, Object, UniqueKeys, reason};
+use crate::rows::quoted::shortened;
+use crate::rows::record::{Record, text};
+use crate::rows::row_format::RowFormat;
 
 pub(super) fn parse(record: &Record<'_>) -> Result<RowContent, Problem> {
     let column = "conversations";

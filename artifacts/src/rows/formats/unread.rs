@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use finetune_crds::fine_tune_job::Columns;
 
-use super::RowFormat;
 use crate::rows::fault::{FaultClass, Problem};
 use crate::rows::json::Object;
-use crate::rows::record::{listed, shortened};
+use crate::rows::quoted::{listed, shortened};
+use crate::rows::row_format::RowFormat;
 
 /// How many names are kept.
 const NAMES: usize = 1000;

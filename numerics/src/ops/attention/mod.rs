@@ -47,14 +47,14 @@ pub struct SavedAttention {
     documents: Option<Vec<Vec<i64>>>,
 }
 
-/// Gradients for queries (B, K, G, T, D), keys and values (B, K, T, D).
+/// Gradients for queries (B, K, G, T, D), keys (B, K, T, D) and values (B·T, K·D).
 #[derive(Debug)]
 pub struct AttentionGradients {
     /// For the queries, in their shape.
     pub queries: Tensor,
     /// For the keys, in their shape.
     pub keys: Tensor,
-    /// For the values, in their shape.
+    /// For the values, as the rows that they come from.
     pub values: Tensor,
 }
 

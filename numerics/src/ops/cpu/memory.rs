@@ -4,6 +4,12 @@
 //! tensor. To be written, only memory is lent that nobody else can reach meanwhile: that of a tensor which an operation has just
 //! made, or has been given to write over, and the flat parameters, by `&mut`. Views of these are never lent so: a gradient is
 //! added to through libtorch (see `trained`).
+#![expect(
+    clippy::needless_range_loop,
+    reason = "of iterators here the compiler would make calls without the instructions"
+)]
+
+use std::marker::PhantomData;
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
@@ -71,6 +77,69 @@ pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T]> {
     #[expect(unsafe_code, reason = "libtorch hands out a raw pointer")]
     let slice = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), length) };
     Ok(slice)
+}
+
+/// A slice that several threads write at places of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    length: usize,
+    lent: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the numbers are lent for `'a` to whoever holds this; which thread writes which is the business of `write`'s callers.
+#[expect(unsafe_code, reason = "a pointer that threads share")]
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "a pointer that threads share")]
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T: Element> Shared<'a, T> {
+    /// All of the slice.
+    pub(crate) const fn new(numbers: &'a mut [T]) -> Self {
+        Self {
+            start: numbers.as_mut_ptr(),
+            length: numbers.len(),
+            lent: PhantomData,
+        }
+    }
+
+    /// `length` numbers from `start` on, that are not a Rust slice elsewhere for as long as this lives.
+    ///
+    /// # Safety
+    ///
+    /// The numbers can be read and written for `'a`, and nobody but holders of copies of this does so.
+    #[expect(unsafe_code, reason = "a pointer of libtorch")]
+    pub(crate) const unsafe fn from_raw(start: *mut T, length: usize) -> Self {
+        Self {
+            start,
+            length,
+            lent: PhantomData,
+        }
+    }
+
+    /// Writes sums to a row of places `column` numbers apart, from `start` on, or adds them.
+    ///
+    /// # Safety
+    ///
+    /// No other thread reads or writes these places meanwhile.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "threads write to places between each other's")]
+    pub(crate) unsafe fn write(&self, start: usize, column: usize, sums: &[f32], adds: bool) {
+        let last = start + sums.len().saturating_sub(1) * column;
+        assert!(last < self.length, "the result is short");
+        for index in 0..sums.len() {
+            // SAFETY: the place is within the slice, as just asked, and this thread's alone.
+            unsafe {
+                let place = self.start.add(start + index * column);
+                let sum = match adds {
+                    true => place.read().widen() + sums[index],
+                    false => sums[index],
+                };
+                place.write(T::round(sum));
+            }
+        }
+    }
 }
 
 /// A tensor (B, heads, T, D) on the CPU whose rows of D numbers lie anywhere, as it is read.

@@ -1,42 +1,127 @@
-//! Losses of rows of logits, and their gradients, on the CPU.
+//! Losses of hidden rows and their gradients on the CPU: a chunk's logits, one loop over them, and their product with the head.
 
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::{IGNORED, LossSum};
-use crate::ops::cpu::kernel::{self, Kernel, exp};
+use super::softmax::Softmax;
+use super::{Head, LossSum};
+use crate::ops::cpu::kernel;
+use crate::ops::cpu::lanes::{self, Lanes, LanesKernel};
 use crate::ops::cpu::memory::{self, Element, slice_mut};
+use crate::ops::cpu::threads;
+use crate::ops::product::matmul::{is_own, matmul};
+use crate::ops::product::panel::Matrix;
+use crate::ops::product::widening_product::{times_transposed, times_transposed_into};
 use crate::ops::{Error, Result};
 
-/// Adds the losses of some rows of logits (m, V), fp32, to `sum`. What is left in the logits has no meaning.
-pub(super) fn losses(logits: &mut Tensor, targets: &Tensor, sum: &mut LossSum) -> Result<()> {
-    losses_into::<f32>(logits, targets, Gradients::None, sum)
+/// The most logits held at once: 32 MiB in fp32, and half as much for their gradient in bfloat16.
+const CHUNK_LOGITS: i64 = 8 << 20;
+
+/// Adds the losses of hidden rows (K, H), at least one, to `sum`. With a scale, the gradient of scale x loss for them; that for the
+/// head is added to, if it is trained.
+pub(super) fn passes(
+    rows: &Tensor,
+    head: Head<'_>,
+    targets: &Tensor,
+    scale: Option<f64>,
+    sum: &mut LossSum,
+) -> Result<Option<Tensor>> {
+    let (count, vocabulary) = (rows.size()[0], head.matrix.size()[0]);
+    let cap = head.settings.soft_cap.map(|cap| cap as f32);
+    let targets = Vec::<i64>::try_from(targets)?;
+    let each = (CHUNK_LOGITS / vocabulary).clamp(1, count);
+    let buffer = memory::empty::<f32>(&[each, vocabulary])?;
+    let mut total = Total::default();
+    let mut d_rows = Vec::new();
+    for (start, targets) in (0..count)
+        .step_by(each as usize)
+        .zip(targets.chunks(each as usize))
+    {
+        let length = targets.len() as i64;
+        let hidden = rows.f_narrow(0, start, length)?;
+        let mut logits = buffer.f_narrow(0, 0, length)?; // (m, V)
+        times_transposed_into(&mut logits, &hidden, head.matrix)?;
+        let Some(scale) = scale else {
+            total.add(&losses_into::<f32>(
+                &mut logits,
+                targets,
+                cap,
+                Gradients::None,
+            )?);
+            continue;
+        };
+        d_rows.push(match rows.f_kind()? {
+            kind if kind == Kind::Float || is_own(kind) => {
+                let gradients = Gradients::OverLogits(scale as f32);
+                total.add(&losses_into::<f32>(&mut logits, targets, cap, gradients)?);
+                backward(&logits, &hidden, head, kind)?
+            }
+            Kind::BFloat16 => {
+                let mut d_logits = memory::empty::<bf16>(&[length, vocabulary])?;
+                let gradients = Gradients::Into(scale as f32, slice_mut(&mut d_logits)?);
+                total.add(&losses_into::<bf16>(&mut logits, targets, cap, gradients)?);
+                backward(&d_logits, &hidden, head, Kind::BFloat16)?
+            }
+            other => {
+                return Err(Error::Libtorch(format!(
+                    "hidden rows of {other:?}, expected Float or BFloat16"
+                )));
+            }
+        });
+    }
+    let found = Tensor::f_from_slice(&[total.loss, total.correct])?;
+    let _ = sum.values.f_add_(&found)?;
+    (!d_rows.is_empty())
+        .then(|| Ok(Tensor::f_cat(&d_rows, 0)?))
+        .transpose()
 }
 
-/// The same, and the gradient of scale x loss for the logits, in `kind`.
-pub(super) fn losses_and_gradient(
-    mut logits: Tensor,
-    kind: Kind,
-    targets: &Tensor,
-    scale: f64,
-    sum: &mut LossSum,
-) -> Result<Tensor> {
-    let scale = scale as f32;
-    match kind {
-        Kind::Float => {
-            losses_into::<f32>(&mut logits, targets, Gradients::OverLogits(scale), sum)?;
-            Ok(logits)
-        }
-        Kind::BFloat16 => {
-            let mut gradient = memory::empty::<bf16>(&logits.size())?;
-            let into = Gradients::Into(scale, slice_mut(&mut gradient)?);
-            losses_into::<bf16>(&mut logits, targets, into, sum)?;
-            Ok(gradient)
-        }
-        other => Err(Error::Libtorch(format!(
-            "a gradient of {other:?}, expected Float or BFloat16"
-        ))),
+/// The loss of each of hidden rows (K, H), at least one.
+pub(super) fn losses(rows: &Tensor, head: Head<'_>, targets: &Tensor) -> Result<Vec<f64>> {
+    let vocabulary = head.matrix.size()[0];
+    let cap = head.settings.soft_cap.map(|cap| cap as f32);
+    let targets = Vec::<i64>::try_from(targets)?;
+    let each = (CHUNK_LOGITS / vocabulary).clamp(1, rows.size()[0]);
+    let mut found = Vec::with_capacity(targets.len());
+    for (start, targets) in (0..)
+        .step_by(each as usize)
+        .zip(targets.chunks(each as usize))
+    {
+        let hidden = rows.f_narrow(0, start, targets.len() as i64)?;
+        let mut logits = times_transposed(&hidden, head.matrix)?; // (m, V)
+        let losses = losses_into::<f32>(&mut logits, targets, cap, Gradients::None)?;
+        found.extend(losses.into_iter().map(|(loss, _)| loss));
     }
+    Ok(found)
+}
+
+/// What rows' losses come to.
+#[derive(Default)]
+struct Total {
+    loss: f64,
+    correct: f64,
+}
+
+impl Total {
+    fn add(&mut self, losses: &[(f64, bool)]) {
+        for (loss, is_likeliest) in losses {
+            self.loss += loss;
+            self.correct += f64::from(u8::from(*is_likeliest));
+        }
+    }
+}
+
+/// The gradient for some rows (m, H), in `kind`, from that for their logits (m, V); that for the head is added to.
+fn backward(d_logits: &Tensor, hidden: &Tensor, head: Head<'_>, kind: Kind) -> Result<Tensor> {
+    let of_logits = d_logits.f_kind()?;
+    if let Some(gradient) = head.gradient {
+        gradient.add_product(&d_logits.f_tr()?, &hidden.f_to_kind(of_logits)?)?;
+    }
+    if of_logits == head.matrix.f_kind()? {
+        return Ok(d_logits.f_mm(head.matrix)?);
+    }
+    let matrix = Matrix::of(head.matrix, false)?;
+    matmul(d_logits, matrix.direct(), hidden.size()[1], kind)
 }
 
 /// Where gradients of scale x loss go.
@@ -60,125 +145,68 @@ impl<T> Gradients<'_, T> {
     }
 }
 
+/// Of each row of logits (m, V) the loss, and whether its target is the likeliest. What is left in the logits, if it is not their
+/// gradient, has no meaning.
 fn losses_into<T: Element>(
     logits: &mut Tensor,
-    targets: &Tensor,
+    targets: &[i64],
+    cap: Option<f32>,
     mut gradients: Gradients<'_, T>,
-    sum: &mut LossSum,
-) -> Result<()> {
-    let (rows, vocabulary) = logits.size2()?;
-    let (rows, vocabulary) = (rows as usize, vocabulary as usize);
-    let targets = Vec::<i64>::try_from(targets)?;
-    if let Some(target) = targets
-        .iter()
-        .find(|&&target| target < 0 || target >= vocabulary as i64)
-    {
-        return Err(Error::Input(format!(
-            "target {target}, expected 0 to {} or {IGNORED}: the tokenizer belongs to another model",
-            vocabulary - 1
-        )));
-    }
-    let mut losses = vec![(0.0, false); rows];
+) -> Result<Vec<(f64, bool)>> {
+    let vocabulary = logits.size()[1] as usize;
+    let mut losses = vec![(0.0, false); targets.len()];
     let length = kernel::rows_per_part(vocabulary);
     let parts = slice_mut::<f32>(logits)?
         .chunks_mut(length * vocabulary)
         .zip(targets.chunks(length))
         .zip(losses.chunks_mut(length));
-    let mut kernels = Vec::new();
+    let mut tasks = Vec::new();
     for ((logits, targets), losses) in parts {
         let (own, rest) = gradients.split(logits.len());
         gradients = rest;
-        kernels.push(Losses {
+        tasks.push(RowLosses {
             logits,
+            vocabulary,
             targets,
+            cap,
             losses,
             gradients: own,
         });
     }
-    kernel::run_all(kernels);
-    sum.loss += losses.iter().map(|(loss, _)| loss).sum::<f64>();
-    sum.correct += losses.iter().filter(|(_, correct)| *correct).count() as i64;
-    Ok(())
+    threads::run_all(tasks, lanes::run);
+    Ok(losses)
 }
 
-struct Losses<'a, T> {
+struct RowLosses<'a, T> {
     logits: &'a mut [f32],
+    vocabulary: usize,
     targets: &'a [i64],
-    /// Of each row the loss, and whether the target has the greatest logit; of equal ones the first counts.
+    cap: Option<f32>,
+    /// Of each row the loss, and whether the target is the likeliest.
     losses: &'a mut [(f64, bool)],
     gradients: Gradients<'a, T>,
 }
 
-impl<T: Element> Kernel for Losses<'_, T> {
+impl<T: Element> LanesKernel for RowLosses<'_, T> {
     #[inline(always)]
-    fn run(mut self) {
-        let vocabulary = self.logits.len() / self.targets.len();
-        let rows = self
-            .logits
-            .chunks_exact_mut(vocabulary)
-            .zip(self.targets)
-            .zip(self.losses)
-            .enumerate();
-        for (row, ((logits, &target), loss)) in rows {
-            let target = target as usize;
-            let (sum, of_row) = loss_of(logits, target);
-            *loss = of_row;
-            // softmax - one-hot
+    fn run<L: Lanes>(mut self) {
+        for row in 0..self.targets.len() {
+            let target = self.targets[row] as usize;
+            let start = row * self.vocabulary;
+            let logits = &mut self.logits[start..start + self.vocabulary];
+            let softmax = Softmax::of::<L>(logits, target, self.cap);
+            self.losses[row] = (softmax.loss, softmax.is_likeliest);
             match &mut self.gradients {
                 Gradients::None => {}
-                Gradients::OverLogits(scale) => {
-                    let factor = (f64::from(*scale) / sum) as f32;
-                    for power in logits.iter_mut() {
-                        *power *= factor;
-                    }
-                    logits[target] -= *scale;
-                }
+                Gradients::OverLogits(scale) => softmax.gradient::<L>(logits, target, *scale),
                 Gradients::Into(scale, gradients) => {
-                    let factor = (f64::from(*scale) / sum) as f32;
-                    let gradients = &mut gradients[row * vocabulary..][..vocabulary];
-                    for (gradient, power) in gradients.iter_mut().zip(&*logits) {
-                        *gradient = T::round(power * factor);
+                    softmax.gradient::<L>(logits, target, *scale);
+                    let gradients = &mut gradients[start..start + self.vocabulary];
+                    for at in 0..gradients.len() {
+                        gradients[at] = T::round(logits[at]);
                     }
-                    gradients[target] = T::round(logits[target] * factor - *scale);
                 }
             }
         }
     }
-}
-
-/// Writes e^(logit - largest) over the logits of a row; returns their sum, and the row's loss with whether the target has the
-/// greatest logit.
-#[inline(always)]
-fn loss_of(logits: &mut [f32], target: usize) -> (f64, (f64, bool)) {
-    const LANES: usize = 16;
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            largest[lane] = largest[lane].max(chunk[lane]);
-        }
-    }
-    let largest = largest
-        .into_iter()
-        .chain(rest.iter().copied())
-        .fold(f32::NEG_INFINITY, f32::max);
-    let picked = logits[target];
-    let is_first = logits[..target].iter().all(|logit| *logit < largest);
-    for logit in logits.iter_mut() {
-        *logit = exp(*logit - largest);
-    }
-    let mut sums = [0.0_f32; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += chunk[lane];
-        }
-    }
-    let sum = sums
-        .iter()
-        .chain(rest)
-        .map(|&part| f64::from(part))
-        .sum::<f64>();
-    let loss = sum.ln() + f64::from(largest) - f64::from(picked);
-    (sum, (loss, picked >= largest && is_first))
 }

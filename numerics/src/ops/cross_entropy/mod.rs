@@ -2,106 +2,95 @@
 //!
 //! The gradient for the hidden rows is made along with the loss, chunk by chunk, while the logits are at hand. Rows without a
 //! target cost nothing. Logits and softmax are in fp32 whatever the type of the activations: rounded to bfloat16, the likeliest
-//! tokens tie and log-probabilities are off by half a step, which near 16 is 1/16.
+//! tokens tie and log-probabilities are off by half a step, which near 16 is 1/16. Saves nothing: there is no backward of its own.
 
 mod cpu;
+mod softmax;
+mod sum;
+mod targets;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use self::cpu::{losses, losses_and_gradient};
+pub use self::sum::{LossSum, Losses};
+pub use self::targets::{IGNORED, Targets};
 
 use super::Result;
-use super::logits::{self, LogitSettings};
+use super::logits::LogitSettings;
+use super::side::Side;
 use super::trained::Gradient;
-use crate::ops::cpu::widening_product::times_transposed;
 
-/// The target of a row that carries no loss.
-pub const IGNORED: i64 = -100;
-
-/// The most logits held at once: 32 MiB in fp32, and half as much for their gradient in bfloat16.
-const CHUNK_LOGITS: i64 = 8 << 20;
-
-/// The sum of token losses and the number of tokens in it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossSum {
-    /// The sum over tokens of -log p, in nats.
-    pub loss: f64,
-    /// The tokens that carry loss.
-    pub tokens: i64,
-    /// Those of them that are the likeliest of all.
-    pub correct: i64,
+/// What the loss is of: hidden rows (M, H) under the output matrix (V, H), of one type.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// (V, H).
+    pub matrix: &'a Tensor,
+    /// That of the matrix, if it is trained (V, H).
+    pub gradient: Option<&'a Gradient>,
+    /// What becomes of logits before the softmax.
+    pub settings: LogitSettings,
 }
 
-/// The loss of hidden rows (M, H) under the output matrix (V, H) against targets (M).
-pub fn loss(
-    hidden: &Tensor,
-    head: &Tensor,
-    targets: &Tensor,
-    settings: LogitSettings,
-) -> Result<LossSum> {
-    let rows = Rows::with_targets(hidden, targets, settings)?;
-    let mut sum = LossSum::of(rows.count);
-    for (hidden, targets) in rows.chunks(head)? {
-        let (mut logits, _) = capped(times_transposed(&hidden, head)?, settings)?; // (m, V)
-        losses(&mut logits, &targets, &mut sum)?;
-    }
-    Ok(sum)
+/// The loss of hidden rows (M, H).
+pub fn loss(hidden: &Tensor, head: Head<'_>, targets: &Targets) -> Result<LossSum> {
+    Ok(passes(hidden, head, targets, None)?.0)
 }
 
-/// The same loss, unscaled, and the gradient of `scale` x loss for hidden (M, H); that for the output matrix, `head_gradient`
-/// (V, H), is added to, if it is trained.
+/// The same loss, unscaled, and the gradient of `scale` x loss for hidden (M, H); that for the output matrix is added to, if it is
+/// trained.
+///
+/// With p = softmax(c·tanh(z / c)) of logits z, or softmax(z) without a cap, the gradient for z is scale·(p - one-hot(target)),
+/// times 1 - tanh²(z / c).
 pub fn loss_and_gradient(
     hidden: &Tensor,
-    head: &Tensor,
-    head_gradient: Option<&Gradient>,
-    targets: &Tensor,
-    settings: LogitSettings,
+    head: Head<'_>,
+    targets: &Targets,
     scale: f64,
 ) -> Result<(LossSum, Tensor)> {
-    let kind = hidden.f_kind()?;
-    let rows = Rows::with_targets(hidden, targets, settings)?;
+    let (sum, d_rows) = passes(hidden, head, targets, Some(scale))?;
     let d_hidden = hidden.f_zeros_like()?;
-    let mut d_rows = Vec::new();
-    let mut sum = LossSum::of(rows.count);
-    for (hidden, targets) in rows.chunks(head)? {
-        let (logits, tanh) = capped(times_transposed(&hidden, head)?, settings)?; // (m, V)
-        let d_logits = match tanh {
-            None => losses_and_gradient(logits, kind, &targets, scale, &mut sum)?,
-            Some(tanh) => {
-                let d = losses_and_gradient(logits, Kind::Float, &targets, scale, &mut sum)?;
-                // tanh' = 1 - tanh²
-                d.f_sub(&tanh.f_square()?.f_mul_(&d)?)?.f_to_kind(kind)?
-            }
-        };
-        d_rows.push(d_logits.f_mm(head)?); // (m, H)
-        if let Some(head_gradient) = head_gradient {
-            head_gradient.add_product(&d_logits.f_tr()?, &hidden)?;
-        }
-    }
-    if d_rows.is_empty() {
-        return Ok((sum, d_hidden));
-    }
-    let d_rows = times(Tensor::f_cat(&d_rows, 0)?, settings.multiplier)?;
-    let d_hidden = d_hidden.f_index_copy(0, &rows.index, &d_rows)?;
-    Ok((sum, d_hidden))
+    Ok(match d_rows {
+        None => (sum, d_hidden),
+        Some(d_rows) => (sum, d_hidden.f_index_copy(0, &targets.rows, &d_rows)?),
+    })
 }
 
-/// log p of every token after each hidden row: (M, V) in fp32.
-pub fn log_probabilities(
+/// The sum and, with a scale and where a row carries loss, the gradient for the rows that do (K, H).
+fn passes(
     hidden: &Tensor,
-    head: &Tensor,
-    settings: LogitSettings,
-) -> Result<Tensor> {
-    Ok(logits::forward(hidden, head, settings)?.f_log_softmax(-1, Kind::Float)?)
+    head: Head<'_>,
+    targets: &Targets,
+    scale: Option<f64>,
+) -> Result<(LossSum, Option<Tensor>)> {
+    targets.check(head.matrix.size()[0])?;
+    let mut sum = LossSum::zero(targets.count(), hidden.device())?;
+    if targets.count() == 0 {
+        return Ok((sum, None));
+    }
+    let multiplier = head.settings.multiplier;
+    // Hidden rows times the multiplier are as good as logits times it, for fewer numbers.
+    let rows = times(hidden.f_index_select(0, &targets.rows)?, multiplier)?;
+    let d_rows = match Side::of(hidden, "hidden rows")? {
+        Side::CpuFloat | Side::CpuBrain => {
+            cpu::passes(&rows, head, &targets.tokens, scale, &mut sum)?
+        }
+    };
+    let d_rows = d_rows.map(|d_rows| times(d_rows, multiplier));
+    Ok((sum, d_rows.transpose()?))
 }
 
-/// Logits as they enter the softmax and, where they are capped, the tanh that its backward needs.
-fn capped(mut logits: Tensor, settings: LogitSettings) -> Result<(Tensor, Option<Tensor>)> {
-    let Some(cap) = settings.soft_cap else {
-        return Ok((logits, None));
+/// log p of the target of each hidden row (M, H) that has one, in nats. Cost: a product of these rows with the whole head, and no
+/// more than a chunk of its logits at a time.
+pub fn log_probabilities(hidden: &Tensor, head: Head<'_>, targets: &Targets) -> Result<Vec<f64>> {
+    targets.check(head.matrix.size()[0])?;
+    if targets.count() == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = hidden.f_index_select(0, &targets.rows)?;
+    let rows = times(rows, head.settings.multiplier)?;
+    let losses = match Side::of(hidden, "hidden rows")? {
+        Side::CpuFloat | Side::CpuBrain => cpu::losses(&rows, head, &targets.tokens)?,
     };
-    let tanh = logits.f_div_scalar_(cap)?.f_tanh_()?;
-    Ok((tanh.f_mul_scalar(cap)?, Some(tanh)))
+    Ok(losses.into_iter().map(|loss| -loss).collect())
 }
 
 /// In place.
@@ -112,53 +101,6 @@ fn times(mut tensor: Tensor, factor: Option<f64>) -> Result<Tensor> {
     })
 }
 
-impl LossSum {
-    /// Nothing yet, of so many tokens.
-    const fn of(tokens: i64) -> Self {
-        Self {
-            loss: 0.0,
-            tokens,
-            correct: 0,
-        }
-    }
-}
-
-/// The rows that carry loss.
-struct Rows {
-    index: Tensor,
-    /// Times the multiplier of the logits: the same as multiplying these, for fewer numbers.
-    hidden: Tensor,
-    targets: Tensor,
-    count: i64,
-}
-
-impl Rows {
-    fn with_targets(hidden: &Tensor, targets: &Tensor, settings: LogitSettings) -> Result<Self> {
-        let index = targets.f_ne(IGNORED)?.f_nonzero()?.f_reshape([-1])?;
-        Ok(Self {
-            hidden: times(hidden.f_index_select(0, &index)?, settings.multiplier)?,
-            targets: targets.f_index_select(0, &index)?,
-            count: index.size()[0],
-            index,
-        })
-    }
-
-    fn chunks(&self, head: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-        let length = (CHUNK_LOGITS / head.size()[0]).max(1);
-        let mut chunks = Vec::new();
-        let mut start = 0;
-        while start < self.count {
-            let length = length.min(self.count - start);
-            chunks.push((
-                self.hidden.f_narrow(0, start, length)?,
-                self.targets.f_narrow(0, start, length)?,
-            ));
-            start += length;
-        }
-        Ok(chunks)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{Rng, SeedableRng};
@@ -166,7 +108,31 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use tch::Kind;
+
     use crate::ops::test_support::{FLOAT, assert_close, random};
+
+    fn frozen(matrix: &Tensor) -> Head<'_> {
+        Head {
+            matrix,
+            gradient: None,
+            settings: LogitSettings::PLAIN,
+        }
+    }
+
+    /// The loss, which is the same with and without its gradient.
+    fn both(hidden: &Tensor, matrix: &Tensor, targets: &Targets) -> Losses {
+        let sum = loss(hidden, frozen(matrix), targets)
+            .unwrap()
+            .read()
+            .unwrap();
+        let (same, _) = loss_and_gradient(hidden, frozen(matrix), targets, 1.0).unwrap();
+        assert_eq!(same.read().unwrap(), sum);
+        let each = log_probabilities(hidden, frozen(matrix), targets).unwrap();
+        assert_eq!(each.len() as i64, targets.count());
+        assert!((each.iter().sum::<f64>() + sum.loss).abs() < 1e-9 * sum.loss.abs());
+        sum
+    }
 
     #[rstest]
     #[case(LogitSettings::PLAIN)]
@@ -174,31 +140,35 @@ mod tests {
     fn equals_automatic_differentiation(#[case] settings: LogitSettings) {
         let hidden = random(&[6, 8], 1).set_requires_grad(true);
         let head = random(&[20, 8], 2).set_requires_grad(true);
-        let targets = Tensor::from_slice(&[3_i64, IGNORED, 0, 19, IGNORED, 7]);
+        let all = [3_i64, IGNORED, 0, 19, IGNORED, 7];
+        let targets = Targets::new(&all).unwrap();
         let mut logits = hidden.mm(&head.tr()) * settings.multiplier.unwrap_or(1.0);
         if let Some(cap) = settings.soft_cap {
             logits = (logits / cap).tanh() * cap;
         }
-        let expected =
-            logits.cross_entropy_loss(&targets, None::<Tensor>, tch::Reduction::Sum, IGNORED, 0.0);
+        let expected = logits.cross_entropy_loss(
+            &Tensor::from_slice(&all),
+            None::<Tensor>,
+            tch::Reduction::Sum,
+            IGNORED,
+            0.0,
+        );
         (&expected * 0.25).backward();
 
         let (hidden_value, head_value) = (hidden.detach(), head.detach());
         let d_head = Tensor::zeros([20, 8], FLOAT);
-        let gradient = Gradient::new(d_head.shallow_clone());
-        let (sum, d_hidden) = loss_and_gradient(
-            &hidden_value,
-            &head_value,
-            Some(&gradient),
-            &targets,
+        let gradient = Gradient::alone(&d_head);
+        let head_value = Head {
+            matrix: &head_value,
+            gradient: Some(&gradient),
             settings,
-            0.25,
-        )
-        .unwrap();
+        };
+        let (sum, d_hidden) = loss_and_gradient(&hidden_value, head_value, &targets, 0.25).unwrap();
+        let sum = sum.read().unwrap();
         assert_eq!(sum.tokens, 4);
         assert!((sum.loss / expected.double_value(&[]) - 1.0).abs() < 1e-5);
-        let alone = loss(&hidden_value, &head_value, &targets, settings).unwrap();
-        assert!((alone.loss / sum.loss - 1.0).abs() < 1e-12);
+        let alone = loss(&hidden_value, head_value, &targets).unwrap();
+        assert!((alone.read().unwrap().loss / sum.loss - 1.0).abs() < 1e-12);
         for (ours, expected) in [(d_hidden, hidden.grad()), (d_head, head.grad())] {
             assert_close(&ours, &expected);
         }
@@ -213,25 +183,22 @@ mod tests {
             [2.0, 2.0, 0.0],
             [5.0, 0.0, 0.0],
         ];
-        let targets = Tensor::from_slice(&[1_i64, 0, 1, IGNORED]);
-        let plain = LogitSettings::PLAIN;
+        let targets = Targets::new(&[1, 0, 1, IGNORED]).unwrap();
         for kind in [Kind::Float, Kind::BFloat16] {
             let hidden = Tensor::from_slice2(&hidden).to_kind(kind);
             let head = Tensor::eye(3, (kind, tch::Device::Cpu));
-            let sum = loss(&hidden, &head, &targets, plain).unwrap();
+            let sum = both(&hidden, &head, &targets);
             assert_eq!((sum.correct, sum.tokens), (2, 3));
-            let (same, _) = loss_and_gradient(&hidden, &head, None, &targets, plain, 1.0).unwrap();
-            assert_eq!(same, sum);
         }
     }
 
     /// Hidden rows, a head and targets as large as real ones: logits reach 16, where bfloat16 has steps of 1/8.
-    fn of_a_real_size(rows: i64) -> (Tensor, Tensor, Tensor) {
+    fn of_a_real_size(rows: i64) -> (Tensor, Tensor, Vec<i64>) {
         let hidden = random(&[rows, 64], 1).to_kind(Kind::BFloat16);
         let head = (random(&[500, 64], 2) * 0.7).to_kind(Kind::BFloat16);
         let mut generator = ChaCha8Rng::seed_from_u64(3);
         let targets: Vec<i64> = (0..rows).map(|_| generator.random_range(0..500)).collect();
-        (hidden, head, Tensor::from_slice(&targets))
+        (hidden, head, targets)
     }
 
     #[test]
@@ -240,12 +207,8 @@ mod tests {
         let hidden = Tensor::from_slice2(&[[4.0_f32, 0.125]]).to_kind(Kind::BFloat16);
         let head = Tensor::from_slice2(&[[4.0_f32, 0.0], [4.0, 0.25]]).to_kind(Kind::BFloat16);
         for (target, correct) in [(0_i64, 0), (1, 1)] {
-            let targets = Tensor::from_slice(&[target]);
-            let plain = LogitSettings::PLAIN;
-            let sum = loss(&hidden, &head, &targets, plain).unwrap();
+            let sum = both(&hidden, &head, &Targets::new(&[target]).unwrap());
             assert_eq!(sum.correct, correct, "target {target}");
-            let (same, _) = loss_and_gradient(&hidden, &head, None, &targets, plain, 1.0).unwrap();
-            assert_eq!(same, sum);
             let exact = (1.0 + (1.0_f64 / 32.0 * if target == 1 { -1.0 } else { 1.0 }).exp()).ln();
             assert!((sum.loss - exact).abs() < 1e-6, "{} {exact}", sum.loss);
         }
@@ -258,14 +221,19 @@ mod tests {
         let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
         let of = |logits: &Tensor| {
             let sum = tch::Reduction::Sum;
-            let loss =
-                double(logits).cross_entropy_loss(&targets, None::<Tensor>, sum, IGNORED, 0.0);
+            let loss = double(logits).cross_entropy_loss(
+                &Tensor::from_slice(&targets),
+                None::<Tensor>,
+                sum,
+                IGNORED,
+                0.0,
+            );
             loss.double_value(&[])
         };
         let exact = of(&double(&hidden).mm(&double(&head).tr()));
         let rounded = of(&hidden.mm(&head.tr()));
         assert!((rounded - exact).abs() > 0.01, "rounding would not be seen");
-        let found = loss(&hidden, &head, &targets, LogitSettings::PLAIN).unwrap();
+        let found = both(&hidden, &head, &Targets::new(&targets).unwrap());
         assert!((found.loss - exact).abs() < 1e-3, "{} {exact}", found.loss);
     }
 
@@ -276,12 +244,16 @@ mod tests {
         #[case] settings: LogitSettings,
     ) {
         let (hidden, head, targets) = of_a_real_size(40);
+        let targets = Targets::new(&targets).unwrap();
         let of = |kind: Kind| {
-            let (hidden, head) = (hidden.to_kind(kind), head.to_kind(kind));
-            let (sum, d_hidden) =
-                loss_and_gradient(&hidden, &head, None, &targets, settings, 0.1).unwrap();
+            let (hidden, matrix) = (hidden.to_kind(kind), head.to_kind(kind));
+            let head = Head {
+                settings,
+                ..frozen(&matrix)
+            };
+            let (sum, d_hidden) = loss_and_gradient(&hidden, head, &targets, 0.1).unwrap();
             assert_eq!(d_hidden.kind(), kind);
-            (sum, d_hidden.to_kind(Kind::Double))
+            (sum.read().unwrap(), d_hidden.to_kind(Kind::Double))
         };
         let ((sum, d_hidden), (exact_sum, exact)) = (of(Kind::BFloat16), of(Kind::Float));
         assert!((sum.loss / exact_sum.loss - 1.0).abs() < 1e-5);

@@ -1,8 +1,8 @@
 //! Linear layers on the CPU: which products a forward and a backward are made of.
 //!
 //! Where the processor has wide lanes that multiply and add at once, all products are our own loops. Where it multiplies bfloat16
-//! faster than fp32, or has no such lanes, those with W are libtorch's, and what adapters give is computed first, so that it is
-//! rounded at its own size.
+//! faster than fp32, those with W are a kernel's, into the same fp32 sums as what adapters give. Where there is neither, or few rows,
+//! they are libtorch's, and what adapters give is computed first, so that it is rounded at its own size.
 
 use std::ops::Range;
 
@@ -10,17 +10,16 @@ use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 use super::{Linear, RowBlock, SavedAt, SavedLinears, SavedLowRank, Scratch, Weight};
-use crate::device::{Bfloat16, multiplies_bfloat16};
-use crate::ops::cpu::lanes;
-use crate::ops::cpu::memory::{self, slice, slice_mut};
-use crate::ops::cpu::panel::{Matrix, Numbers};
-use crate::ops::cpu::product::{self, Out, OutNumbers, Product, Shared};
-use crate::ops::cpu::rows::Rows;
+use crate::ops::Result;
+use crate::ops::cpu::memory::{self, slice};
 use crate::ops::low_rank::LowRank;
+use crate::ops::product::matmul::{Multiplier, matmul};
+use crate::ops::product::panel::{Matrix, Numbers, Right};
+use crate::ops::product::rows::Rows;
+use crate::ops::product::{self, Out, OutNumbers, Product, Term, TermLeft};
 use crate::ops::profile::{Operation, timed};
 use crate::ops::random::Dropout;
 use crate::ops::trained::Gradient;
-use crate::ops::{Error, Result};
 
 /// An adapter of one of the layers, for the rows of one block.
 struct Rider<'a> {
@@ -42,23 +41,35 @@ pub(super) fn forward(
     scratch: &mut Scratch,
 ) -> Result<(Vec<Tensor>, SavedLinears)> {
     let kind = x.f_kind()?;
-    let rows = Rows::of(x)?;
+    let (count, width) = (x.size()[0] as usize, x.size()[1] as usize);
+    let multiplier = Multiplier::of(kind, count, [width]);
     let riders = riders(x, blocks)?;
-    let inners = inners(&riders, &rows)?;
-    let of_inners = inners.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+    let rows = match multiplier == Multiplier::Own || !riders.is_empty() {
+        true => Some(Rows::of(x)?),
+        false => None,
+    };
+    let inners = match &rows {
+        Some(rows) => inners(&riders, rows)?,
+        None => Vec::new(),
+    };
+    let of_inners = wide(&inners)?;
     let mut ys = Vec::with_capacity(layers.len());
     for layer in layers {
         let shape = [x.size()[0], layer.weight.shape()?.0];
         ys.push(Tensor::f_empty(shape, (kind, Device::Cpu))?);
     }
-    let own = multiplies(kind);
     let mut products = Vec::new();
     for (index, (layer, y)) in layers.iter().zip(&mut ys).enumerate() {
         let columns = y.size()[1] as usize;
         let mut terms = Vec::new();
-        if own {
-            let weight = layer.weight.matrix(kind)?;
-            terms.push(rows.times(weight.transposed(), 0..rows.count));
+        match (multiplier, &rows) {
+            (Multiplier::Own, Some(rows)) => {
+                terms.push(rows.times(layer.weight.matrix(kind)?.transposed(), 0..count));
+            }
+            (Multiplier::Kernel, _) => {
+                terms.push(by_kernel(x, layer.weight.matrix(kind)?.transposed())?);
+            }
+            (Multiplier::Own, None) | (Multiplier::Libtorch, _) => {}
         }
         for (rider, inner) in riders.iter().zip(&of_inners) {
             if rider.layer == index {
@@ -71,13 +82,13 @@ pub(super) fn forward(
         out.bias = bias.map(|bias| slice::<f32>(&bias.value)).transpose()?;
         products.push(Product {
             terms,
-            rows: rows.count,
+            rows: count,
             columns,
             out,
         });
     }
     product::run(&products);
-    if !own {
+    if multiplier == Multiplier::Libtorch {
         for (layer, y) in layers.iter().zip(&mut ys) {
             let weight = layer.weight.dense(scratch)?;
             let _ = y.f_addmm_(x, &weight.f_tr()?)?;
@@ -97,25 +108,34 @@ pub(super) fn backward(
     scratch: &mut Scratch,
 ) -> Result<Tensor> {
     let kind = x.f_kind()?;
-    let of_dys = dys.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+    let (count, columns) = (x.size()[0] as usize, x.size()[1] as usize);
+    let multiplier = Multiplier::of(kind, count, dys.iter().map(|dy| dy.size()[1] as usize));
     let riders = riders(x, blocks)?;
-    let d_inners = match of_adapters {
-        None => d_inners(&riders, &of_dys, saved)?,
-        Some(dys) => {
-            let of_dys = dys.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
-            d_inners(&riders, &of_dys, saved)?
-        }
+    let is_own = multiplier == Multiplier::Own;
+    let of_dys = match is_own || (of_adapters.is_none() && !riders.is_empty()) {
+        true => wide(dys)?,
+        false => Vec::new(),
     };
-    let of_d_inners = d_inners.iter().map(Rows::of).collect::<Result<Vec<_>>>()?;
+    let d_inners = match of_adapters {
+        _ if riders.is_empty() => Vec::new(),
+        None => d_inners(&riders, &of_dys, saved)?,
+        Some(dys) => d_inners(&riders, &wide(dys)?, saved)?,
+    };
+    let of_d_inners = wide(&d_inners)?;
     add_gradients_of_a(&riders, &of_d_inners, x)?;
 
-    let own = multiplies(kind);
     let mut dx = Tensor::f_empty(x.size(), (kind, Device::Cpu))?;
-    let (count, columns) = (x.size()[0] as usize, x.size()[1] as usize);
     let mut terms = Vec::new();
-    if own {
-        for (layer, dy) in layers.iter().zip(&of_dys) {
-            terms.push(dy.times(layer.weight.matrix(kind)?.direct(), 0..count));
+    for (index, layer) in layers.iter().enumerate() {
+        match multiplier {
+            Multiplier::Own => {
+                let weight = layer.weight.matrix(kind)?.direct();
+                terms.push(of_dys[index].times(weight, 0..count));
+            }
+            Multiplier::Kernel => {
+                terms.push(by_kernel(&dys[index], layer.weight.matrix(kind)?.direct())?);
+            }
+            Multiplier::Libtorch => {}
         }
     }
     for (rider, d_inner) in riders.iter().zip(&of_d_inners) {
@@ -130,7 +150,7 @@ pub(super) fn backward(
         columns,
         out: Out::over(&mut dx)?,
     }]);
-    if !own {
+    if multiplier == Multiplier::Libtorch {
         for (layer, dy) in layers.iter().zip(dys) {
             let _ = dx.f_addmm_(dy, &layer.weight.dense(scratch)?)?;
         }
@@ -151,6 +171,22 @@ pub(super) fn backward(
         }
     }
     Ok(dx)
+}
+
+/// The rows of each tensor in fp32.
+fn wide(tensors: &[Tensor]) -> Result<Vec<Rows<'_>>> {
+    tensors.iter().map(Rows::of).collect()
+}
+
+/// All rows of x, contiguous and in bfloat16, times a right matrix.
+fn by_kernel<'a>(x: &'a Tensor, right: Right<'a>) -> Result<Term<'a>> {
+    let (rows, inner) = x.size2()?;
+    Ok(Term {
+        rows: 0..rows as usize,
+        left: TermLeft::Brain(slice::<bf16>(x)?),
+        inner: inner as usize,
+        right,
+    })
 }
 
 /// All adapters on these layers.
@@ -318,11 +354,6 @@ fn saved(layers: usize, blocks: usize, riders: &[Rider<'_>], inners: Vec<Tensor>
     saved
 }
 
-/// Whether products of activations in `kind` with W are our own.
-fn multiplies(kind: Kind) -> bool {
-    lanes::are_wide() && (kind == Kind::Float || multiplies_bfloat16() != Bfloat16::Faster)
-}
-
 /// Some rows of a tensor (M, N).
 pub(super) fn narrow(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
     Ok(x.f_narrow(0, rows.start as i64, rows.len() as i64)?)
@@ -342,35 +373,27 @@ impl Rider<'_> {
 impl Weight {
     /// The matrix as products take it apart, for activations in `kind`.
     fn matrix(&self, kind: Kind) -> Result<Matrix<'_>> {
-        let numbers = match self {
-            Self::FourBit(matrix) => Numbers::FourBit(matrix),
-            Self::Dense(dense) => match dense.value.f_kind()? {
-                Kind::Float => Numbers::Float(slice(&dense.value)?),
-                Kind::BFloat16 => Numbers::Brain(slice::<bf16>(&dense.value)?),
-                other => {
-                    return Err(Error::Libtorch(format!(
-                        "a weight of {other:?}, expected Float or BFloat16"
-                    )));
-                }
-            },
-        };
-        Ok(Matrix {
-            numbers,
-            width: self.shape()?.1 as usize,
-            rounded: kind == Kind::BFloat16,
-        })
+        let rounded = kind == Kind::BFloat16;
+        match self {
+            Self::Dense(dense) => Matrix::of(&dense.value, rounded),
+            Self::FourBit(matrix) => Ok(Matrix {
+                numbers: Numbers::FourBit(matrix),
+                width: matrix.shape().1 as usize,
+                rounded,
+            }),
+        }
     }
 }
 
 impl LowRank {
     /// A (r, in).
     fn a_matrix(&self) -> Result<Matrix<'_>> {
-        factor(&self.a)
+        Matrix::of(&self.a, false)
     }
 
     /// B (out, r).
     fn b_matrix(&self) -> Result<Matrix<'_>> {
-        factor(&self.b)
+        Matrix::of(&self.b, false)
     }
 
     /// r.
@@ -379,32 +402,7 @@ impl LowRank {
     }
 }
 
-fn factor(tensor: &Tensor) -> Result<Matrix<'_>> {
-    Ok(Matrix {
-        numbers: Numbers::Float(slice(tensor)?),
-        width: tensor.size2()?.1 as usize,
-        rounded: false,
-    })
-}
-
 impl<'a> Out<'a> {
-    /// All of a contiguous tensor (M, N) that was just made.
-    fn over(tensor: &'a mut Tensor) -> Result<Self> {
-        let width = tensor.size2()?.1 as usize;
-        let numbers = match tensor.f_kind()? {
-            Kind::BFloat16 => OutNumbers::Brain(Shared::new(slice_mut::<bf16>(tensor)?)),
-            _ => OutNumbers::Float(Shared::new(slice_mut::<f32>(tensor)?)),
-        };
-        Ok(Self {
-            numbers,
-            row: width,
-            column: 1,
-            factor: 1.0,
-            bias: None,
-            adds: false,
-        })
-    }
-
     /// What is added to a gradient, with these distances of rows and columns.
     fn add_to(gradient: &'a Gradient, row: usize, column: usize) -> Result<Self> {
         Ok(Self {
@@ -426,7 +424,7 @@ pub(super) fn times(
     scratch: &mut Scratch,
 ) -> Result<Tensor> {
     let kind = x.f_kind()?;
-    if !multiplies(kind) {
+    if Multiplier::of(kind, 0, []) != Multiplier::Own {
         let weight = weight.dense(scratch)?;
         return Ok(match transposed {
             true => x.f_mm(&weight.f_tr()?)?,
@@ -434,19 +432,10 @@ pub(super) fn times(
         });
     }
     let (output, input) = weight.shape()?;
-    let x = x.f_contiguous()?;
-    let rows = Rows::of(&x)?;
     let matrix = weight.matrix(kind)?;
     let (right, columns) = match transposed {
         true => (matrix.transposed(), output),
         false => (matrix.direct(), input),
     };
-    let mut y = Tensor::f_empty([rows.count as i64, columns], (kind, Device::Cpu))?;
-    product::run(&[Product {
-        terms: vec![rows.times(right, 0..rows.count)],
-        rows: rows.count,
-        columns: columns as usize,
-        out: Out::over(&mut y)?,
-    }]);
-    Ok(y)
+    matmul(&x.f_contiguous()?, right, columns, kind)
 }

@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use super::Result;
 use super::side::Side;
-use crate::ops::cpu::widening_product::times_transposed;
+use crate::ops::product::widening_product::times_transposed;
 
 /// Up to so many hidden rows, reading the weights once is faster than a product that rearranges them first.
 const FEW: i64 = 4;

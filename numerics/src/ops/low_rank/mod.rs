@@ -150,7 +150,7 @@ mod tests {
             value: random(&[6, 8], 1),
             gradient: None,
         };
-        let gradient = |shape: &[i64]| Gradient::new(Tensor::zeros(shape, FLOAT));
+        let gradient = |shape: &[i64]| Gradient::alone(&Tensor::zeros(shape, FLOAT));
         let revision = Revision::default();
         let adapter = LowRank {
             module: "module".to_owned(),

@@ -84,7 +84,7 @@ mod tests {
 
         let (y, saved) = forward(&x.detach(), &weight.detach(), settings).unwrap();
         let d_weight = Tensor::zeros([24], FLOAT);
-        let gradient = Gradient::new(d_weight.shallow_clone());
+        let gradient = Gradient::alone(&d_weight);
         let dx = backward(&saved, &dy, Some(&gradient)).unwrap();
         for (ours, expected) in [
             (y, expected.detach()),

@@ -5,12 +5,11 @@ use finetune_crds::fine_tune_job::Attempt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::super::reasons::LOST;
 use super::super::seen::{ContainerSeen, PodSeen, Seen};
 
 /// How many are kept.
 const KEPT: usize = 10;
-/// The reason of an attempt whose pod was gone before its end was seen.
-pub const LOST: &str = "Lost";
 /// The reason of an attempt that ended well and left no outcome.
 pub const SILENT: &str = "NoOutcome";
 /// The kubelet's reason for a container that used more memory than it may.

@@ -3,36 +3,11 @@
 use finetune_crds::contract::{ExitCode, OutcomeReason};
 use jiff::Timestamp;
 
+use super::super::reasons::{Cause, ENDING, STARTING, SUSPENDED};
 use super::super::seen::{ContainerSeen, JobEnd, JobSeen, PodSeen, Seen, Terminated};
 use super::super::validate::Validated;
 use super::{retries, unschedulable};
 
-/// A reason for machines and a message for people.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Cause {
-    /// One word.
-    pub reason: String,
-    /// A sentence or two: what, and the cure.
-    pub message: String,
-}
-
-impl Cause {
-    pub(super) fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            message: message.into(),
-        }
-    }
-}
-
-/// The reason of a pod that is on its way: nothing to worry about.
-pub const STARTING: &str = "Starting";
-/// The reason of a Job whose last pod has ended: what comes of it is known in a moment.
-pub const ENDING: &str = "Ending";
-/// The reason of a Job that its queue holds back.
-pub const SUSPENDED: &str = "Suspended";
-/// The reason of a name that what an earlier FineTuneJob left still has: it goes by itself.
-pub const LEFTOVER: &str = "EarlierJobTerminating";
 /// A Job without a pod for this long has a trouble of its own.
 const POD_DUE_SECONDS: i64 = 10;
 /// A pod that should have ended this long ago runs on a node that no longer answers: a kubelet that lives kills it in time.

@@ -33,10 +33,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::events::NewEvent;
+use super::reasons;
 use super::seen::{Child, PodSeen, Seen};
 use super::status::{Draft, condition_of, is_true, reason_of};
 use super::validate::{Validated, Verdict};
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 pub use publish::Publication;
 
@@ -335,7 +336,7 @@ fn leftover(draft: &mut Draft, what: &str) {
     draft.condition(
         condition::PODS_RUNNING,
         "False",
-        cause::LEFTOVER,
+        reasons::LEFTOVER,
         &format!("{what} of an earlier FineTuneJob of this name is being removed by Kubernetes; this job goes on then"),
     );
 }
@@ -396,7 +397,7 @@ fn ensure_config_map(job: &Validated, seen: &Seen, draft: &mut Draft, plan: &mut
 #[cfg(test)]
 mod child_tests;
 #[cfg(test)]
-mod convergence;
+mod convergence_tests;
 #[cfg(test)]
 mod lost_tests;
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use finetune_artifacts::uri::Location;
 use finetune_crds::contract::{Outcome, Published, layout};
 
+use super::super::reasons::Cause;
 use super::super::validate::Validated;
-use super::cause::Cause;
 
 /// What a job published, where it must lie: folders follow from the spec and the digests.
 #[derive(Debug)]

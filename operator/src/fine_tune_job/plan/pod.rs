@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::validate::Validated;
 use super::labels;
 use super::volumes::{self, TMP};
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 /// The user and group that the trainer's image is made for.
 const USER: i64 = 65532;

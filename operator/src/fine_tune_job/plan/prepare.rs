@@ -5,15 +5,16 @@ use finetune_crds::fine_tune_job::JobPhase;
 use finetune_crds::names::condition;
 use jiff::Timestamp;
 
+use super::super::reasons::Cause;
 use super::super::seen::{Child, JobEnd, JobSeen, PodSeen, Seen};
 use super::super::status::Draft;
 use super::super::validate::Validated;
-use super::cause::{self, Cause};
+use super::cause;
 use super::{
     NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, doomed_job, ensure_config_map,
     give_up_lost, leftover, name_clash, outcome, retries, stage_job, warnings,
 };
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 /// What is to be done until the data is known to be valid.
 pub(super) fn plan(

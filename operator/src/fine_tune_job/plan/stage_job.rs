@@ -9,7 +9,7 @@ use k8s_openapi::api::batch::v1::{
 
 use super::super::validate::Validated;
 use super::{child_metadata, labels, pod};
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 /// Its name.
 pub fn name(job: &str, stage: Stage) -> String {

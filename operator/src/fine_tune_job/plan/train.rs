@@ -5,16 +5,17 @@ use finetune_crds::fine_tune_job::{JobPhase, ResultStatus};
 use finetune_crds::names::condition;
 use jiff::Timestamp;
 
+use super::super::reasons::Cause;
 use super::super::seen::{Child, JobEnd, JobSeen, PodSeen, Seen};
 use super::super::status::Draft;
 use super::super::validate::Validated;
-use super::cause::{self, Cause};
+use super::cause;
 use super::outcome::{self, Places};
 use super::{
     NewChild, PATIENCE, PROGRESS_INTERVAL, Plan, SAFETY_INTERVAL, attempts, doomed_job,
     ensure_config_map, give_up_lost, leftover, name_clash, retries, stage_job,
 };
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 /// What is to be done between valid data and a result.
 pub(super) fn plan(

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use finetune_crds::uris;
 
+use super::super::reasons::Cause;
 use super::super::seen::PodSeen;
 use super::super::validate::Validated;
-use super::cause::Cause;
 
 /// The reason of a pod that no node takes.
 const UNSCHEDULABLE: &str = "Unschedulable";

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use finetune_crds::contract::Outcome;
 
 use super::super::events::NewEvent;
-use crate::runtime::OperatorSettings;
+use crate::settings::OperatorSettings;
 
 /// The version of this operator; images of one release have one version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

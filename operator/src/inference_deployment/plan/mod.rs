@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use super::seen::{ConfigMapSeen, Seen};
 use super::validate::{Serving, Verdict};
-use super::{AgentSettings, RESYNC, config_map_name, target};
+use super::{RESYNC, config_map_name, target};
 use crate::agent::desired::Desired;
+use crate::settings::AgentSettings;
 
 /// How long to wait for somebody to take a ConfigMap away that has our name.
 const FOREIGN_CHECK: Duration = Duration::from_secs(30);

@@ -9,9 +9,10 @@ use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use super::super::config_map_name;
 use super::super::validate::Serving;
-use super::super::{AgentSettings, config_map_name};
 use super::pause::{Hook, Pause};
+use crate::settings::AgentSettings;
 
 /// The volume with the desired adapters.
 const DESIRED_VOLUME: &str = "finetune-desired";

@@ -1,7 +1,7 @@
 //! Gemma (norms × (1 + weight), scaled embeddings, GELU), Gemma 2 (norms on both sides, capped scores and logits, every second
 //! layer with a window), Gemma 3 (norms of queries and keys instead of caps, layers with a window turn by other frequencies).
 
-use finetune_numerics::model::{ModelConfig, NormPlaces, QueryKeyNorms};
+use finetune_numerics::architecture::{ModelConfig, NormPlaces, QueryKeyNorms};
 use finetune_numerics::ops::gated::Activation;
 use finetune_numerics::ops::rope::{Rope, Scaling};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Granite: Llama with multipliers on embeddings, scores, branches and logits.
 
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
 use super::super::Error;
 use super::keys::Keys;

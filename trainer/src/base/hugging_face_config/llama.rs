@@ -1,6 +1,6 @@
 //! Llama, and Mistral: the same with a window in all layers, if in any.
 
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
 use super::super::Error;
 use super::keys::Keys;

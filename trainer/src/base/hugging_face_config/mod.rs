@@ -3,24 +3,26 @@
 //! Every key is either read, or known to change nothing, or refused: a key that is passed over could be the one that
 //! changes the mathematics. One file a family; all of them are listed in `family.rs`.
 
-pub(super) mod gemma;
-pub(super) mod granite;
+mod family;
+mod gemma;
+mod granite;
 mod keys;
-pub(super) mod llama;
-pub(super) mod olmo2;
-pub(super) mod phi3;
-pub(super) mod qwen;
+mod llama;
+mod olmo2;
+mod phi3;
+mod qwen;
 mod rope;
 mod shape;
 
 use std::path::Path;
 
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 use serde_json::{Map, Value};
 
-pub(super) use self::keys::Keys;
+use self::keys::Keys;
 use super::Error;
-use super::family::{FAMILIES, Family};
+
+pub use self::family::{FAMILIES, Family, LlamaCpp};
 
 const CONFIG: &str = "config.json";
 

@@ -1,6 +1,6 @@
 //! OLMo 2: norms behind the branches instead of before them, and of queries and keys over all heads together.
 
-use finetune_numerics::model::{ModelConfig, NormPlaces, QueryKeyNorms};
+use finetune_numerics::architecture::{ModelConfig, NormPlaces, QueryKeyNorms};
 
 use super::super::Error;
 use super::keys::Keys;

@@ -1,7 +1,7 @@
 //! Phi-3 and Phi-4: queries, keys and values in one linear layer, gate and up in another; a part of a head may be turned, by
 //! frequencies that differ for short and long sequences.
 
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
 use super::super::Error;
 use super::keys::Keys;

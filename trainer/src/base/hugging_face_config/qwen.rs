@@ -1,7 +1,7 @@
 //! Qwen2 (biases on queries, keys and values) and Qwen3 (norms of queries and keys instead); both with windows in the upper
 //! layers, if at all.
 
-use finetune_numerics::model::{ModelConfig, QueryKeyNorms};
+use finetune_numerics::architecture::{ModelConfig, QueryKeyNorms};
 
 use super::super::Error;
 use super::keys::Keys;

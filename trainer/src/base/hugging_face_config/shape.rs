@@ -1,6 +1,6 @@
 //! What the configurations of all families share: sizes, the norm's epsilon, windows by layer.
 
-use finetune_numerics::model::{Biases, ModelConfig, Windows, Wiring};
+use finetune_numerics::architecture::{Biases, ModelConfig, Windows, Wiring};
 use finetune_numerics::ops::rope::{Rope, Scaling};
 use serde_json::Value;
 

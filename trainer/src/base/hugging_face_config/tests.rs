@@ -1,6 +1,6 @@
 //! Configurations as published checkpoints have them, and what is refused in them.
 
-use finetune_numerics::model::{NormPlaces, QueryKeyNorms};
+use finetune_numerics::architecture::{NormPlaces, QueryKeyNorms};
 use finetune_numerics::ops::gated::Activation;
 use finetune_numerics::ops::rope::Scaling;
 use rstest::rstest;

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use finetune_dataset::tokenize::Tokenizer;
-use finetune_numerics::model::{Base, ModelConfig};
+use finetune_numerics::architecture::ModelConfig;
+use finetune_numerics::model::Base;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -19,8 +20,8 @@ use super::sampling::Sampling;
 use super::worker::{Command, Loaded, Worker};
 use super::{Error, adapter_files};
 
-/// Bytes that a number of an adapter takes: its value and its gradient in fp32, and twice two bytes in bf16 to compute with.
-const ADAPTER_NUMBER_BYTES: usize = 12;
+/// Bytes that a number of an adapter takes: its value in fp32. What is not trained has no gradients.
+const ADAPTER_NUMBER_BYTES: usize = 4;
 
 /// What the engine is allowed.
 #[derive(Clone, Copy, Debug)]

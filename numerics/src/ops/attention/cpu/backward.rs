@@ -37,6 +37,7 @@ pub(super) struct Backward<'a, T> {
     pub(super) log_sums: &'a [f32],
     /// The part's rows (queries, D).
     pub(super) d_queries: &'a mut [T],
+    /// Of its key head's what this head gives (keys, D).
     pub(super) d_keys: &'a mut [f32],
     pub(super) d_values: &'a mut [f32],
 }
@@ -124,10 +125,10 @@ impl<T: Element> LanesKernel for Backward<'_, T> {
                 let right = rows.keys.right(block.key);
                 product::<L>(by_query, right, &mut sums.sum(0), (queries, keys, stride));
             }
-            write(&sums, width, d_queries, T::round);
+            write(&sums, width, d_queries);
         }
-        write(&d_keys, width, self.d_keys, |number| number);
-        write(&d_values, width, self.d_values, |number| number);
+        write(&d_keys, width, self.d_keys);
+        write(&d_values, width, self.d_values);
     }
 }
 
@@ -140,12 +141,12 @@ fn along_output<L: Lanes, T: Element>(
     queries: Range<usize>,
 ) -> [f32; QUERIES] {
     let mut along = [0.0; QUERIES];
-    let rows = d_output
-        .rows_from(queries.start)
-        .chunks_exact(d_output.stride);
-    for ((along, d_output), query) in along.iter_mut().zip(rows).zip(queries) {
-        let output = inputs.output.row(part.batch, part.head, part.first + query);
-        *along = dot::<L, T>(d_output, output);
+    let rows = d_output.rows_from(queries.start);
+    for at in 0..queries.len() {
+        let query = part.first + queries.start + at;
+        let output = inputs.output.row(part.batch, part.head, query);
+        let d_output = &rows[at * d_output.stride..(at + 1) * d_output.stride];
+        along[at] = dot::<L, T>(d_output, output);
     }
     along
 }
@@ -260,11 +261,12 @@ fn padded(numbers: &[f32]) -> [f32; QUERIES] {
 
 /// Writes the first `width` numbers of each row.
 #[inline(always)]
-fn write<T>(rows: &Wide, width: usize, to: &mut [T], round: impl Fn(f32) -> T) {
-    let rows = rows.numbers.chunks_exact(rows.stride);
-    for (to, row) in to.chunks_exact_mut(width).zip(rows) {
-        for (to, number) in to.iter_mut().zip(row) {
-            *to = round(*number);
+fn write<T: Element>(rows: &Wide, width: usize, to: &mut [T]) {
+    for row in 0..to.len() / width {
+        let from = &rows.numbers[row * rows.stride..][..width];
+        let to = &mut to[row * width..][..width];
+        for index in 0..width {
+            to[index] = T::round(from[index]);
         }
     }
 }

@@ -34,9 +34,10 @@ impl Wide {
     ) -> Self {
         let width = planes.row(batch, head, first).len();
         let mut wide = Self::zeros(count, width, step);
-        for (to, row) in wide.numbers.chunks_exact_mut(wide.stride).zip(first..) {
-            let (to, from) = (&mut to[..width], planes.row(batch, head, row));
-            // By index: the compiler leaves the calls of two zipped iterators in so large a loop.
+        // By index: the compiler leaves the calls of two zipped iterators in so large a loop.
+        for at in 0..count {
+            let from = planes.row(batch, head, first + at);
+            let to = &mut wide.numbers[at * wide.stride..][..width];
             for index in 0..width {
                 to[index] = from[index].widen();
             }
@@ -180,25 +181,19 @@ impl Block {
             (self.keys, width, filled),
         );
         let scale = settings.scale as f32;
-        match settings.soft_cap {
-            None => self.each::<L>(filled, scores, |score| score.times(L::splat(scale))),
-            Some(cap) => {
-                let (inner, outer) = (L::splat(scale / cap as f32), L::splat(cap as f32));
-                self.each::<L>(filled, scores, |score| {
-                    tanh(score.times(inner)).times(outer)
-                });
+        let cap = settings.soft_cap.map(|cap| cap as f32);
+        let factor = L::splat(scale / cap.unwrap_or(1.0));
+        for key in 0..self.keys {
+            for start in (0..filled).step_by(L::COUNT) {
+                let at = key * QUERIES + start;
+                let mut score = L::of(scores, at).times(factor);
+                if let Some(cap) = cap {
+                    score = tanh(score).times(L::splat(cap));
+                }
+                score.write(scores, at);
             }
         }
         self.hide(filled, settings.window, scores);
-    }
-
-    #[inline(always)]
-    fn each<L: Lanes>(&self, filled: usize, numbers: &mut [f32], change: impl Fn(L) -> L) {
-        for row in numbers.chunks_exact_mut(QUERIES).take(self.keys) {
-            for start in (0..filled).step_by(L::COUNT) {
-                change(L::of(row, start)).write(row, start);
-            }
-        }
     }
 
     /// Takes out the scores of keys that a query does not see.
@@ -210,7 +205,8 @@ impl Block {
         if all_see_last && all_see_first {
             return;
         }
-        for (index, row) in scores.chunks_exact_mut(QUERIES).take(self.keys).enumerate() {
+        for index in 0..self.keys {
+            let row = &mut scores[index * QUERIES..(index + 1) * QUERIES];
             let key = self.key + index;
             // The queries that see it: itself and those after it, as far as the window goes.
             let from = key.saturating_sub(self.query).min(filled);

@@ -1,7 +1,7 @@
 //! The forward of a few queries over many keys, as an answer's next token asks for: keys and values are read where they lie, and
 //! nothing is laid out anew.
 
-use super::forward::Forward;
+use super::task::Forward;
 use crate::ops::cpu::kernel::exp;
 use crate::ops::cpu::memory::Element;
 
@@ -12,13 +12,12 @@ pub(super) const FEW: usize = 8;
 #[inline(always)]
 pub(super) fn forward<T: Element>(task: Forward<'_, T>) {
     let (part, settings) = (task.part, task.settings);
-    let width = task.output.len() / part.queries;
+    let width = task.output.width;
     let window = settings.window.map_or(usize::MAX, |window| window as usize);
     let mut query = vec![0.0; width];
     let mut sums = vec![0.0; width];
     let mut scores = vec![0.0; part.keys];
-    let outputs = task.output.chunks_exact_mut(width).zip(task.log_sums);
-    for ((output, log_sum), at) in outputs.zip(0..) {
+    for (at, log_sum) in task.log_sums.iter_mut().enumerate() {
         let row = task.queries.row(part.batch, part.head, part.first + at);
         for (wide, number) in query.iter_mut().zip(row) {
             *wide = number.widen();
@@ -50,10 +49,7 @@ pub(super) fn forward<T: Element>(task: Forward<'_, T>) {
                 *sum += probability * value.widen();
             }
         }
-        let inverse = 1.0 / sum;
-        for (output, number) in output.iter_mut().zip(&sums) {
-            *output = T::round(number * inverse);
-        }
+        task.output.write(at, &mut sums, 1.0 / sum);
         *log_sum = most + sum.ln();
     }
 }

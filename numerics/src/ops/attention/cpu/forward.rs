@@ -1,25 +1,11 @@
 //! The forward of one head's queries of one document.
 
 use super::block::{Block, KEYS, QUERIES, Wide, blocks, transpose};
-use super::{AttentionSettings, Part, few};
+use super::few;
+use super::task::{Forward, Output};
 use crate::ops::cpu::lanes::{Lanes, LanesKernel, exp};
-use crate::ops::cpu::memory::{Element, Planes};
+use crate::ops::cpu::memory::Element;
 use crate::ops::cpu::tile::{Left, product};
-
-/// The task.
-pub(super) struct Forward<'a, T> {
-    pub(super) part: Part,
-    pub(super) settings: AttentionSettings,
-    /// (B, heads, T, D).
-    pub(super) queries: Planes<'a, T>,
-    /// (B, key heads, S, D).
-    pub(super) keys: Planes<'a, T>,
-    pub(super) values: Planes<'a, T>,
-    /// The part's rows (queries, D).
-    pub(super) output: &'a mut [T],
-    /// One of each query.
-    pub(super) log_sums: &'a mut [f32],
-}
 
 impl<T: Element> LanesKernel for Forward<'_, T> {
     #[inline(always)]
@@ -29,15 +15,16 @@ impl<T: Element> LanesKernel for Forward<'_, T> {
             return;
         }
         let part = self.part;
-        let (step, width) = (L::COUNT, self.output.len() / part.queries);
+        let (step, width) = (L::COUNT, self.output.width);
         let of_keys = (part.batch, part.key_head);
         let keys = Wide::of(&self.keys, of_keys, part.first, part.keys, step);
         let values = Wide::of(&self.values, of_keys, part.first, part.keys, step);
         let mut columns = vec![0.0; width * QUERIES];
         let mut scores = vec![0.0; KEYS * QUERIES];
-        let outputs = self.output.chunks_mut(QUERIES * width);
-        let outputs = outputs.zip(self.log_sums.chunks_mut(QUERIES));
-        for ((output, log_sums), first) in outputs.zip((0..).step_by(QUERIES)) {
+        for (first, log_sums) in (0..)
+            .step_by(QUERIES)
+            .zip(self.log_sums.chunks_mut(QUERIES))
+        {
             let count = log_sums.len();
             let of_queries = (part.batch, part.head);
             let queries = Wide::of(&self.queries, of_queries, part.first + first, count, step);
@@ -63,7 +50,7 @@ impl<T: Element> LanesKernel for Forward<'_, T> {
                 let of_block = values.right(block.key);
                 product::<L>(probabilities, of_block, &mut sums.output.sum(0), sizes);
             }
-            sums.write(output, log_sums, width);
+            sums.write(&self.output, first, log_sums);
         }
     }
 }
@@ -102,28 +89,27 @@ impl Sums {
             sum.write(&mut self.sum, start);
             shrunk.write(&mut shrink, start);
         }
-        let rows = self.output.numbers.chunks_exact_mut(self.output.stride);
-        for (row, shrink) in rows.zip(shrink) {
+        let stride = self.output.stride;
+        for query in 0..self.output.numbers.len() / stride {
+            let shrink = shrink[query];
             if shrink.to_bits() == 1.0_f32.to_bits() {
                 continue;
             }
-            for start in (0..row.len()).step_by(L::COUNT) {
+            let row = &mut self.output.numbers[query * stride..(query + 1) * stride];
+            for start in (0..stride).step_by(L::COUNT) {
                 L::of(row, start).times(L::splat(shrink)).write(row, start);
             }
         }
     }
 
+    /// Writes the results of the queries from `first` of the part on.
     #[inline(always)]
-    fn write<T: Element>(&self, output: &mut [T], log_sums: &mut [f32], width: usize) {
-        let rows = self.output.numbers.chunks_exact(self.output.stride);
-        let outputs = output.chunks_exact_mut(width).zip(log_sums).zip(rows);
-        for (((output, log_sum), row), (sum, most)) in outputs.zip(self.sum.iter().zip(&self.most))
-        {
-            let inverse = 1.0 / sum;
-            for (output, number) in output.iter_mut().zip(row) {
-                *output = T::round(number * inverse);
-            }
-            *log_sum = most + sum.ln();
+    fn write<T: Element>(&mut self, output: &Output<'_, T>, first: usize, log_sums: &mut [f32]) {
+        let stride = self.output.stride;
+        for query in 0..log_sums.len() {
+            let row = &mut self.output.numbers[query * stride..(query + 1) * stride];
+            output.write(first + query, row, 1.0 / self.sum[query]);
+            log_sums[query] = self.most[query] + self.sum[query].ln();
         }
     }
 }

@@ -1,17 +1,24 @@
 //! Attention on the CPU: one task for each head of each document.
+#![expect(
+    clippy::needless_range_loop,
+    reason = "of iterators here the compiler would make calls without the instructions"
+)]
 
 mod backward;
 mod block;
 mod few;
 mod forward;
+mod groups;
+mod task;
 
 use tch::{Device, Kind, Tensor};
 
 use self::backward::Backward;
-use self::forward::Forward;
+use self::groups::{Order, Parts};
+use self::task::{Forward, Output};
 use super::{AttentionGradients, AttentionSettings, SavedAttention};
 use crate::ops::cpu::lanes::{self, LanesKernel};
-use crate::ops::cpu::memory::{Element, Planes, slice, slice_mut};
+use crate::ops::cpu::memory::{self, Element, Planes, Shared, slice, slice_mut};
 use crate::ops::cpu::threads;
 use crate::ops::random::Dropout;
 use crate::ops::{Error, Result};
@@ -35,8 +42,9 @@ pub(super) fn forward<T: Element>(
     let [batch_size, heads_size, length_size, width_size] =
         [batch, heads, length, width].map(|size| size as i64);
     let by_head = queries.f_view([batch_size, heads_size, length_size, width_size])?;
-    let padded = documents.is_some();
-    let mut output = blank(&by_head.size(), T::KIND, padded)?;
+    let padded = sizes.has_padding(documents);
+    let rows = [batch_size * length_size, heads_size * width_size];
+    let mut output = blank(&rows, T::KIND, padded)?;
     let mut log_sums = blank(
         &[batch_size * heads_size * length_size],
         Kind::Float,
@@ -47,26 +55,26 @@ pub(super) fn forward<T: Element>(
         Planes::new(keys)?,
         Planes::new(values)?,
     );
-    let mut outputs = Rest(slice_mut::<T>(&mut output)?);
+    let numbers = Shared::new(slice_mut::<T>(&mut output)?);
     let mut sums = Rest(slice_mut::<f32>(&mut log_sums)?);
     let mut tasks = Vec::new();
     for part in sizes.parts(documents, settings.dropout)? {
-        let output = outputs.take(part.before * width, part.queries * width);
-        let log_sums = sums.take(part.before, part.queries);
         tasks.push(Forward {
             part,
             settings,
             queries,
             keys,
             values,
-            output,
-            log_sums,
+            output: Output {
+                numbers,
+                first: ((part.batch * length + part.first) * heads + part.head) * width,
+                stride: heads * width,
+                width,
+            },
+            log_sums: sums.take(part.before, part.queries),
         });
     }
     run_all(tasks, width, |task| task.part);
-    let output = output
-        .f_transpose(1, 2)?
-        .f_reshape([batch_size * length_size, heads_size * width_size])?;
     Ok((output, log_sums))
 }
 
@@ -98,7 +106,7 @@ pub(super) fn backward<T: Element>(
             .f_transpose(1, 2)
     };
     let (output, d_output) = (as_heads(&saved.output)?, as_heads(d_output)?);
-    let padded = saved.documents.is_some();
+    let padded = sizes.has_padding(saved.documents.as_deref());
     let mut d_queries = blank(&by_head, T::KIND, padded)?;
     // Of keys and values each query head has its own part, fp32; those of a group are added in order.
     let mut d_keys = blank(&by_head, Kind::Float, padded)?;
@@ -130,20 +138,27 @@ pub(super) fn backward<T: Element>(
         });
     }
     run_all(tasks, width, |task| task.part);
-    let of_groups = |gradient: &Tensor| -> Result<Tensor> {
-        let (_, key_heads, groups, ..) = saved.queries.size5()?;
-        let sum = match groups {
-            1 => gradient.shallow_clone(),
-            _ => gradient
-                .f_view([batch_size, key_heads, groups, length_size, width_size])?
-                .f_sum_dim_intlist(2, false, Kind::Float)?,
+    let mut keys = memory::empty::<T>(&saved.keys.size())?;
+    let key_heads = heads / sizes.groups;
+    let rows = [batch_size * length_size, key_heads as i64 * width_size];
+    let mut values = memory::empty::<T>(&rows)?;
+    for (parts, sums, order) in [
+        (&d_keys, &mut keys, Order::ByHead),
+        (&d_values, &mut values, Order::ByToken),
+    ] {
+        let parts = Parts {
+            numbers: slice::<f32>(parts)?,
+            groups: sizes.groups,
+            key_heads,
+            length,
+            width,
         };
-        Ok(sum.f_to_kind(T::KIND)?)
-    };
+        parts.sum(slice_mut::<T>(sums)?, order);
+    }
     Ok(AttentionGradients {
         queries: d_queries.f_view_as(&saved.queries)?,
-        keys: of_groups(&d_keys)?,
-        values: of_groups(&d_values)?,
+        keys,
+        values,
     })
 }
 
@@ -236,6 +251,12 @@ impl Sizes {
             keys: seen as usize,
             width: width as usize,
         })
+    }
+
+    /// Whether rows have tokens that belong to no document.
+    fn has_padding(&self, documents: Option<&[Vec<i64>]>) -> bool {
+        let is_short = |lengths: &Vec<i64>| lengths.iter().sum::<i64>() < self.length as i64;
+        documents.is_some_and(|documents| documents.iter().any(is_short))
     }
 
     /// All tasks, in the order in which their queries lie in (B, heads, T).

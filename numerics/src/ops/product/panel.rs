@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::lanes::Lanes;
-use super::memory::Element;
-use super::tile;
+use crate::ops::cpu::lanes::{Lanes, MOST_LANES};
+use crate::ops::cpu::memory::Element;
+use crate::ops::cpu::tile;
 use crate::ops::four_bit::{self, FourBitMatrix};
 
 /// Numbers that are read row by row, in the type in which they are held. Cheap to copy.
@@ -119,8 +119,10 @@ impl<'a> Right<'a> {
         if self.transposed {
             self.transpose::<L>(inner, columns, panel, strip);
         } else {
-            for (row, to) in inner.zip(panel.chunks_exact_mut(stride)) {
-                self.matrix.read::<L>(row, columns.clone(), to);
+            // By index: the compiler leaves the calls of two zipped iterators in so large a loop.
+            for at in 0..inner.len() {
+                let to = &mut panel[at * stride..(at + 1) * stride];
+                self.matrix.read::<L>(inner.start + at, columns.clone(), to);
                 to[columns.len()..].fill(0.0);
             }
         }
@@ -128,6 +130,60 @@ impl<'a> Right<'a> {
             numbers: panel,
             stride,
         }
+    }
+
+    /// The same in bfloat16, two rows in each: number (i, j) of the result holds (2·i, j), and above it (2·i + 1, j). Rows are as many as
+    /// half of `inner`, whose length is even; there are [`Lanes::COUNT`] lanes of 16.
+    #[inline(always)]
+    pub(crate) fn pairs<L: Lanes>(
+        &self,
+        inner: Range<usize>,
+        columns: Range<usize>,
+        panel: &'a mut [f32],
+        strip: &mut [f32],
+    ) -> &'a [f32] {
+        let stride = columns.len().next_multiple_of(L::COUNT);
+        if !self.transposed {
+            let (first, second) = strip.split_at_mut(stride);
+            for at in 0..inner.len() / 2 {
+                let row = inner.start + 2 * at;
+                self.matrix.read::<L>(row, columns.clone(), first);
+                self.matrix.read::<L>(row + 1, columns.clone(), second);
+                let to = &mut panel[at * stride..(at + 1) * stride];
+                for column in 0..columns.len() {
+                    to[column] = pair(first[column], second[column]);
+                }
+                to[columns.len()..].fill(0.0);
+            }
+            return panel;
+        }
+        let mut pairs = [0.0; STRIP / 2 * MOST_LANES];
+        for first in (0..columns.len()).step_by(L::COUNT) {
+            let rows = L::COUNT.min(columns.len() - first);
+            for start in (0..inner.len()).step_by(STRIP) {
+                let length = STRIP.min(inner.len() - start);
+                let from = inner.start + start..inner.start + start + length;
+                for row in 0..L::COUNT {
+                    let to = &mut pairs[row * (STRIP / 2)..][..length / 2];
+                    if row >= rows {
+                        to.fill(0.0);
+                        continue;
+                    }
+                    let row = columns.start + first + row;
+                    self.matrix.read::<L>(row, from.clone(), strip);
+                    for at in 0..length / 2 {
+                        to[at] = pair(strip[2 * at], strip[2 * at + 1]);
+                    }
+                }
+                let rows = Strip {
+                    numbers: &pairs,
+                    stride: STRIP / 2,
+                    length: length / 2,
+                };
+                rows.transpose::<L>(&mut panel[start / 2 * stride + first..], stride);
+            }
+        }
+        panel
     }
 
     /// Writes columns `inner` of the matrix's rows `columns` as the columns of the panel.
@@ -175,6 +231,13 @@ impl<'a> Right<'a> {
             }
         }
     }
+}
+
+/// Two numbers as bfloat16 in one of 32 bits. They are rounded to the nearest; those of a matrix in bfloat16 are none to round.
+#[inline(always)]
+fn pair(first: f32, second: f32) -> f32 {
+    let half = |number: f32| u32::from(<bf16 as Element>::round(number).to_bits());
+    f32::from_bits(half(first) | half(second) << 16)
 }
 
 /// As many rows as there are lanes.
@@ -255,6 +318,16 @@ impl Buffer {
         }
     }
 
+    /// So many numbers of bfloat16, whatever they are.
+    pub(crate) fn brains(&mut self, length: usize) -> &mut [bf16] {
+        let numbers = self.numbers(length.div_ceil(2));
+        // SAFETY: each number of 32 bits is two of 16, for all of whose bits there is a value.
+        #[expect(unsafe_code, reason = "numbers are read as halves")]
+        unsafe {
+            std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast::<bf16>(), length)
+        }
+    }
+
     /// The first numbers, which were written before.
     pub(crate) fn known(&self, length: usize) -> &[f32] {
         let length = length.min(16 * self.0.len());
@@ -272,6 +345,8 @@ pub(crate) struct Buffers {
     pub(crate) panel: PanelBuffers,
     /// The sums of a task.
     pub(crate) sums: Buffer,
+    /// The last rows of a left matrix, filled up.
+    pub(crate) left: Buffer,
 }
 
 thread_local! {

@@ -1,10 +1,22 @@
-//! How the agent is run beside engines, from the flags of `operator controller`.
+//! How this installation is set up, from the flags of `operator controller`: the images of its pods, and how the agent is run
+//! beside engines.
 
 use serde_json::Value;
 
+/// How this installation is set up, from flags.
+#[derive(Clone, Debug, Default)]
+pub struct OperatorSettings {
+    /// The image of the pods that prepare and train.
+    pub trainer_image: String,
+    /// When a node pulls that image: Always, IfNotPresent or Never. Absent: Kubernetes decides by the tag.
+    pub trainer_image_pull_policy: Option<String>,
+    /// How the agent beside inference engines is run.
+    pub agent: AgentSettings,
+}
+
 /// Flags of `operator controller` about the agent.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Arguments {
+pub struct AgentArguments {
     /// Image of the agent that is put beside inference engines: this program's own.
     #[arg(long, env = "FINETUNE_AGENT_IMAGE", value_name = "IMAGE")]
     pub agent_image: String,
@@ -28,8 +40,8 @@ pub struct AgentSettings {
     pub resources: Value,
 }
 
-impl From<Arguments> for AgentSettings {
-    fn from(arguments: Arguments) -> Self {
+impl From<AgentArguments> for AgentSettings {
+    fn from(arguments: AgentArguments) -> Self {
         Self {
             image: arguments.agent_image,
             image_pull_policy: arguments.agent_image_pull_policy,

@@ -1,9 +1,8 @@
-//! The shape of a model, and the names of its weights.
+//! The shape of a model, and what its operations are told of it.
 
 use tch::Kind;
 
-use super::Projection;
-use super::wiring::{QueryKeyNorms, Windows, Wiring};
+use super::wiring::{Windows, Wiring};
 use crate::ops::attention::AttentionSettings;
 use crate::ops::rms_norm::NormSettings;
 use crate::ops::rope::{Rope, Scaling};
@@ -56,9 +55,6 @@ pub struct Biases {
     /// gate, up and down.
     pub feed_forward: bool,
 }
-
-/// The name of an untied output matrix (V, H).
-pub(super) const HEAD: &str = "lm_head.weight";
 
 impl ModelConfig {
     /// Refuses a shape that no model can have.
@@ -165,97 +161,13 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// The linear layers of a layer, in the order of computation.
-    pub const fn projections(&self) -> &'static [Projection] {
-        if self.wiring.fused {
-            &Projection::FUSED
-        } else {
-            &Projection::SEPARATE
-        }
-    }
-
-    /// The name and shape of every weight, in the order of computation. A tied output matrix is not listed.
-    pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
-        let mut list = vec![(
-            self.embedding_name(),
-            vec![self.vocabulary_size, self.hidden_size],
-        )];
-        for layer in 0..self.layers {
-            let norms = self.wiring.norms.names();
-            let norms = norms
-                .iter()
-                .flat_map(|branch| [branch.before, branch.after]);
-            list.extend(
-                norms
-                    .flatten()
-                    .map(|norm| (self.norm_name(layer, norm), vec![self.hidden_size])),
-            );
-            list.extend(self.query_key_norms(layer));
-            for projection in self.projections() {
-                let (output, input) = projection.shape(self);
-                let module = projection.module(self, layer);
-                list.push((format!("{module}.weight"), vec![output, input]));
-                if projection.has_bias(self) {
-                    list.push((format!("{module}.bias"), vec![output]));
-                }
-            }
-        }
-        list.push((self.final_norm_name(), vec![self.hidden_size]));
-        if !self.tied_embeddings {
-            list.push((
-                HEAD.to_owned(),
-                vec![self.vocabulary_size, self.hidden_size],
-            ));
-        }
-        list
-    }
-
-    /// The number of weights.
-    pub fn parameters(&self) -> i64 {
-        self.tensors()
-            .iter()
-            .map(|(_, shape)| shape.iter().product::<i64>())
-            .sum()
-    }
-
     /// The bytes that the keys and values of a token take in all layers, of numbers in `kind`.
     pub fn key_value_bytes(&self, kind: Kind) -> i64 {
         2 * self.layers * self.key_value_heads * self.head_dim * kind.elt_size_in_bytes() as i64
     }
 
-    /// The name of the embedding matrix (V, H).
-    pub(super) fn embedding_name(&self) -> String {
-        format!("{}.embed_tokens.weight", self.wiring.decoder)
-    }
-
-    /// The name of the last norm's weight (H).
-    pub(super) fn final_norm_name(&self) -> String {
-        format!("{}.norm.weight", self.wiring.decoder)
-    }
-
-    /// The name of the weight (H) of a layer's norm.
-    pub(super) fn norm_name(&self, layer: i64, norm: &str) -> String {
-        format!("{}.layers.{layer}.{norm}.weight", self.wiring.decoder)
-    }
-
-    /// The names and shapes of the norms of queries and keys, in this order; empty where there are none.
-    pub(super) fn query_key_norms(&self, layer: i64) -> Vec<(String, Vec<i64>)> {
-        let widths = match self.wiring.query_key_norms {
-            None => return Vec::new(),
-            Some(QueryKeyNorms::Head) => [self.head_dim; 2],
-            Some(QueryKeyNorms::Projection) => {
-                [self.heads, self.key_value_heads].map(|heads| heads * self.head_dim)
-            }
-        };
-        ["self_attn.q_norm", "self_attn.k_norm"]
-            .into_iter()
-            .zip(widths)
-            .map(|(norm, width)| (self.norm_name(layer, norm), vec![width]))
-            .collect()
-    }
-
     /// What all norms have in common.
-    pub(super) const fn norm(&self) -> NormSettings {
+    pub(crate) const fn norm(&self) -> NormSettings {
         NormSettings {
             epsilon: self.rms_norm_epsilon,
             offset: self.wiring.norm_offset,
@@ -263,7 +175,7 @@ impl ModelConfig {
     }
 
     /// What the attention of a layer is like.
-    pub(super) fn attention(&self, layer: i64) -> AttentionSettings {
+    pub(crate) fn attention(&self, layer: i64) -> AttentionSettings {
         let scale = self.wiring.attention_scale;
         let windows = self.windows.as_ref();
         AttentionSettings {
@@ -277,7 +189,7 @@ impl ModelConfig {
     }
 
     /// Every rotation that some layer uses.
-    pub(super) fn ropes(&self) -> Vec<&Rope> {
+    pub(crate) fn ropes(&self) -> Vec<&Rope> {
         let local = self
             .windows
             .as_ref()
@@ -286,7 +198,7 @@ impl ModelConfig {
     }
 
     /// Which of `ropes` a layer uses.
-    pub(super) fn rope_of(&self, layer: i64) -> usize {
+    pub(crate) fn rope_of(&self, layer: i64) -> usize {
         let local = |windows: &Windows| windows.rope.is_some() && windows.layers[layer as usize];
         usize::from(self.windows.as_ref().is_some_and(local))
     }

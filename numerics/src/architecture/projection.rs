@@ -1,6 +1,6 @@
 //! The linear layers within a layer of the model: their names and shapes.
 
-use super::ModelConfig;
+use super::config::ModelConfig;
 
 /// The linear layers within a layer of the model. A model has the separate or the fused ones: `ModelConfig::projections`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,9 +1,10 @@
 //! The families of models: one row each, which whoever must know them all goes through.
 
-use finetune_numerics::model::ModelConfig;
+use finetune_numerics::architecture::ModelConfig;
 
-use super::Error;
-use super::hugging_face_config::{Keys, gemma, granite, llama, olmo2, phi3, qwen};
+use super::keys::Keys;
+use super::{gemma, granite, llama, olmo2, phi3, qwen};
+use crate::base::Error;
 
 /// Reads the keys of a family's `config.json`, all but those that no family reads.
 type Read = fn(&mut Keys, &str) -> Result<ModelConfig, Error>;

@@ -61,14 +61,14 @@ pub enum NormPlaces {
 
 /// The names of the norms around a branch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BranchNorms {
-    pub(super) before: Option<&'static str>,
-    pub(super) after: Option<&'static str>,
+pub(crate) struct BranchNorms {
+    pub(crate) before: Option<&'static str>,
+    pub(crate) after: Option<&'static str>,
 }
 
 impl NormPlaces {
     /// Those of the attention, then those of the feed-forward part.
-    pub(super) const fn names(self) -> [BranchNorms; 2] {
+    pub(crate) const fn names(self) -> [BranchNorms; 2] {
         let (attention, feed_forward) = match self {
             // The name tells of the attention before it.
             Self::Before => (

@@ -1,32 +1,49 @@
 //! Products of bfloat16 matrices whose sums stay in fp32: libtorch's own rounds them to bfloat16, so that logits near 16 come in
 //! steps of 1/8.
 //!
-//! On x86-64, libtorch brings MKL's `cblas_gemm_bf16bf16f32`, which is as fast as the product that rounds. Elsewhere the right
-//! matrix is widened part by part.
+//! Our own loops sum in fp32. Where libtorch's products are faster, it brings MKL's `cblas_gemm_bf16bf16f32` on x86-64, which is as fast
+//! as the product that rounds. Elsewhere the right matrix is widened part by part.
 
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::memory::{self, slice, slice_mut};
+use super::matmul::{is_own, matmul_into};
+use super::panel::Matrix;
 use crate::ops::Result;
+use crate::ops::cpu::memory::{self, slice, slice_mut};
 
 /// x (M, H) times the transposed of W (V, H), of one type: (M, V) in fp32.
 pub(crate) fn times_transposed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    if x.f_kind()? == Kind::Float {
-        return Ok(x.f_mm(&weight.f_tr()?)?);
+    let mut product = memory::empty::<f32>(&[x.size()[0], weight.size()[0]])?;
+    times_transposed_into(&mut product, x, weight)?;
+    Ok(product)
+}
+
+/// The same, written over a contiguous tensor (M, V) in fp32.
+pub(crate) fn times_transposed_into(out: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()> {
+    match x.f_kind()? {
+        Kind::Float => {
+            let _ = x.f_mm_out(out, &weight.f_tr()?)?;
+            Ok(())
+        }
+        kind if is_own(kind) => {
+            let (x, weight) = (x.f_contiguous()?, weight.f_contiguous()?);
+            matmul_into(out, &x, Matrix::of(&weight, false)?.transposed())
+        }
+        _ => times_transposed_bf16(out, x, weight),
     }
-    times_transposed_bf16(x, weight)
 }
 
 #[cfg(target_arch = "x86_64")]
-fn times_transposed_bf16(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+fn times_transposed_bf16(out: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()> {
     use crate::ops::Error;
 
     let (rows, width) = x.size2()?;
     let (columns, weight_width) = weight.size2()?;
-    if width != weight_width {
+    if width != weight_width || out.size2()? != (rows, columns) {
         return Err(Error::Libtorch(format!(
-            "a product of rows of {width} and of {weight_width} numbers, expected one width"
+            "a product of rows of {width} and of {weight_width} numbers into {:?}, expected one width and {rows} rows of {columns}",
+            out.size()
         )));
     }
     let int = |size: i64| {
@@ -38,11 +55,10 @@ fn times_transposed_bf16(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     };
     let (m, n, k) = (int(rows)?, int(columns)?, int(width)?);
     let (x, weight) = (x.f_contiguous()?, weight.f_contiguous()?);
-    let mut product = memory::empty::<f32>(&[rows, columns])?;
     let (left, right) = (slice::<bf16>(&x)?, slice::<bf16>(&weight)?);
-    let sums = slice_mut::<f32>(&mut product)?;
+    let sums = slice_mut::<f32>(out)?;
     // SAFETY: the slices are of m·k, n·k and m·n elements, as their tensors' shapes say, row by row without gaps, and none overlaps
-    // `sums`, which was just made. MKL reads nothing of `sums` where beta is 0.
+    // `sums`, which is lent to be written. MKL reads nothing of `sums` where beta is 0.
     #[expect(unsafe_code, reason = "a function of C")]
     unsafe {
         mkl::cblas_gemm_bf16bf16f32(
@@ -62,21 +78,22 @@ fn times_transposed_bf16(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
             n,
         );
     }
-    Ok(product)
+    Ok(())
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn times_transposed_bf16(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+fn times_transposed_bf16(out: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()> {
     /// Rows of the right matrix that are widened at a time.
     const WIDENED: i64 = 4096;
     let x = x.f_to_kind(Kind::Float)?.f_contiguous()?;
     let columns = weight.size()[0];
-    let mut parts = Vec::new();
     for start in (0..columns).step_by(WIDENED as usize) {
-        let part = weight.f_narrow(0, start, WIDENED.min(columns - start))?;
-        parts.push(x.f_mm(&part.f_to_kind(Kind::Float)?.f_tr()?)?); // (M, part)
+        let count = WIDENED.min(columns - start);
+        let part = weight.f_narrow(0, start, count)?;
+        let product = x.f_mm(&part.f_to_kind(Kind::Float)?.f_tr()?)?;
+        let _ = out.f_narrow(1, start, count)?.f_copy_(&product)?; // (M, part)
     }
-    Ok(Tensor::f_cat(&parts, 1)?)
+    Ok(())
 }
 
 /// What is used of MKL, which lies in `libtorch_cpu`. Its matrices' sides are of 32 bits there.

@@ -1,5 +1,8 @@
 //! An API server for tests: a function answers each request, and every request is recorded.
 
+mod asked;
+mod rights;
+
 use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
@@ -10,19 +13,13 @@ use kube::client::Body;
 use kube::runtime::events::{Recorder, Reporter};
 use serde_json::Value;
 
-use super::context::{Backoff, Context, OperatorSettings};
+use super::context::{Backoff, Context};
 use super::metrics::Metrics;
 use super::poll::PodReader;
 use super::server::Readiness;
+use crate::settings::OperatorSettings;
 
-/// A request as a test sees it.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) query: String,
-    pub(crate) body: Value,
-}
+pub(crate) use asked::Asked;
 
 /// What was asked so far.
 #[derive(Clone, Default)]
@@ -66,7 +63,7 @@ pub(crate) fn client(
                 query: head.uri.query().unwrap_or_default().to_owned(),
                 body: serde_json::from_slice(&bytes).unwrap_or_default(),
             };
-            super::rights::check(&asked);
+            rights::check(&asked);
             recorded.0.lock().unwrap().push(asked.clone());
             if asked.query.contains("watch=true") {
                 // Nobody waits for what never comes, and nobody asks without pause.

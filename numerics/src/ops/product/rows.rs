@@ -6,11 +6,11 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::kernel::{self, Kernel};
-use super::memory::{Element, slice};
 use super::panel::{Buffer, Matrix, Numbers, Right};
-use super::product::Term;
-use super::tile::Left;
+use super::terms::{Term, TermLeft};
+use crate::ops::cpu::kernel::{self, Kernel};
+use crate::ops::cpu::memory::{Element, slice};
+use crate::ops::cpu::tile::Left;
 use crate::ops::{Error, Result};
 
 /// The rows of a tensor (M, N) in fp32.
@@ -72,11 +72,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn transposed_times<'b>(&'b self, right: Right<'b>) -> Term<'b> {
         Term {
             rows: 0..self.width,
-            left: Left {
+            left: TermLeft::Float(Left {
                 numbers: self.numbers(),
                 row: 1,
                 column: self.width,
-            },
+            }),
             inner: self.count,
             right,
         }
@@ -94,11 +94,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn some_times<'b>(&'b self, rows: Range<usize>, right: Right<'b>) -> Term<'b> {
         Term {
             rows: 0..rows.len(),
-            left: Left {
+            left: TermLeft::Float(Left {
                 numbers: self.some(rows),
                 row: self.width,
                 column: 1,
-            },
+            }),
             inner: self.width,
             right,
         }

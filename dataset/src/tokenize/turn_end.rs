@@ -7,9 +7,9 @@
 use finetune_artifacts::rows::Message;
 use finetune_artifacts::rows::json::Json;
 
-use super::probe::{Arguments, calling, tool};
-use super::{ChatTemplate, PROBE, Time};
-use crate::tokenize::Tokenizer;
+use super::Tokenizer;
+use crate::template::probe::{Arguments, calling, tool};
+use crate::template::{ChatTemplate, PROBE, Time};
 
 /// The tokens that end a turn of the assistant.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,7 +22,7 @@ pub struct TurnEnd {
 }
 
 /// The tokens that `template` ends a turn of the assistant with; `None` where it prints none.
-pub fn turn_end(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<TurnEnd> {
+pub(super) fn turn_end(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<TurnEnd> {
     let words = Message::new("assistant", PROBE);
     let followed = [words.clone(), Message::new("user", "And then?")];
     let of_last = after_words(template, tokenizer, &[words]);

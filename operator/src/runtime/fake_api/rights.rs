@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::fake_api::Asked;
+use super::asked::Asked;
 
 /// A verb and a resource.
 type Right = (String, String);
 
-const ROLES: &str = include_str!("../../../charts/finetune-operator/templates/rbac.yaml");
+const ROLES: &str = include_str!("../../../../charts/finetune-operator/templates/rbac.yaml");
 
 static GRANTED: LazyLock<BTreeSet<Right>> = LazyLock::new(granted);
 
