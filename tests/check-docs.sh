@@ -21,9 +21,11 @@ while read -r name; do
         complain "examples/monitoring/alerts.yaml names the series $name, which no metrics.rs registers: correct it"
 done < <(grep -v '^ *#' examples/monitoring/alerts.yaml | grep -oE "\b$series\b" | sort -u)
 
+classes=$(grep -hoE 'class: "[^"]+"' trainer/src/base/hugging_face_config/family.rs | cut -d '"' -f 2) || true
+[ -n "$classes" ] || complain "trainer/src/base/hugging_face_config/family.rs names no class, expected the table of the families"
 while read -r class; do
-    grep -q "^| \`$class\` |" docs/base-models.md || complain "docs/base-models.md does not describe $class, which trainer/src/base/family.rs lists: add a row"
-done < <(grep -oE 'class: "[^"]+"' trainer/src/base/family.rs | cut -d '"' -f 2)
+    grep -q "^| \`$class\` |" docs/base-models.md || complain "docs/base-models.md does not describe $class, which trainer/src/base/hugging_face_config/family.rs lists: add a row"
+done <<<"$classes"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 grep -qx "appVersion: $version" charts/finetune-operator/Chart.yaml ||
