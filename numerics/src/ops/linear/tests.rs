@@ -135,7 +135,7 @@ fn whoever_multiplies_results_are_those_of_fp32_but_for_their_rounding(
     let whole = value + adapter.b.mm(&adapter.a) * adapter.scaling;
     let y = x.mm(&whole.tr());
     for (found, exact) in [(&ys[0], &y), (&dx, &dy.mm(&whole)), (&onto, &(&y + around))] {
-        let off = (found.to_kind(Kind::Float) - &exact)
+        let off = (found.to_kind(Kind::Float) - exact)
             .norm()
             .double_value(&[]);
         let size = exact.norm().double_value(&[]);
