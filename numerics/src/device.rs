@@ -52,7 +52,7 @@ fn of_processor() -> Bfloat16 {
     let vendor = __cpuid(0);
     let has_amx = vendor.eax >= 7
         && __cpuid_count(7, 0).edx & AMX_BF16 != 0
-        && allows_amx(std::env::var("ONEDNN_MAX_CPU_ISA").ok().as_deref());
+        && onednn_may_use(OneDnnSet::Amx);
     match is_x86_feature_detected!("avx512bf16") {
         true if has_amx || vendor.ebx == AMD => Bfloat16::Faster,
         true => Bfloat16::Held,
@@ -60,14 +60,42 @@ fn of_processor() -> Bfloat16 {
     }
 }
 
-/// Whether oneDNN may use AMX where its environment bounds the instructions that it takes: a processor with AMX then computes as one
-/// without.
+/// Sets of instructions that oneDNN can be kept from.
 #[cfg(target_arch = "x86_64")]
-fn allows_amx(bound: Option<&str>) -> bool {
-    bound.is_none_or(|bound| {
-        let bound = bound.to_ascii_uppercase();
-        ["ALL", "DEFAULT"].contains(&bound.as_str()) || bound.contains("AMX")
-    })
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum OneDnnSet {
+    /// AVX512-BF16.
+    Avx512Bf16,
+    /// AMX.
+    Amx,
+}
+
+/// Whether oneDNN's environment lets it use these instructions: a processor that has them computes as one without where it does not.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn onednn_may_use(set: OneDnnSet) -> bool {
+    // Both names that it reads, in its order.
+    let names = ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"];
+    let bound = names.into_iter().find_map(|name| std::env::var(name).ok());
+    bound.is_none_or(|bound| allows(&bound, set))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn allows(bound: &str, set: OneDnnSet) -> bool {
+    let bound = bound.to_ascii_uppercase();
+    let bound = bound.as_str();
+    let has_amx = matches!(bound, "ALL" | "DEFAULT") || bound.contains("AMX");
+    match set {
+        OneDnnSet::Amx => has_amx,
+        OneDnnSet::Avx512Bf16 => {
+            let others = [
+                "AVX512_CORE_BF16",
+                "AVX512_CORE_FP16",
+                "AVX10_1_512",
+                "AVX10_2_512",
+            ];
+            has_amx || others.contains(&bound)
+        }
+    }
 }
 
 /// Graviton 3 and its like have instructions that do more.
@@ -90,15 +118,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_below_amx_takes_amx_away() {
-        for (bound, allows) in [
-            (None, true),
-            (Some("default"), true),
-            (Some("AVX512_CORE_AMX"), true),
-            (Some("AVX512_CORE_BF16"), false),
-            (Some("AVX2"), false),
+    fn a_bound_takes_away_what_is_above_it() {
+        for (bound, has_bfloat16, has_amx) in [
+            ("ALL", true, true),
+            ("default", true, true),
+            ("AVX512_CORE_AMX", true, true),
+            ("AVX512_CORE_AMX_FP16", true, true),
+            ("avx512_core_bf16", true, false),
+            ("AVX512_CORE_FP16", true, false),
+            ("AVX512_CORE_VNNI", false, false),
+            ("AVX512_CORE", false, false),
+            ("AVX2", false, false),
+            ("SSE41", false, false),
         ] {
-            assert_eq!(allows_amx(bound), allows, "{bound:?}");
+            let found = [OneDnnSet::Avx512Bf16, OneDnnSet::Amx].map(|set| allows(bound, set));
+            assert_eq!(found, [has_bfloat16, has_amx], "{bound}");
         }
     }
 }

@@ -17,43 +17,20 @@ pub(crate) fn is_usable() -> bool {
     use std::sync::OnceLock;
 
     use super::instructions::{Instructions, instructions};
+    use crate::device::{OneDnnSet, onednn_may_use};
+
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
         instructions() == Instructions::Avx512
             && std::arch::is_x86_feature_detected!("avx512bf16")
-            && isa_allows(bound_of_isa().as_deref())
+            && onednn_may_use(OneDnnSet::Avx512Bf16)
     })
-}
-
-/// The bound on the instructions that oneDNN takes, by either of the names that it reads.
-#[cfg(target_arch = "x86_64")]
-fn bound_of_isa() -> Option<String> {
-    let names = ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"];
-    names.into_iter().find_map(|name| std::env::var(name).ok())
 }
 
 /// Other processors' libtorch has no such kernel.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const fn is_usable() -> bool {
     false
-}
-
-/// Whether oneDNN may use AVX512-BF16 where its environment bounds the instructions that it takes.
-#[cfg(any(target_arch = "x86_64", test))]
-fn isa_allows(bound: Option<&str>) -> bool {
-    /// Names of oneDNN's that are no less, but for those of AMX.
-    const ENOUGH: [&str; 6] = [
-        "ALL",
-        "DEFAULT",
-        "AVX512_CORE_BF16",
-        "AVX512_CORE_FP16",
-        "AVX10_1_512",
-        "AVX10_2_512",
-    ];
-    bound.is_none_or(|bound| {
-        let bound = bound.to_ascii_uppercase();
-        ENOUGH.contains(&bound.as_str()) || bound.contains("AMX")
-    })
 }
 
 /// The sizes of a product: (rows, inner)·(inner, columns).
@@ -154,22 +131,6 @@ mod libtorch {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bound_below_avx512_bf16_takes_the_kernel_away() {
-        for (bound, allows) in [
-            (None, true),
-            (Some("ALL"), true),
-            (Some("avx512_core_bf16"), true),
-            (Some("AVX512_CORE_AMX_FP16"), true),
-            (Some("AVX512_CORE"), false),
-            (Some("AVX512_CORE_VNNI"), false),
-            (Some("AVX2"), false),
-            (Some("SSE41"), false),
-        ] {
-            assert_eq!(isa_allows(bound), allows, "{bound:?}");
-        }
-    }
 
     #[test]
     fn a_product_of_small_whole_numbers_is_exact_and_added_where_that_is_asked_for() {

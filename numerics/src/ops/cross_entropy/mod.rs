@@ -106,10 +106,9 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use rstest::rstest;
-
-    use super::*;
     use tch::Kind;
 
+    use super::*;
     use crate::ops::test_support::{FLOAT, assert_close, random};
 
     fn frozen(matrix: &Tensor) -> Head<'_> {
